@@ -1,0 +1,138 @@
+"""What a job is, and the only place that knows which transitions exist. No storage, no clock.
+
+                    a claim            c ok              d gate refused
+    QUEUED ───────────────► RUNNING ───────► SUCCEEDED   ───────► REJECTED
+      ▲  │                   │ │ │  e error
+      │  │ b cancel          │ │ └─────────► FAILED
+      │  └──► CANCELED ◄──┐  │ │
+      │                   h  │ └── g cancel ──► CANCELING ── h stopped ──► CANCELED
+      └── f lease lapsed ────┘
+
+a: conditional update, attempt + 1, lease set. f: back with a pause, until `max_attempts`; then FAILED(worker_lost).
+g: the worker is told by flag; a lapsed lease of a canceling job also ends in CANCELED.
+"""
+
+import secrets
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+from service.recipes import CompressRecipe
+
+
+class Status(StrEnum):
+    QUEUED = "queued"
+    RUNNING = "running"
+    CANCELING = "canceling"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELED = "canceled"
+    REJECTED = "rejected"
+
+    @property
+    def is_final(self) -> bool:
+        return self in FINAL
+
+
+FINAL = frozenset({Status.SUCCEEDED, Status.FAILED, Status.CANCELED, Status.REJECTED})
+
+TRANSITIONS: dict[Status, frozenset[Status]] = {
+    Status.QUEUED: frozenset({Status.RUNNING, Status.CANCELED}),
+    Status.RUNNING: frozenset(
+        {Status.SUCCEEDED, Status.REJECTED, Status.FAILED, Status.CANCELING, Status.CANCELED, Status.QUEUED}
+    ),
+    Status.CANCELING: frozenset({Status.CANCELED}),
+} | {status: frozenset() for status in FINAL}
+
+
+def sources_of(target: Status) -> list[Status]:
+    """The statuses from which `target` may be entered, for conditional updates."""
+    return [status for status, targets in TRANSITIONS.items() if target in targets]
+
+
+class Phase(StrEnum):
+    FETCHING = "fetching"
+    ENCODING = "encoding"
+    ANALYZING = "analyzing"
+    SWEEPING = "sweeping"
+    SLICING = "slicing"
+    VALIDATING = "validating"
+    PUBLISHING = "publishing"
+
+
+# Share of a job's time that each phase takes on average: turns (phase, fraction) into one 0..1 figure.
+PHASE_SHARE: dict[Phase, float] = {
+    Phase.FETCHING: 0.05,
+    Phase.ENCODING: 0.40,
+    Phase.ANALYZING: 0.10,
+    Phase.SWEEPING: 0.20,
+    Phase.SLICING: 0.05,
+    Phase.VALIDATING: 0.17,
+    Phase.PUBLISHING: 0.03,
+}
+
+
+def overall_progress(phase: Phase, fraction: float) -> float:
+    """Progress of the whole job, 0..1, from the progress inside one phase."""
+    phases = list(PHASE_SHARE)
+    done = sum(PHASE_SHARE[earlier] for earlier in phases[: phases.index(phase)])
+    return min(1.0, done + PHASE_SHARE[phase] * min(max(fraction, 0.0), 1.0))
+
+
+@dataclass(frozen=True)
+class JobError:
+    """Why a job failed: a code of service/errors.py, one sentence, and where it happened."""
+
+    code: str
+    message: str
+    phase: Phase | None = None
+
+
+@dataclass(frozen=True)
+class AttemptRecord:
+    """One claim of a job by one worker, and how it ended (`outcome` is empty while it runs)."""
+
+    attempt: int
+    worker: str
+    started: datetime
+    finished: datetime | None = None
+    outcome: str = ""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One request to do a recipe. Changed only through a JobStore."""
+
+    id: str
+    recipe: CompressRecipe
+    created: datetime
+    status: Status = Status.QUEUED
+    phase: Phase | None = None
+    progress: float = 0.0
+    attempt: int = 0  # number of claims so far; the fence of every later write
+    queued: datetime | None = None  # last time it entered the queue
+    started: datetime | None = None  # start of the last attempt
+    finished: datetime | None = None
+    lease_until: datetime | None = None
+    not_before: datetime | None = None  # pause after a lost worker
+    phase_seconds: dict[str, float] = field(default_factory=dict)  # finished phases of the last attempt
+    error: JobError | None = None
+    attempts: tuple[AttemptRecord, ...] = ()
+    result: dict[str, Any] | None = None  # summary figures for dashboards; the report holds the rest
+    version: int = 0  # grows with every change: the ETag
+
+
+@dataclass(frozen=True)
+class Event:
+    """One numbered line of a job's history. Numbers start at 1 and have no gaps within a job."""
+
+    job_id: str
+    number: int
+    time: datetime
+    type: str  # "status", "phase", "progress", "attempt"
+    data: dict[str, Any]
+
+
+def new_job_id() -> str:
+    return f"job_{secrets.token_hex(16)}"

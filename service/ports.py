@@ -1,0 +1,218 @@
+"""Boundaries we do not own, as Protocols. Each has an in-memory version and one contract suite (tests/contract)."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Protocol, TypeAlias
+
+from service.jobs import Event, Job, JobError, Phase, Status
+from service.recipes import CompressRecipe
+
+Clock: TypeAlias = Callable[[], datetime]  # timezone-aware UTC
+
+# Called at every step of long work, with the fraction of the phase done so far. Raises JobCanceled or
+# AttemptSuperseded when the work should stop; cheap enough to call many times a second.
+Progress: TypeAlias = Callable[[Phase, float], None]
+
+
+@dataclass(frozen=True)
+class JobFilter:
+    """Which jobs to list; None means any."""
+
+    status: Status | None = None
+    kind: str | None = None
+    model: str | None = None
+    labels: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True)
+class JobPage:
+    jobs: list[Job]
+    has_more: bool
+
+
+class JobStore(Protocol):
+    """The store of truth. Every method is one transaction; StoreUnavailable when the database is away."""
+
+    def add(self, job: Job) -> None:
+        """Insert a queued job, its first event and its outbox row together."""
+
+    def get(self, job_id: str) -> Job:
+        """JobNotFound if there is none."""
+
+    def page(self, where: JobFilter, limit: int, after: str | None) -> JobPage:
+        """Newest first; `after` is the id of the last job of the page before."""
+
+    def claim(self, job_id: str, worker: str, lease_seconds: float) -> Job | None:
+        """Queued and due -> running, attempt + 1, lease set. None if somebody else has it or it has ended."""
+
+    def heartbeat(self, job_id: str, attempt: int, lease_seconds: float) -> Job:
+        """Extend the lease. AttemptSuperseded if the job is not running or canceling under this attempt."""
+
+    def report_progress(self, job_id: str, attempt: int, phase: Phase, progress: float) -> Job:
+        """Fenced like heartbeat. A new phase closes the one before, in `phase_seconds` and as an event."""
+
+    def finish(
+        self, job_id: str, attempt: int, status: Status, result: dict[str, Any] | None, error: JobError | None
+    ) -> Job:
+        """Fenced; final statuses only. A canceling job ends as canceled whatever is asked."""
+
+    def save_report(self, job_id: str, attempt: int, report: dict[str, Any]) -> None:
+        """Keep what was measured, whatever the verdict. Fenced; a later attempt replaces it."""
+
+    def report(self, job_id: str) -> dict[str, Any]:
+        """JobNotFound, or ReportNotReady while nothing has been measured."""
+
+    def request_cancel(self, job_id: str) -> Job:
+        """Queued -> canceled, running -> canceling, canceling stays; JobFinished if it has ended otherwise."""
+
+    def requeue(self, job_id: str, attempt: int, outcome: str, not_before: datetime) -> Job:
+        """Fenced. Running -> queued with a new outbox row, due at `not_before`; canceling -> canceled."""
+
+    def lapsed(self) -> list[Job]:
+        """Running or canceling jobs whose lease is over."""
+
+    def due_outbox(self, older_than_seconds: float, limit: int) -> list[str]:
+        """Ids of queued jobs that are due and whose message was not sent, or was sent this long ago unclaimed."""
+
+    def mark_sent(self, job_id: str) -> None:
+        """The message left. Unknown ids are ignored."""
+
+    def corpus_in_use(self, corpus_id: str) -> bool:
+        """Whether a job that has not ended reads this corpus."""
+
+    def events(self, job_id: str, after: int, limit: int) -> list[Event]:
+        """Events with a number above `after`, in order. JobNotFound if there is no such job."""
+
+    def ping(self) -> None:
+        """Raise StoreUnavailable unless the database answers and its schema is current."""
+
+    def close(self) -> None:
+        """Give back connections."""
+
+
+class JobQueue(Protocol):
+    """Carries job ids to workers. Loses nothing that matters: the outbox sends again."""
+
+    def send(self, job_id: str) -> None:
+        """QueueUnavailable if the broker is away; must not block for more than about two seconds."""
+
+    def revoke(self, job_id: str) -> None:
+        """A hint that the message need not be delivered. Never raises for an unknown id."""
+
+    def ping(self) -> None:
+        """Raise QueueUnavailable unless the broker answers."""
+
+    def workers(self) -> int:
+        """How many workers answered lately."""
+
+
+@dataclass(frozen=True)
+class StoredFile:
+    path: str  # relative, '/'-separated
+    size: int
+    sha256: str
+
+
+class ArtifactStore(Protocol):
+    """Published files of jobs. Readers see all files of a job or none."""
+
+    def staging(self, job_id: str, attempt: int) -> Path:
+        """An empty local folder for this attempt, on the same volume as the published files."""
+
+    def publish(self, job_id: str, attempt: int) -> list[StoredFile]:
+        """fsync and rename the attempt's staging folder to the published place; replaces nothing.
+        If the job is published already, the staging folder is removed and the published files are listed."""
+
+    def discard(self, job_id: str, attempt: int) -> None:
+        """Remove a staging folder, if there is one."""
+
+    def discard_stale(self, keep: set[tuple[str, int]]) -> int:
+        """Remove staging folders of attempts that are not in `keep`; returns how many."""
+
+    def withdraw(self, job_id: str) -> None:
+        """Remove published files of a job (it lost the fence between rename and commit), if any."""
+
+    def files(self, job_id: str) -> list[StoredFile]:
+        """Sorted by path; empty when nothing is published."""
+
+    def open(self, job_id: str, path: str) -> tuple[StoredFile, Path]:
+        """FileNotFound unless `path` is exactly one of `files`. The path is local and stays valid while open."""
+
+
+@dataclass(frozen=True)
+class Corpus:
+    id: str  # "corpus_" + first 32 hex digits of sha256 over the decoded content
+    sha256: str
+    size: int  # bytes, decoded
+    format: str  # "text" or "jsonl"
+    field: str | None  # the field of each JSON line that holds the text
+    created: datetime
+
+
+class CorpusStore(Protocol):
+    """Evaluation texts, content-addressed."""
+
+    def add(self, chunks: Iterator[bytes], format: str, field: str | None) -> Corpus:
+        """Store decoded bytes as they come. CorpusTooLarge, CorpusEmpty, CorpusNotText; DiskFull."""
+
+    def get(self, corpus_id: str) -> Corpus:
+        """CorpusNotFound if there is none."""
+
+    def path(self, corpus_id: str) -> Path: ...
+
+    def all(self) -> list[Corpus]: ...
+
+    def delete(self, corpus_id: str) -> None: ...
+
+
+@dataclass(frozen=True)
+class LocalModel:
+    """A model on this machine's disk, checked for safety."""
+
+    id: str
+    revision: str | None  # the hub's commit, when it came from one
+    path: Path
+
+
+class ModelSource(Protocol):
+    """Finds a model and brings it to a local folder."""
+
+    def local_ids(self) -> list[str]:
+        """Ids of the models that need no fetching."""
+
+    def exists(self, model_id: str, revision: str | None) -> None:
+        """Cheap look-up for the dry run and for submission: ModelNotFound, HubUnavailable."""
+
+    def fetch(self, model_id: str, revision: str | None, progress: Callable[[float], None]) -> LocalModel:
+        """ModelNotFound, HubUnavailable, UnsafeModel, CorruptCheckpoint, DiskFull."""
+
+
+@dataclass(frozen=True)
+class CompressionTask:
+    """Everything the engine needs for one attempt; all paths exist."""
+
+    job_id: str
+    recipe: CompressRecipe
+    model: LocalModel
+    corpus: Path
+    corpus_format: str
+    corpus_field: str | None
+    cache_dir: Path  # survives attempts and jobs; content-keyed
+    staging: Path  # the checkpoint is written here
+    device: str
+
+
+@dataclass(frozen=True)
+class CompressionOutcome:
+    """`report` follows service.md, section 7. Nothing is in staging when the gate refused."""
+
+    accepted: bool
+    report: dict[str, Any]
+
+
+class Compressor(Protocol):
+    """The engine as the domain sees it. Real one: service/compression/pipeline.py."""
+
+    def __call__(self, task: CompressionTask, progress: Progress) -> CompressionOutcome: ...

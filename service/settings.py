@@ -1,0 +1,57 @@
+"""Settings from the environment (`HEADROOM_*`). Read in `main` of each process, never on import."""
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """Everything an operator can set. Paths default to places below `data_dir`."""
+
+    model_config = SettingsConfigDict(env_prefix="HEADROOM_", extra="forbid", frozen=True)
+
+    data_dir: Path = Path(".headroom")
+    models_dir: Path | None = None  # local models are models_dir/<ns>/<name>
+    database_url: str = ""  # SQLAlchemy URL; empty: SQLite in data_dir
+    broker_url: str = "redis://127.0.0.1:6379/0"
+    hub_endpoint: str = "https://huggingface.co"  # empty: local models only
+    hub_token: Annotated[str, Field(repr=False)] = ""
+
+    max_body_bytes: int = 4_000_000  # JSON bodies
+    max_corpus_bytes: int = 256_000_000  # decoded
+    max_model_bytes: int = 50_000_000_000  # one fetched model
+
+    lease_seconds: float = 30.0
+    heartbeat_seconds: float = 2.0  # also how soon a cancellation is noticed
+    max_attempts: int = 3
+    retry_pause_seconds: float = 2.0  # doubles with each attempt
+    cancel_grace_seconds: float = 5.0  # between TERM and KILL
+    sweep_seconds: float = 1.0
+    resend_after_seconds: float = 60.0  # a sent but unclaimed message is sent again
+    device: str = "auto"  # auto, cpu, cuda, cuda:N
+    threads: int = 0  # torch threads of a job; 0: all cores
+
+    @field_validator("broker_url")
+    @classmethod
+    def _refuse_redis_cluster(cls, value: str) -> str:
+        if "cluster" in value.split(":", 1)[0]:
+            raise ValueError("Redis Cluster cannot carry Celery queues; use a single Redis or Valkey")
+        return value
+
+    @property
+    def database(self) -> str:
+        return self.database_url or f"sqlite:///{self.data_dir.resolve() / 'headroom.db'}"
+
+    @property
+    def artifacts_dir(self) -> Path:
+        return self.data_dir / "artifacts"
+
+    @property
+    def corpora_dir(self) -> Path:
+        return self.data_dir / "corpora"
+
+    @property
+    def cache_dir(self) -> Path:
+        return self.data_dir / "cache"
