@@ -1,0 +1,246 @@
+"""A typed, synchronous client of the Headroom service. It measures nothing and needs no torch.
+
+with Client("http://127.0.0.1:8000") as client:
+    job = client.compress("acme/tiny", "held-out.jsonl", ratio=0.5)
+    if job.wait().status == "succeeded":
+        job.download("out")
+"""
+
+import json
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, Unpack
+
+from headroom.connection import Connection
+from headroom.downloads import OnBytes, download_files
+from headroom.errors import HeadroomError, InvalidArgument, ServerUnreachable, WaitTimeout
+from headroom.recipe import Settings, compress_body
+from headroom.records import (
+    Corpus,
+    DryRun,
+    Event,
+    JobError,
+    JobRecord,
+    Model,
+    RemoteFile,
+    Result,
+    known_fields,
+)
+
+CORPUS_ID = re.compile(r"corpus_[0-9a-f]{32}")
+FIRST_POLL_SECONDS = 0.1
+SLOWEST_POLL_SECONDS = 1.0
+PATIENCE_SECONDS = 60.0  # how long wait() and events() bear a server that is away: it may be starting again
+CONTENT_TYPES = {".jsonl": "application/jsonl", ".ndjson": "application/jsonl"}  # anything else is text
+CONTENT_ENCODINGS = {".gz": "gzip", ".zst": "zstd"}
+
+
+class Client:
+    """One Headroom server. Safe to share between threads; close it, or use it as a context manager."""
+
+    def __init__(self, url: str, key: str | None = None, *, timeout: float = 30.0) -> None:
+        self._connection = Connection(url, key, timeout)
+        self.url = self._connection.url
+
+    def compress(
+        self, model: str, corpus: str | Path | None = None, *, text: str | None = None, **settings: Unpack[Settings]
+    ) -> "Job":
+        """Post a compression job. The corpus is a file (uploaded first), the id of an uploaded one, or `text`."""
+        body = compress_body(model, self._corpus(corpus, text), settings)
+        return Job(self._connection, JobRecord.from_json(self._post_job(body, {})))
+
+    def validate(
+        self, model: str, corpus: str | Path | None = None, *, text: str | None = None, **settings: Unpack[Settings]
+    ) -> DryRun:
+        """What `compress` would do; raises what it would raise. A corpus file is uploaded, but no job is made."""
+        body = compress_body(model, self._corpus(corpus, text), settings)
+        answer = self._post_job(body, {"validate_only": "true"})
+        return DryRun(answer.get("model") or {}, answer.get("head") or {}, answer.get("estimate") or {})
+
+    def job(self, job_id: str) -> "Job":
+        if not re.fullmatch(r"[A-Za-z0-9_-]{1,128}", job_id):
+            raise InvalidArgument(f"'{job_id}' is no job id; ids look like job_0123...; `headroom jobs` lists them.")
+        return Job(self._connection, JobRecord.from_json(self._connection.json("GET", f"/v1/jobs/{job_id}")))
+
+    def jobs(
+        self,
+        *,
+        status: str | None = None,
+        model: str | None = None,
+        labels: Mapping[str, str] | None = None,
+        limit: int | None = None,
+    ) -> Iterator["Job"]:
+        """Newest first. Pages are asked for as they are needed; `limit` ends it early."""
+        query: dict[str, Any] = {f"labels[{key}]": value for key, value in (labels or {}).items()}
+        query |= {key: value for key, value in (("status", status), ("model", model)) if value}
+        left = limit
+        while left is None or left > 0:
+            query["limit"] = 100 if left is None else min(left, 100)
+            page = self._connection.json("GET", "/v1/jobs", params=query)
+            for item in page["data"]:
+                yield Job(self._connection, JobRecord.from_json(item))
+            if not page["has_more"] or not page["data"]:
+                return
+            query["after"] = page["data"][-1]["id"]
+            left = None if left is None else left - len(page["data"])
+
+    def upload_corpus(self, path: str | Path, *, field: str = "text") -> Corpus:
+        """Send a text or .jsonl file (also .gz, .zst) as it is read. `field` names the text of a JSON line."""
+        path = Path(path)
+        encoding = CONTENT_ENCODINGS.get(path.suffix)
+        kind = CONTENT_TYPES.get(path.with_suffix("").suffix if encoding else path.suffix, "text/plain")
+        headers = {"Content-Type": kind} | ({"Content-Encoding": encoding} if encoding else {})
+        query = {"field": field} if kind != "text/plain" else {}
+        try:
+            with path.open("rb") as stream:
+                answer = self._connection.json("POST", "/v1/corpora", params=query, headers=headers, content=stream)
+        except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
+            raise InvalidArgument(f"The corpus {path} cannot be read: {error.strerror}.") from error
+        return known_fields(Corpus, answer)
+
+    def corpora(self) -> list[Corpus]:
+        return [known_fields(Corpus, item) for item in self._connection.json("GET", "/v1/corpora")["data"]]
+
+    def models(self) -> list[Model]:
+        return [known_fields(Model, item) for item in self._connection.json("GET", "/v1/models")["data"]]
+
+    def close(self) -> None:
+        self._connection.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _post_job(self, body: dict[str, Any], query: dict[str, str]) -> dict[str, Any]:
+        try:
+            content = json.dumps(body, allow_nan=False).encode()
+        except ValueError as error:
+            raise InvalidArgument(
+                "NaN and infinities are no numbers to send; check the ratio and the budgets."
+            ) from error
+        headers = {"Content-Type": "application/json"}
+        answer: dict[str, Any] = self._connection.json(
+            "POST", "/v1/jobs", params=query, headers=headers, content=content
+        )
+        return answer
+
+    def _corpus(self, corpus: str | Path | None, text: str | None) -> str | dict[str, str]:
+        if (corpus is None) == (text is None):
+            raise InvalidArgument("Name one corpus: a file, the id of an uploaded one, or text=...")
+        if text is not None:
+            return {"text": text}
+        if isinstance(corpus, str) and CORPUS_ID.fullmatch(corpus):
+            return corpus
+        return self.upload_corpus(corpus or "").id
+
+
+class Job:
+    """A job on a server. Its record is what the server told last; only the methods that say so ask again."""
+
+    def __init__(self, connection: Connection, record: JobRecord) -> None:
+        self.record = record
+        self._connection = connection
+        self._route = f"/v1/jobs/{record.id}"
+        self._etag: str | None = None
+
+    @property
+    def id(self) -> str:
+        return self.record.id
+
+    @property
+    def status(self) -> str:
+        return self.record.status
+
+    @property
+    def result(self) -> Result | None:
+        return self.record.result
+
+    @property
+    def error(self) -> JobError | None:
+        return self.record.error
+
+    def refresh(self) -> Self:
+        """Ask the server. An unchanged job costs it a 304."""
+        headers = {"If-None-Match": self._etag} if self._etag else {}
+        response = self._connection.request("GET", self._route, headers=headers)
+        if response.status_code != 304:
+            self.record = JobRecord.from_json(self._connection.decode(response))
+            self._etag = response.headers.get("ETag")
+        return self
+
+    def wait(self, timeout: float | None = None, on_update: Callable[["Job"], None] | None = None) -> Self:
+        """Return once the job has ended, however it ended. `on_update` is called at first and after each change.
+
+        A server that is away for less than a minute is waited for. WaitTimeout after `timeout` seconds.
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
+        told: JobRecord | None = None
+        for _ in self._polls():
+            if on_update and self.record != told:
+                told = self.record
+                on_update(self)
+            if self.record.is_final:
+                break
+            if deadline is not None and time.monotonic() >= deadline:
+                raise WaitTimeout(f"{self.id} is still {self.status} after {timeout:g} s; it goes on.")
+        return self
+
+    def events(self, after: int = 0) -> Iterator[Event]:
+        """Every event with a number above `after`, as they happen; ends after the job's last one."""
+        for _ in self._polls():
+            final = self.record.is_final  # read before the events: the last event is stored with the final status
+            more = True
+            while more:
+                query = {"after": after, "limit": 100}
+                page = self._connection.json("GET", f"{self._route}/events", params=query)
+                for item in page["data"]:
+                    after = item["number"]
+                    yield known_fields(Event, item)
+                more = page["has_more"]
+            if final:
+                return
+
+    def report(self) -> dict[str, Any]:
+        """All that was measured. Rejected jobs have one too; before there is one the server says report_not_ready."""
+        report: dict[str, Any] = self._connection.json("GET", f"{self._route}/report")
+        return report
+
+    def files(self) -> list[RemoteFile]:
+        return [known_fields(RemoteFile, item) for item in self._connection.json("GET", f"{self._route}/files")["data"]]
+
+    def download(self, folder: str | Path, on_bytes: OnBytes | None = None) -> list[Path]:
+        """Fetch every file into `folder`, verified. Call it again after a failure: it goes on where it stopped."""
+        files = self.files()
+        if not files:
+            raise HeadroomError(f"{self.id} is {self.status} and has no files to download.", "file_not_found")
+        return download_files(self._connection, f"{self._route}/files", files, Path(folder), on_bytes)
+
+    def cancel(self) -> Self:
+        """Ask for the job to stop; it ends as canceled soon after. HeadroomError job_finished if it has ended."""
+        self.record = JobRecord.from_json(self._connection.json("POST", f"{self._route}/cancel"))
+        self._etag = None
+        return self
+
+    def _polls(self) -> Iterator[None]:
+        """Refresh forever, with growing pauses; bears PATIENCE_SECONDS of a server that is away."""
+        pause, away_since = FIRST_POLL_SECONDS, None
+        while True:
+            try:
+                self.refresh()
+            except HeadroomError as error:
+                away_since = away_since or time.monotonic()
+                gone = isinstance(error, ServerUnreachable) or error.status in (502, 503, 504)
+                if not gone or time.monotonic() - away_since > PATIENCE_SECONDS:
+                    raise
+            else:
+                away_since = None
+                yield
+            time.sleep(pause)
+            pause = min(pause * 1.5, SLOWEST_POLL_SECONDS)

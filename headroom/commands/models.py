@@ -1,0 +1,28 @@
+"""`headroom models`."""
+
+import sys
+from dataclasses import asdict
+
+import click
+
+from headroom.client import Client
+from headroom.commands.options import json_option, server_option
+from headroom.commands.output import print_json
+from headroom.rendering import console_for, records_table
+
+
+@click.command("models")
+@server_option
+@json_option
+def command(server: str, as_json: bool) -> int:
+    """List the models that the server has on its disk, and those that it made."""
+    with Client(server) as client:
+        models = client.models()
+    if as_json:
+        print_json({"data": [asdict(model) for model in models]})
+    elif models:
+        rows = [(model.id, model.kind, model.job_id or "") for model in models]
+        console_for(sys.stdout).print(records_table(("id", "kind", "job"), rows))
+    else:
+        click.echo("No models on the server; ids of hub models are fetched when a job names them.")
+    return 0

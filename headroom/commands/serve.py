@@ -1,0 +1,42 @@
+"""`headroom serve`."""
+
+import signal
+import threading
+from pathlib import Path
+
+import click
+
+from headroom.commands.options import data_dir_option, json_option, models_dir_option
+from headroom.commands.output import print_json
+
+
+@click.command("serve")
+@click.option("--host", envvar="HEADROOM_HOST", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option(
+    "--port",
+    envvar="HEADROOM_PORT",
+    type=click.IntRange(0, 65535),
+    default=8000,
+    show_default=True,
+    help="Port to listen on; 0 takes a free one.",
+)
+@data_dir_option
+@models_dir_option
+@json_option
+def command(host: str, port: int, data_dir: str, models_dir: str | None, as_json: bool) -> int:
+    """Run API, worker, sweeper and broker on this machine, until Ctrl-C.
+
+    Jobs live in the data directory: after a crash, start it again and they go on.
+    """
+    from headroom.embedded import EmbeddedServer
+
+    stopped = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda *_: stopped.set())
+    with EmbeddedServer(Path(data_dir), Path(models_dir) if models_dir else None, host, port) as server:
+        if as_json:
+            print_json({"url": server.url, "data_dir": data_dir, "models_dir": models_dir})
+        else:
+            click.echo(f"Headroom is ready at {server.url} (data in {data_dir}; Ctrl-C stops it)")
+        stopped.wait()
+    return 0

@@ -1,0 +1,32 @@
+"""`headroom show ID`."""
+
+import sys
+
+import click
+
+from headroom.client import Client
+from headroom.commands.options import json_option, server_option
+from headroom.commands.output import print_json
+from headroom.rendering import bytes_view, console_for, drift_view, job_view, verdict
+
+
+@click.command("show")
+@click.argument("job_id", metavar="ID")
+@server_option
+@json_option
+def command(job_id: str, server: str, as_json: bool) -> int:
+    """Show one job and, once it has measured something, its drift table."""
+    with Client(server) as client:
+        job = client.job(job_id)
+        report = job.report() if job.result else None
+    if as_json:
+        print_json(job.record.json | {"report": report})
+        return 0
+    console = console_for(sys.stdout)
+    console.print(job_view(job.record))
+    if report:
+        console.print()
+        console.print(drift_view(job.record, report))
+        console.print(bytes_view(job.record))
+        console.print(verdict(job.record), soft_wrap=True)
+    return 0

@@ -1,0 +1,96 @@
+"""The modules of a checkpoint with a sliced head, exactly as users run them. Needs torch; no transformers, no files.
+
+With W (vocab_size, hidden_size) the original lm_head, the sliced one keeps k columns of W written in another basis:
+logits = weight @ (basis @ h) + bias, or weight @ h[keep_columns] + bias where the basis is a permutation.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class SlicedHead(nn.Module):
+    """An lm_head with `kept` columns. Shapes: weight (vocab, kept); basis (kept, hidden) or keep_columns (kept,)."""
+
+    basis: Tensor
+    keep_columns: Tensor
+
+    def __init__(self, hidden_size: int, vocab_size: int, kept: int, *, permutation: bool, bias: bool) -> None:
+        super().__init__()
+        self.in_features = hidden_size
+        self.out_features = vocab_size
+        self.permutation = permutation
+        self.weight = nn.Parameter(torch.empty(vocab_size, kept), requires_grad=False)
+        if permutation:
+            self.register_buffer("keep_columns", torch.empty(kept, dtype=torch.int64))
+        else:
+            self.basis = nn.Parameter(torch.empty(kept, hidden_size), requires_grad=False)
+        self.bias = nn.Parameter(torch.empty(vocab_size), requires_grad=False) if bias else None
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        """(..., hidden) -> logits (..., vocab)."""
+        if self.permutation:
+            columns = hidden_states.index_select(-1, self.keep_columns)
+        else:
+            columns = F.linear(hidden_states, self.basis)
+        return F.linear(columns, self.weight, self.bias)
+
+    def dense_weight(self) -> Tensor:
+        """The (vocab, hidden) matrix of the same function: rank `kept`, computed in float32, in the stored dtype."""
+        if self.permutation:
+            dense = self.weight.new_zeros(self.out_features, self.in_features)
+            dense[:, self.keep_columns] = self.weight
+            return dense
+        return (self.weight.float() @ self.basis.float()).to(self.weight.dtype)
+
+    def extra_repr(self) -> str:
+        return f"in_features={self.in_features}, out_features={self.out_features}, kept={self.weight.shape[1]}"
+
+
+class SlicedEmbedding(nn.Module):
+    """The input embedding of a tied model whose table is stored in two column groups.
+
+    Row i of the table is [weight[i], weight_rest[i]] in the head's basis; the embedding turns it back:
+    times rotation' (rotation: (hidden, hidden), orthogonal), or by `inverse_order` for a permutation.
+    `weight` (vocab, kept) is the very tensor that the head reads.
+    """
+
+    rotation: Tensor
+    inverse_order: Tensor
+
+    def __init__(
+        self, vocab_size: int, hidden_size: int, kept: int, *, permutation: bool, scale: float, padding_idx: int | None
+    ) -> None:
+        super().__init__()
+        self.num_embeddings = vocab_size
+        self.embedding_dim = hidden_size
+        self.padding_idx = padding_idx
+        self.permutation = permutation
+        self.scale = scale
+        self.weight = nn.Parameter(torch.empty(vocab_size, kept), requires_grad=False)
+        self.weight_rest = nn.Parameter(torch.empty(vocab_size, hidden_size - kept), requires_grad=False)
+        if permutation:
+            self.register_buffer("inverse_order", torch.empty(hidden_size, dtype=torch.int64))
+        else:
+            self.rotation = nn.Parameter(torch.empty(hidden_size, hidden_size), requires_grad=False)
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        """ids (...) -> embeddings (..., hidden)."""
+        return self._scaled(
+            self._turned_back(F.embedding(input_ids, self.weight), F.embedding(input_ids, self.weight_rest))
+        )
+
+    def dense_weight(self) -> Tensor:
+        """The (vocab, hidden) table as an ordinary embedding would hold it, before any scale."""
+        return self._turned_back(self.weight, self.weight_rest)
+
+    def _turned_back(self, kept: Tensor, rest: Tensor) -> Tensor:
+        rows = torch.cat([kept, rest], dim=-1)
+        return rows.index_select(-1, self.inverse_order) if self.permutation else F.linear(rows, self.rotation)
+
+    def _scaled(self, rows: Tensor) -> Tensor:
+        # A scaled embedding rounds its scale to the table's dtype before it multiplies; so must this one.
+        return rows if self.scale == 1.0 else rows * torch.tensor(self.scale, dtype=rows.dtype, device=rows.device)
+
+    def extra_repr(self) -> str:
+        return f"{self.num_embeddings}, {self.embedding_dim}, kept={self.weight.shape[1]}"

@@ -1,0 +1,41 @@
+"""What can be asked of a job, as the body of POST /v1/jobs. The server checks it; here it is only put together."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, TypedDict
+
+
+class Settings(TypedDict, total=False):
+    """Everything about a job but its model and corpus. What is left out takes the server's default."""
+
+    revision: str | None  # of a hub model
+    ratio: float | Literal["auto"]  # share of the head's columns to remove; auto: the largest within the budget
+    method: str | None
+    max_drift: float | None  # largest relative growth of perplexity, 0.01 = 1 %
+    kl_budget: float | None  # largest mean KL divergence, nats per token
+    ratios: Sequence[float]  # further points of the drift curve
+    options: Mapping[str, Any]  # seed, window, evaluation_tokens, ... as the API names them
+    labels: Mapping[str, str]
+
+
+def compress_body(model: str, corpus: str | dict[str, str], settings: Settings) -> dict[str, Any]:
+    """`corpus` is the id of an uploaded one, or {"text": ...}."""
+    reference = {"id": model, "revision": settings.get("revision")}
+    drift = {"perplexity": settings.get("max_drift"), "kl": settings.get("kl_budget")}
+    optional = {
+        "method": settings.get("method"),
+        "drift": _present(drift),
+        "ratios": list(settings.get("ratios", ())),
+        "options": dict(settings.get("options", {})),
+        "labels": dict(settings.get("labels", {})),
+    }
+    required = {
+        "kind": "compress",
+        "model": _present(reference),
+        "ratio": settings.get("ratio", "auto"),
+        "corpus": corpus,
+    }
+    return required | {key: value for key, value in optional.items() if value}
+
+
+def _present(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if value is not None}

@@ -1,0 +1,166 @@
+"""Registers the `headroom` checkpoint format with transformers, the way its own compressed formats are registered.
+
+Imported by headroom/__init__.py once transformers is there. It changes nothing for models of other formats.
+"""
+
+from typing import Any
+
+import torch
+from torch import nn
+from transformers.quantizers.auto import register_quantization_config, register_quantizer
+from transformers.quantizers.base import HfQuantizer
+from transformers.utils.quantization_config import QuantizationConfigMixin
+
+from headroom.head import SlicedEmbedding, SlicedHead
+
+FORMAT_VERSION = 1
+# Relative to the spread of the fingerprint's logits. Loading in another dtype moves them by a percent or two,
+# a head initialised at random by about a hundred.
+FINGERPRINT_TOLERANCE = 0.1
+
+
+@register_quantization_config("headroom")
+class HeadroomConfig(QuantizationConfigMixin):  # type: ignore[misc]  # transformers is untyped here
+    """`quantization_config` of config.json. Field meanings: docs/checkpoint-format.md."""
+
+    def __init__(
+        self,
+        *,
+        version: int,
+        method: str,
+        hidden_size: int,
+        vocab_size: int,
+        kept_columns: int,
+        permutation: bool,
+        tied: bool,
+        bias: bool,
+        lm_head: str,
+        embed_tokens: str,
+        embed_scale: float = 1.0,
+        fingerprint: dict[str, Any] | None = None,
+        quant_method: str = "headroom",
+    ) -> None:
+        if version != FORMAT_VERSION:
+            raise ValueError(
+                f"this checkpoint is of headroom format {version}, this package reads {FORMAT_VERSION}: "
+                "install the headroom-lm release named in its README"
+            )
+        self.quant_method = quant_method
+        self.version = version
+        self.method = method
+        self.hidden_size = hidden_size
+        self.vocab_size = vocab_size
+        self.kept_columns = kept_columns
+        self.permutation = permutation
+        self.tied = tied
+        self.bias = bias
+        self.lm_head = lm_head
+        self.embed_tokens = embed_tokens
+        self.embed_scale = embed_scale
+        self.fingerprint = fingerprint
+
+
+@register_quantizer("headroom")
+class HeadroomQuantizer(HfQuantizer):  # type: ignore[misc]
+    """Swaps the modules in before the weights are read, and checks the fingerprint after."""
+
+    quantization_config: HeadroomConfig
+
+    def _process_model_before_weight_loading(self, model: Any, **kwargs: Any) -> None:
+        config = self.quantization_config
+        self._plain_embedding_class = type(model.get_submodule(config.embed_tokens))
+        with torch.device("meta"):
+            _swap(model, sliced_head(config), sliced_embedding(config, model) if config.tied else None, config)
+
+    def _process_model_after_weight_loading(self, model: Any, **kwargs: Any) -> Any:
+        if self.quantization_config.fingerprint is not None:
+            check_fingerprint(model, self.quantization_config.fingerprint)
+        return model
+
+    def _dequantize(self, model: Any, dtype: torch.dtype | None = None) -> Any:
+        """Dense modules of the same function: the head full width and of rank k, untied from the input table."""
+        config = self.quantization_config
+        head = model.get_submodule(config.lm_head)
+        linear = _dense_linear(head).to(dtype)
+        embedding = None
+        if config.tied:
+            sliced = model.get_submodule(config.embed_tokens)
+            embedding = _dense_embedding(sliced, self._plain_embedding_class).to(dtype)
+        _swap(model, linear, embedding, config)
+        model.config.tie_word_embeddings = False
+        if hasattr(model, "all_tied_weights_keys"):
+            model.all_tied_weights_keys = {}
+        return model
+
+    def is_serializable(self, *args: Any, **kwargs: Any) -> bool:
+        return True
+
+    @property
+    def is_trainable(self) -> bool:
+        return False
+
+
+def sliced_head(config: HeadroomConfig) -> SlicedHead:
+    return SlicedHead(
+        config.hidden_size,
+        config.vocab_size,
+        config.kept_columns,
+        permutation=config.permutation,
+        bias=config.bias,
+    )
+
+
+def sliced_embedding(config: HeadroomConfig, model: Any) -> SlicedEmbedding:
+    return SlicedEmbedding(
+        config.vocab_size,
+        config.hidden_size,
+        config.kept_columns,
+        permutation=config.permutation,
+        scale=config.embed_scale,
+        padding_idx=getattr(model.get_input_embeddings(), "padding_idx", None),
+    )
+
+
+def fingerprint_of(model: Any, input_ids: list[int]) -> list[float]:
+    """Logits after the last of `input_ids`, at those same ids: a few numbers that depend on every part of the model."""
+    device = model.get_input_embeddings().weight.device
+    with torch.no_grad():
+        logits = model(input_ids=torch.tensor([input_ids], device=device)).logits[0, -1].float()
+    return [float(value) for value in logits[torch.tensor(input_ids, device=logits.device)]]
+
+
+def check_fingerprint(model: Any, fingerprint: dict[str, Any]) -> None:
+    """ValueError unless the model reproduces the stored logits. Catches weights that were re-initialised on load."""
+    expected = torch.tensor(fingerprint["logits"])
+    found = torch.tensor(fingerprint_of(model, fingerprint["input_ids"]))
+    spread = max(float(expected.max() - expected.min()), 1e-3)
+    difference = float((found - expected).abs().max()) / spread
+    if not difference <= FINGERPRINT_TOLERANCE:
+        raise ValueError(
+            f"this headroom checkpoint does not reproduce its fingerprint (off by {difference:.2g} of the logits' "
+            "spread): its files are damaged or were replaced, or weights were re-initialised while loading"
+        )
+
+
+def _swap(model: Any, head: nn.Module, embedding: nn.Module | None, config: HeadroomConfig) -> None:
+    model.set_submodule(config.lm_head, head)
+    if embedding is not None:
+        model.set_submodule(config.embed_tokens, embedding)
+
+
+def _dense_linear(head: SlicedHead) -> nn.Linear:
+    dense = head.dense_weight()
+    linear = nn.Linear(head.in_features, head.out_features, bias=head.bias is not None, device="meta")
+    linear.weight = nn.Parameter(dense, requires_grad=False)
+    if head.bias is not None:
+        linear.bias = nn.Parameter(head.bias.detach(), requires_grad=False)
+    return linear
+
+
+def _dense_embedding(embedding: SlicedEmbedding, plain_class: type[nn.Embedding]) -> nn.Module:
+    """A module of the class that the model's own code would build, so that saving and loading it works as before."""
+    scale = {} if plain_class is nn.Embedding else {"embed_scale": embedding.scale}
+    sizes = (embedding.num_embeddings, embedding.embedding_dim, embedding.padding_idx)
+    dense = plain_class(*sizes, **scale)  # type: ignore[arg-type]  # the scaled classes share this signature
+    dense.weight = nn.Parameter(embedding.dense_weight().detach(), requires_grad=False)
+    return dense

@@ -1,0 +1,122 @@
+"""From a sweep to a drift curve and a verdict. Perplexity = exp(total negative log-likelihood / predicted tokens)."""
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from service.compression.sweep import Sweep
+from service.errors import RatioTooSmall
+from service.recipes import DriftBudget
+
+RESAMPLES = 2000
+CONFIDENCE = 0.95
+# Below this many evaluation windows a bootstrap over windows says little, and the report says so.
+WINDOWS_FOR_INTERVAL = 8
+
+
+@dataclass(frozen=True)
+class DriftPoint:
+    """One kept size, measured. Drift is relative: 0.01 is one percent more perplexity than the full head."""
+
+    ratio: float  # asked for
+    kept_columns: int
+    perplexity: float
+    perplexity_drift: float
+    perplexity_drift_low: float  # 95 % interval, paired bootstrap over windows
+    perplexity_drift_high: float
+    kl_mean: float  # KL(full || pruned), nats per token
+    kl_p95: float
+    kl_p99: float
+    top1_agreement: float
+
+    def passes(self, budget: DriftBudget) -> bool:
+        """The upper end of the interval must be inside; a NaN never is."""
+        inside = self.perplexity_drift_high <= budget.perplexity
+        return inside and (budget.kl is None or self.kl_mean <= budget.kl)
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def kept_columns(hidden_size: int, ratio: float, multiple: int) -> int:
+    """k = hidden - floor(hidden * ratio), rounded UP to a multiple, so that the ratio is never exceeded."""
+    removed = math.floor(round(hidden_size * ratio, 6))  # plain int() makes 0.29 of 100 columns 28
+    kept = max(hidden_size - removed, 1)
+    return min(hidden_size, math.ceil(kept / multiple) * multiple)
+
+
+def checked_kept_columns(hidden_size: int, ratio: float, multiple: int) -> int:
+    """As `kept_columns`; RatioTooSmall when rounding leaves nothing to remove."""
+    kept = kept_columns(hidden_size, ratio, multiple)
+    if kept == hidden_size:
+        raise RatioTooSmall(
+            f"a ratio of {ratio} removes none of {hidden_size} columns when {multiple} of them go at a time: "
+            f"ask for at least {multiple / hidden_size:.4f}, or set options.column_multiple lower"
+        )
+    return kept
+
+
+def drift_curve(swept: Sweep, ratio_of: dict[int, float], seed: int) -> list[DriftPoint]:
+    """A point for every kept size in `ratio_of` (size -> the ratio asked for), by ascending ratio."""
+    predicted = swept.negative_log_likelihood.shape[0] * swept.positions_per_window
+    totals = swept.negative_log_likelihood.sum(0) / predicted
+    low, high = bootstrap_interval(swept.negative_log_likelihood, swept.positions_per_window, seed)
+    quantiles = torch.tensor([0.95, 0.99])
+    points = []
+    for index, size in enumerate(swept.kept):
+        if size in ratio_of:
+            kl = swept.divergence[:, index]
+            p95, p99 = _quantiles(kl, quantiles)
+            points.append(
+                DriftPoint(
+                    ratio=ratio_of[size],
+                    kept_columns=size,
+                    perplexity=math.exp(totals[index]),
+                    perplexity_drift=math.expm1(totals[index] - totals[-1]),
+                    perplexity_drift_low=float(low[index]),
+                    perplexity_drift_high=float(high[index]),
+                    kl_mean=float(kl.double().mean()),
+                    kl_p95=p95,
+                    kl_p99=p99,
+                    top1_agreement=float(swept.agreement[:, index].sum() / predicted),
+                )
+            )
+    return sorted(points, key=lambda point: point.ratio)
+
+
+def _quantiles(values: Tensor, quantiles: Tensor) -> list[float]:
+    """Nearest-rank quantiles; torch.quantile refuses more than 16 million values."""
+    ordered = values.sort().values
+    ranks = (quantiles * values.numel()).ceil().long().clamp(1, values.numel()) - 1
+    return [float(value) for value in ordered[ranks]]
+
+
+def baseline_perplexity(swept: Sweep) -> float:
+    predicted = swept.negative_log_likelihood.shape[0] * swept.positions_per_window
+    return math.exp(float(swept.negative_log_likelihood[:, -1].sum()) / predicted)
+
+
+def bootstrap_interval(likelihood: Tensor, positions_per_window: int, seed: int) -> tuple[Tensor, Tensor]:
+    """95 % interval of each size's relative drift: windows are drawn with replacement, full and pruned together.
+
+    likelihood: (windows, sizes) float64, the last column the full head -> two (sizes,).
+    """
+    windows = likelihood.shape[0]
+    generator = torch.Generator().manual_seed(seed)
+    draws = torch.randint(windows, (RESAMPLES, windows), generator=generator)
+    counts = torch.zeros(RESAMPLES, windows, dtype=torch.float64)
+    counts.scatter_add_(1, draws, torch.ones_like(draws, dtype=torch.float64))
+    paired = likelihood - likelihood[:, -1:]  # (windows, sizes)
+    drift = torch.expm1(counts @ paired / (windows * positions_per_window))
+    tail = (1 - CONFIDENCE) / 2
+    bounds = torch.quantile(drift, torch.tensor([tail, 1 - tail], dtype=torch.float64), dim=0)
+    return bounds[0], bounds[1]
+
+
+def largest_passing(points: list[DriftPoint], budget: DriftBudget) -> DriftPoint | None:
+    """The point with the fewest columns whose drift is inside the budget."""
+    passing = [point for point in points if point.passes(budget)]
+    return min(passing, key=lambda point: point.kept_columns, default=None)

@@ -1,0 +1,132 @@
+"""Hidden states on disk, keyed by content: a second job on the same model and corpus skips the backbone.
+
+One folder a key: meta.json, one raw file of hidden states and one of token windows for each part, and what was
+computed from them. A folder appears by rename, whole or not at all. Reading uses plain reads, not a memory map, so
+that resident memory stays the same whatever the number of positions.
+"""
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from service.compression.hidden_states import hidden_states_of
+
+DTYPES = {str(dtype): dtype for dtype in (torch.float32, torch.bfloat16, torch.float16)}
+
+
+@dataclass(frozen=True, eq=False)
+class HiddenStates:
+    """h at every predicted position, in the order of the windows; the last position of a window predicts nothing."""
+
+    file: Path
+    dtype: torch.dtype
+    hidden_size: int
+    windows: Tensor  # (windows, window) int64
+
+    @property
+    def positions_per_window(self) -> int:
+        return self.windows.shape[1] - 1
+
+    @property
+    def positions(self) -> int:
+        return self.windows.shape[0] * self.positions_per_window
+
+    @property
+    def targets(self) -> Tensor:
+        """(positions,) the token that each position predicts."""
+        return self.windows[:, 1:].reshape(-1)
+
+    def blocks(self, rows: int, device: torch.device | str = "cpu") -> Iterator[Tensor]:
+        """(<= rows, hidden) at a time, in the model's dtype."""
+        size = self.hidden_size * self.dtype.itemsize
+        buffer = bytearray(rows * size)
+        with self.file.open("rb", buffering=0) as file:
+            for start in range(0, self.positions, rows):
+                count = min(rows, self.positions - start)
+                view = memoryview(buffer)[: count * size]
+                if file.readinto(view) != len(view):
+                    raise OSError(f"{self.file} is shorter than its index says")
+                block = torch.frombuffer(buffer, dtype=self.dtype, count=count * self.hidden_size)
+                yield block.view(count, self.hidden_size).to(device, copy=True)
+
+
+class HiddenCache:
+    """All cached passes below one folder."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def folder(self, key: str) -> Path:
+        return self.root / key
+
+    def __contains__(self, key: str) -> bool:
+        return (self.folder(key) / "meta.json").is_file()
+
+    def read_meta(self, key: str) -> dict[str, Any]:
+        meta = json.loads((self.folder(key) / "meta.json").read_text(encoding="utf-8"))
+        assert isinstance(meta, dict)
+        return meta
+
+    def open(self, key: str, part: str) -> HiddenStates:
+        """`part` is "calibration" or "evaluation"."""
+        meta, folder = self.read_meta(key), self.folder(key)
+        windows = load_file(folder / f"{part}.windows.safetensors")["windows"]
+        return HiddenStates(folder / f"{part}.bin", DTYPES[meta["dtype"]], meta["hidden_size"], windows)
+
+    def fill(
+        self,
+        key: str,
+        model: Any,
+        parts: dict[str, Tensor],
+        meta: dict[str, Any],
+        progress: Callable[[float], None],
+    ) -> None:
+        """Run the backbone over every window of `parts` and publish the folder by rename."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        staging = Path(tempfile.mkdtemp(prefix=".staging-", dir=self.root))
+        try:
+            total, done = sum(windows.shape[0] for windows in parts.values()), 0
+            for part, windows in parts.items():
+                save_file({"windows": windows.contiguous()}, staging / f"{part}.windows.safetensors")
+                with (staging / f"{part}.bin").open("wb") as file:
+                    for rows in torch.split(windows, _windows_at_once(windows.shape[1])):
+                        hidden = hidden_states_of(model, rows.to(model.device))[:, :-1]
+                        file.write(hidden.contiguous().cpu().view(torch.uint8).numpy().tobytes())
+                        done += rows.shape[0]
+                        progress(done / total)
+            (staging / "meta.json").write_text(json.dumps(meta, sort_keys=True), encoding="utf-8")
+            _rename_into_place(staging, self.folder(key))
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+
+    def load_tensors(self, key: str, name: str) -> dict[str, Tensor] | None:
+        """What `save_tensors` kept under this name, if anything."""
+        path = self.folder(key) / f"{name}.safetensors"
+        return load_file(path) if path.is_file() else None
+
+    def save_tensors(self, key: str, name: str, tensors: dict[str, Tensor]) -> None:
+        path = self.folder(key) / f"{name}.safetensors"
+        temporary = path.with_name(f".{name}-{os.getpid()}")
+        save_file({field: tensor.contiguous().cpu() for field, tensor in tensors.items()}, temporary)
+        os.replace(temporary, path)
+
+
+def _windows_at_once(window: int, tokens: int = 2048) -> int:
+    return max(1, tokens // window)
+
+
+def _rename_into_place(staging: Path, target: Path) -> None:
+    try:
+        os.rename(staging, target)
+    except OSError:
+        if not (target / "meta.json").is_file():  # anything but a twin job that was quicker
+            raise

@@ -1,0 +1,127 @@
+"""The output head of a loaded model: what it is, and whether f(W h + b) is really what the model computes.
+
+No per-family code: the head is what `get_output_embeddings()` returns, h is what enters it, and f is found by
+comparing with the model's own logits. Nothing is changed here.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from service.compression.hidden_states import hidden_states_of
+from service.errors import UnsupportedHead
+
+# Share of the logits' magnitude by which our product may differ from the model's own, by the model's dtype.
+CONTRACT_TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-6, torch.bfloat16: 2e-2, torch.float16: 4e-3}
+
+
+@dataclass(frozen=True)
+class Transform:
+    """f(z) = cap * tanh(scale * z / cap), or scale * z without a cap."""
+
+    scale: float = 1.0
+    soft_cap: float | None = None
+
+    def __call__(self, logits: Tensor) -> Tensor:
+        if self.soft_cap is None:
+            return logits if self.scale == 1.0 else logits * self.scale
+        return torch.tanh(logits * (self.scale / self.soft_cap)) * self.soft_cap
+
+    def describe(self) -> dict[str, Any]:
+        return {"scale": self.scale, "soft_cap": self.soft_cap}
+
+
+@dataclass(frozen=True, eq=False)
+class LmHead:
+    """logits = transform(weight @ h + bias)."""
+
+    weight: Tensor  # (vocab, hidden), the model's own storage and dtype
+    bias: Tensor | None  # (vocab,)
+    transform: Transform
+    name: str  # module name in the model, e.g. "lm_head"
+    embed_name: str  # module name of the input embedding
+    is_tied: bool
+    embed_scale: float  # what the input embedding multiplies its rows by
+
+    @property
+    def vocab_size(self) -> int:
+        return self.weight.shape[0]
+
+    @property
+    def hidden_size(self) -> int:
+        return self.weight.shape[1]
+
+
+def find_lm_head(model: Any, sample_ids: Tensor) -> LmHead:
+    """The checked head of `model`. sample_ids: (windows, length), a few windows of real text.
+
+    UnsupportedHead when the model has none, when it is no plain matrix, or when no scale or soft cap explains
+    the difference between W h + b and the model's logits.
+    """
+    module = model.get_output_embeddings()
+    embedding = model.get_input_embeddings()
+    if module is None or not isinstance(getattr(module, "weight", None), Tensor) or module.weight.ndim != 2:
+        raise UnsupportedHead("the model has no plain output matrix (get_output_embeddings() gives none)")
+    if not module.weight.is_floating_point() or type(module) is not nn.Linear:
+        raise UnsupportedHead(
+            f"the output head is a {type(module).__name__}; only an unquantised linear head can be sliced"
+        )
+    tied = module.weight.data_ptr() == embedding.weight.data_ptr()
+    bias = module.bias.detach() if module.bias is not None else None
+    return LmHead(
+        weight=module.weight.detach(),
+        bias=bias,
+        transform=_check_contract(model, module, sample_ids),
+        name=_module_name(model, module),
+        embed_name=_module_name(model, embedding),
+        is_tied=tied,
+        embed_scale=_embedding_scale(embedding, sample_ids) if tied else 1.0,
+    )
+
+
+def _module_name(model: Any, wanted: nn.Module) -> str:
+    names: dict[int, str] = {id(module): name for name, module in model.named_modules()}
+    return names[id(wanted)]
+
+
+@torch.inference_mode()
+def _check_contract(model: Any, module: nn.Linear, sample_ids: Tensor) -> Transform:
+    hidden = hidden_states_of(model, sample_ids)  # (windows, length, hidden)
+    own = model(input_ids=sample_ids, use_cache=False).logits.float()
+    bias = None if module.bias is None else module.bias.float()
+    linear = nn.functional.linear(hidden.float(), module.weight.float(), bias)
+    if own.shape != linear.shape:
+        raise UnsupportedHead(f"the model's logits have shape {tuple(own.shape)}, its head gives {tuple(linear.shape)}")
+    tolerance = CONTRACT_TOLERANCE.get(module.weight.dtype, 1e-4) * max(float(own.abs().max()), 1e-6)
+    candidates = [Transform(), *_soft_caps(model, module), Transform(scale=_fitted_scale(own, linear))]
+    differences = [float((candidate(linear) - own).abs().max()) for candidate in candidates]
+    for candidate, difference in zip(candidates, differences, strict=True):
+        if difference <= tolerance:
+            return candidate
+    raise UnsupportedHead(
+        f"the head is not f(W h + b) with f a scale or a soft cap: the model's own logits differ by up to "
+        f"{min(differences):.3g} (allowed {tolerance:.3g})"
+    )
+
+
+def _soft_caps(model: Any, module: nn.Linear) -> list[Transform]:
+    cap = getattr(model.config.get_text_config(), "final_logit_softcapping", None)
+    return [Transform(soft_cap=float(cap))] if cap else []
+
+
+def _fitted_scale(own: Tensor, linear: Tensor) -> float:
+    """Least squares of own = scale * linear, rounded to five digits: a config's scale is a short number."""
+    scale = float((own.double() * linear.double()).sum() / linear.double().square().sum().clamp_min(1e-30))
+    return float(f"{scale:.5g}")
+
+
+@torch.inference_mode()
+def _embedding_scale(embedding: nn.Module, sample_ids: Tensor) -> float:
+    weight = embedding.weight
+    assert isinstance(weight, Tensor)
+    rows = weight[sample_ids.flatten()].double()
+    out = embedding(sample_ids.flatten()).double()
+    scale = float((rows * out).sum() / rows.square().sum().clamp_min(1e-30))
+    return 1.0 if abs(scale - 1.0) < 1e-6 else float(getattr(embedding, "scalar_embed_scale", scale))

@@ -1,0 +1,95 @@
+"""The tensors of a sliced checkpoint, in the form that survives 16-bit storage. No files here.
+
+The whitened factors U = W S and P are ill-conditioned. QR of S (columns by importance), S = Q T, gives an orthogonal
+Q whose first k columns span the kept subspace for every k. Stored are the table W Q and M = T_kk P_k, a (k, hidden)
+oblique projection of moderate norm; (W Q)[:, :k] M h = U[:, :k] x[:k] in exact arithmetic.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from service.compression.basis import Basis
+from service.compression.lm_head import LmHead
+from service.errors import InvalidSelection
+
+
+@dataclass(frozen=True, eq=False)
+class SlicedFactors:
+    """logits = transform(weight @ (projection @ h) + bias); a permutation keeps the columns `order[:k]` of h.
+
+    All in the model's dtype. rest, rotation and inverse_order serve a tied input embedding only.
+    """
+
+    weight: Tensor  # (vocab, k)
+    rest: Tensor  # (vocab, hidden - k)
+    bias: Tensor | None  # (vocab,)
+    projection: Tensor | None  # (k, hidden), None for a permutation
+    rotation: Tensor | None  # (hidden, hidden) Q, orthogonal
+    order: Tensor | None  # (hidden,) int64
+
+    @property
+    def kept(self) -> int:
+        return self.weight.shape[1]
+
+    @property
+    def is_permutation(self) -> bool:
+        return self.order is not None
+
+    @property
+    def inverse_order(self) -> Tensor:
+        assert self.order is not None
+        return self.order.argsort()
+
+    def project(self, hidden: Tensor) -> Tensor:
+        """(rows, hidden) -> (rows, k), in float32."""
+        if self.order is not None:
+            return hidden.float()[:, self.order[: self.kept]]
+        assert self.projection is not None
+        return hidden.float() @ self.projection.float().T
+
+
+def slice_head(head: LmHead, basis: Basis, kept: int, mean_hidden: Tensor, *, repair: bool) -> SlicedFactors:
+    """Keep the first `kept` columns of the basis; 1 <= kept <= hidden. mean_hidden: (hidden,) float64."""
+    if not 1 <= kept <= head.hidden_size:
+        raise InvalidSelection(f"cannot keep {kept} of {head.hidden_size} columns")
+    weight, dtype = head.weight.detach().cpu(), head.weight.dtype
+    if basis.order is not None:
+        table, projection, rotation = weight[:, basis.order], None, None
+    else:
+        rotation, projection = _well_conditioned(basis, kept)
+        table = torch.cat([(rows.double() @ rotation).to(dtype) for rows in weight.split(8192)])
+        rotation, projection = rotation.to(dtype), projection.to(dtype)
+    bare = SlicedFactors(
+        weight=table[:, :kept].contiguous(),
+        rest=table[:, kept:].contiguous(),
+        bias=None if head.bias is None else head.bias.detach().cpu(),
+        projection=projection,
+        rotation=rotation,
+        order=basis.order,
+    )
+    return _mean_repaired(bare, head, mean_hidden) if repair else bare
+
+
+def _well_conditioned(basis: Basis, kept: int) -> tuple[Tensor, Tensor]:
+    """(Q (hidden, hidden), M (kept, hidden)) in float64."""
+    assert basis.synthesis is not None
+    assert basis.analysis is not None
+    rotation, triangle = torch.linalg.qr(basis.synthesis)
+    return rotation, triangle[:kept, :kept] @ basis.analysis[:kept]
+
+
+def _mean_repaired(bare: SlicedFactors, head: LmHead, mean_hidden: Tensor) -> SlicedFactors:
+    """b_k = b + W E[h] - (what the stored, rounded factors give for E[h]): exact for the mean after rounding."""
+    mean = mean_hidden.double()
+    if bare.order is not None:
+        projected = mean[bare.order[: bare.kept]]
+    else:
+        assert bare.projection is not None
+        projected = bare.projection.double() @ mean
+    weight = head.weight.detach().cpu()
+    full = torch.cat([rows.double() @ mean for rows in weight.split(8192)])
+    pruned = torch.cat([rows.double() @ projected for rows in bare.weight.split(8192)])
+    bias = full - pruned if bare.bias is None else bare.bias.double() + full - pruned
+    return SlicedFactors(bare.weight, bare.rest, bias.to(weight.dtype), bare.projection, bare.rotation, bare.order)

@@ -1,0 +1,110 @@
+"""What the calibration windows say about a head: averaged token probability, mean and second moment of h.
+
+Everything is a sum over positions in float64, so parts of a corpus add up (`+`). Cost: two products positions x
+hidden x vocabulary (four with `fisher`). Memory: one tile, the head in float32, two hidden x hidden matrices.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+from service.compression.hidden_cache import HiddenStates
+from service.compression.lm_head import LmHead
+from service.compression.tiles import Tiles, tiles_for
+
+
+@dataclass(frozen=True, eq=False)
+class Statistics:
+    """Sums over positions, float64. `fisher_sum` is empty unless it was asked for."""
+
+    positions: Tensor  # () int64
+    probability_sum: Tensor  # (vocab,)
+    hidden_sum: Tensor  # (hidden,)
+    second_moment_sum: Tensor  # (hidden, hidden)
+    fisher_sum: Tensor  # (hidden,), or (0,) when not taken
+
+    def __add__(self, other: "Statistics") -> "Statistics":
+        return Statistics(**{f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(self)})
+
+    @property
+    def alpha(self) -> Tensor:
+        """(vocab,) averaged token probability."""
+        return self.probability_sum / self.positions
+
+    @property
+    def mean_hidden(self) -> Tensor:
+        """(hidden,) E[h]."""
+        return self.hidden_sum / self.positions
+
+    @property
+    def second_moment(self) -> Tensor:
+        """(hidden, hidden) C = E[h h']."""
+        return self.second_moment_sum / self.positions
+
+    @property
+    def fisher(self) -> Tensor:
+        """(hidden,) E[(h_i - E h_i)^2 Var_p(W_i)]."""
+        return self.fisher_sum / self.positions
+
+
+def neg_log_alpha(alpha: Tensor) -> tuple[Tensor, int]:
+    """(-log alpha, rows at the floor). Zeros are lifted to the smallest positive value, never to log(0)."""
+    positive = alpha[alpha > 0]
+    floor = positive.min() if positive.numel() else torch.tensor(torch.finfo(torch.float64).tiny, dtype=alpha.dtype)
+    return -torch.log(alpha.clamp_min(floor)), int((alpha <= 0).sum())
+
+
+def calibrate(
+    hidden: HiddenStates, head: LmHead, *, with_fisher: bool, device: torch.device, progress: Callable[[float], None]
+) -> Statistics:
+    """One read of the calibration positions, or two with `with_fisher` (its centre E[h] must be known first)."""
+    tiles = tiles_for(device)
+    weight = head.weight.to(device, torch.float32)
+    bias = torch.zeros(head.vocab_size, device=device) if head.bias is None else head.bias.to(device, torch.float32)
+    center = mean_of(hidden, device) if with_fisher else None
+    probability = torch.zeros(head.vocab_size, dtype=torch.float64, device=device)
+    total = torch.zeros(head.hidden_size, dtype=torch.float64, device=device)
+    moment = torch.zeros(head.hidden_size, head.hidden_size, dtype=torch.float64, device=device)
+    fisher = torch.zeros(head.hidden_size if with_fisher else 0, dtype=torch.float64, device=device)
+    done = 0
+    # Large blocks: the float64 product below likes them, and only rows x columns of logits exist at a time.
+    for block in hidden.blocks(4 * tiles.rows, device):
+        exact = block.double()
+        total += exact.sum(0)
+        moment += exact.T @ exact
+        rows = block.float()
+        lse = _log_sum_exp(rows, weight, bias, head, tiles)
+        first, second = torch.zeros_like(rows), torch.zeros_like(rows)
+        for part in tiles.vocabulary(head.vocab_size):
+            p = torch.exp(_logits(rows, weight, bias, head, part) - lse[:, None])
+            probability[part] += p.sum(0, dtype=torch.float64)
+            if with_fisher:
+                first.addmm_(p, weight[part])
+                second.addmm_(p, weight[part].square())
+        if center is not None:
+            variance = (second - first.square()).clamp_min(0).double()
+            fisher += ((exact - center).square() * variance).sum(0)
+        done += block.shape[0]
+        progress(done / hidden.positions)
+    return Statistics(torch.tensor(hidden.positions), probability.cpu(), total.cpu(), moment.cpu(), fisher.cpu())
+
+
+def mean_of(hidden: HiddenStates, device: torch.device) -> Tensor:
+    """(hidden,) float64."""
+    total = torch.zeros(hidden.hidden_size, dtype=torch.float64, device=device)
+    for block in hidden.blocks(4096, device):
+        total += block.sum(0, dtype=torch.float64)
+    return total / hidden.positions
+
+
+def _logits(rows: Tensor, weight: Tensor, bias: Tensor, head: LmHead, part: slice) -> Tensor:
+    return head.transform(torch.addmm(bias[part], rows, weight[part].T))
+
+
+def _log_sum_exp(rows: Tensor, weight: Tensor, bias: Tensor, head: LmHead, tiles: Tiles) -> Tensor:
+    lse = torch.full((rows.shape[0],), -torch.inf, device=rows.device)
+    for part in tiles.vocabulary(head.vocab_size):
+        lse = torch.logaddexp(lse, torch.logsumexp(_logits(rows, weight, bias, head, part), dim=1))
+    return lse

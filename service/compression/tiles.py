@@ -1,0 +1,23 @@
+"""How large the pieces are in which positions x vocabulary is walked: never the whole matrix."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """rows: positions at a time; columns: vocabulary entries at a time. Working memory is a few rows x columns."""
+
+    rows: int
+    columns: int
+
+    def vocabulary(self, vocab_size: int) -> Iterator[slice]:
+        for start in range(0, vocab_size, self.columns):
+            yield slice(start, min(start + self.columns, vocab_size))
+
+
+def tiles_for(device: torch.device) -> Tiles:
+    """On a CPU a tile should stay in the cache; a GPU wants large products."""
+    return Tiles(256, 1024) if device.type == "cpu" else Tiles(4096, 8192)
