@@ -18,7 +18,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from service.compression.hidden_states import hidden_states_of
+from service.compression.block_parallel import map_blocks
+from service.compression.hidden_states import stopped_at_lm_head
 
 DTYPES = {str(dtype): dtype for dtype in (torch.float32, torch.bfloat16, torch.float16)}
 
@@ -97,11 +98,12 @@ class HiddenCache:
             total, done = sum(windows.shape[0] for windows in parts.values()), 0
             for part, windows in parts.items():
                 save_file({"windows": windows.contiguous()}, staging / f"{part}.windows.safetensors")
-                with (staging / f"{part}.bin").open("wb") as file:
-                    for rows in torch.split(windows, _windows_at_once(windows.shape[1])):
-                        hidden = hidden_states_of(model, rows.to(model.device))[:, :-1]
-                        file.write(hidden.contiguous().cpu().view(torch.uint8).numpy().tobytes())
-                        done += rows.shape[0]
+                with (staging / f"{part}.bin").open("wb") as file, stopped_at_lm_head(model) as hidden_states:
+                    blocks = torch.split(windows, _windows_at_once(windows.shape[1]))
+                    for hidden in map_blocks(hidden_states, blocks, model.device):
+                        predicting = hidden[:, :-1].contiguous().cpu()
+                        file.write(predicting.view(torch.uint8).numpy().data)
+                        done += hidden.shape[0]
                         progress(done / total)
             (staging / "meta.json").write_text(json.dumps(meta, sort_keys=True), encoding="utf-8")
             _rename_into_place(staging, self.folder(key))

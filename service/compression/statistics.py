@@ -10,6 +10,7 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
+from service.compression.block_parallel import map_blocks
 from service.compression.hidden_cache import HiddenStates
 from service.compression.lm_head import LmHead
 from service.compression.tiles import Tiles, tiles_for
@@ -64,31 +65,33 @@ def calibrate(
     weight = head.weight.to(device, torch.float32)
     bias = torch.zeros(head.vocab_size, device=device) if head.bias is None else head.bias.to(device, torch.float32)
     center = mean_of(hidden, device) if with_fisher else None
-    probability = torch.zeros(head.vocab_size, dtype=torch.float64, device=device)
-    total = torch.zeros(head.hidden_size, dtype=torch.float64, device=device)
-    moment = torch.zeros(head.hidden_size, head.hidden_size, dtype=torch.float64, device=device)
-    fisher = torch.zeros(head.hidden_size if with_fisher else 0, dtype=torch.float64, device=device)
-    done = 0
-    # Large blocks: the float64 product below likes them, and only rows x columns of logits exist at a time.
-    for block in hidden.blocks(4 * tiles.rows, device):
-        exact = block.double()
-        total += exact.sum(0)
-        moment += exact.T @ exact
+
+    def of_block(block: Tensor) -> Statistics:
         rows = block.float()
         lse = _log_sum_exp(rows, weight, bias, head, tiles)
-        first, second = torch.zeros_like(rows), torch.zeros_like(rows)
+        probability = torch.empty(head.vocab_size, dtype=torch.float64, device=device)
+        first, second = torch.zeros_like(rows), torch.zeros_like(rows)  # E_p[W], E_p[W^2]
         for part in tiles.vocabulary(head.vocab_size):
             p = torch.exp(_logits(rows, weight, bias, head, part) - lse[:, None])
-            probability[part] += p.sum(0, dtype=torch.float64)
-            if with_fisher:
+            probability[part] = p.sum(0, dtype=torch.float64)
+            if center is not None:
                 first.addmm_(p, weight[part])
                 second.addmm_(p, weight[part].square())
-        if center is not None:
-            variance = (second - first.square()).clamp_min(0).double()
-            fisher += ((exact - center).square() * variance).sum(0)
-        done += block.shape[0]
-        progress(done / hidden.positions)
-    return Statistics(torch.tensor(hidden.positions), probability.cpu(), total.cpu(), moment.cpu(), fisher.cpu())
+        return _sums(block.double(), probability, center, (second - first.square()).clamp_min(0))
+
+    total: Statistics | None = None
+    # Large blocks: the float64 product of `_sums` likes them, and only rows x columns of logits exist at a time.
+    for part in map_blocks(of_block, hidden.blocks(4 * tiles.rows, device), device):
+        total = part if total is None else total + part
+        progress(int(total.positions) / hidden.positions)
+    assert total is not None
+    return Statistics(**{name: tensor.cpu() for name, tensor in vars(total).items()})
+
+
+def _sums(hidden: Tensor, probability: Tensor, center: Tensor | None, variance: Tensor) -> Statistics:
+    """hidden: (rows, hidden) float64; variance: (rows, hidden) Var_p(W_i), used with a centre only."""
+    fisher = hidden.new_zeros(0) if center is None else ((hidden - center).square() * variance.double()).sum(0)
+    return Statistics(torch.tensor(hidden.shape[0]), probability, hidden.sum(0), hidden.T @ hidden, fisher)
 
 
 def mean_of(hidden: HiddenStates, device: torch.device) -> Tensor:

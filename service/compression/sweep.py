@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from service.compression.basis import Basis
+from service.compression.block_parallel import map_blocks
 from service.compression.hidden_cache import HiddenStates
 from service.compression.lm_head import LmHead
 from service.compression.tiles import Tiles, tiles_for
@@ -59,7 +60,6 @@ def prepare(head: LmHead, basis: Basis, mean_hidden: Tensor, *, repair: bool, de
     return SweepHead(basis, columns, center, bias + columns @ center, head)
 
 
-@torch.inference_mode()
 def sweep(
     hidden: HiddenStates,
     head: SweepHead,
@@ -75,15 +75,14 @@ def sweep(
     likelihood = torch.zeros(hidden.positions, len(sizes))
     agreement = torch.zeros(hidden.positions, len(sizes), dtype=torch.bool)
     divergence = torch.zeros(hidden.positions, len(sizes))
-    targets = hidden.targets.to(device)
+    walk = _walk_soft_capped if head.head.transform.soft_cap is not None else _walk
+    blocks = hidden.blocks(tiles.rows, device)
+    walked = map_blocks(lambda block: walk(block, head, sizes, tiles), blocks, device)
     start = 0
-    for block in hidden.blocks(tiles.rows, device):
-        here = slice(start, start + block.shape[0])
-        x = head.basis.coordinates(block) - head.center
-        walk = _walk_soft_capped if head.head.transform.soft_cap is not None else _walk
-        result = walk(x, head, sizes, tiles)
-        target_logits = _logits_of(x, head, targets[here], sizes)
-        best_logits = _logits_of(x, head, result.best, sizes)
+    for result, targets in zip(walked, hidden.targets.split(tiles.rows), strict=True):
+        here = slice(start, start + targets.numel())
+        target_logits = _logits_of(result.x, head, targets.to(device), sizes)
+        best_logits = _logits_of(result.x, head, result.best, sizes)
         likelihood[here] = (result.lse - target_logits).cpu()
         agreement[here] = (best_logits >= result.largest - TIE * result.largest.abs()).cpu()
         divergence[here] = result.divergence.clamp_min(0).cpu()
@@ -102,6 +101,7 @@ def _per_window(values: Tensor, hidden: HiddenStates) -> Tensor:
 class _Block:
     """Results for a block of positions."""
 
+    x: Tensor  # (rows, hidden) centred coordinates
     lse: Tensor  # (rows, sizes)
     largest: Tensor  # (rows, sizes) the largest logit
     best: Tensor  # (rows,) the full head's most probable token
@@ -143,10 +143,11 @@ def _segments(sizes: list[int]) -> list[slice]:
     return [slice(start, stop) for start, stop in zip([0, *sizes[:-1]], sizes, strict=True)]
 
 
-def _walk(x: Tensor, head: SweepHead, sizes: list[int], tiles: Tiles) -> _Block:
-    """All tiles of a block of positions, linear transform. x: (rows, hidden)."""
+def _walk(hidden: Tensor, head: SweepHead, sizes: list[int], tiles: Tiles) -> _Block:
+    """All tiles of a block of positions, linear transform. hidden: (rows, hidden)."""
     scale = head.head.transform.scale
-    x = x * scale
+    unscaled = head.basis.coordinates(hidden) - head.center
+    x = unscaled * scale
     running = _Running(x.shape[0], len(sizes), x.device)
     expected = torch.zeros_like(x)  # (rows, hidden) E_p[U], up to the running normaliser
     for part in tiles.vocabulary(head.columns.shape[0]):
@@ -165,12 +166,13 @@ def _walk(x: Tensor, head: SweepHead, sizes: list[int], tiles: Tiles) -> _Block:
     removed = products.flip(1).cumsum(1, dtype=torch.float64).flip(1)
     removed = torch.cat([removed, removed.new_zeros(x.shape[0], 1)], dim=1)[:, sizes]
     lse = running.lse
-    return _Block(lse, running.largest.T, running.best, (removed - (lse[:, -1:] - lse)).float())
+    return _Block(unscaled, lse, running.largest.T, running.best, (removed - (lse[:, -1:] - lse)).float())
 
 
-def _walk_soft_capped(x: Tensor, head: SweepHead, sizes: list[int], tiles: Tiles) -> _Block:
+def _walk_soft_capped(hidden: Tensor, head: SweepHead, sizes: list[int], tiles: Tiles) -> _Block:
     """The same with f(z) = c tanh(s z / c): each size's capped tile is kept until the full head's weights are known."""
     transform = head.head.transform
+    x = head.basis.coordinates(hidden) - head.center
     running = _Running(x.shape[0], len(sizes), x.device)
     cross = torch.zeros(len(sizes), x.shape[0], device=x.device)  # E_p[f(z) - f(z_k)], up to the normaliser
     for part in tiles.vocabulary(head.columns.shape[0]):
@@ -188,7 +190,8 @@ def _walk_soft_capped(x: Tensor, head: SweepHead, sizes: list[int], tiles: Tiles
         for index, tile in enumerate(capped[:-1]):
             cross[index] += (shifted * (capped[-1] - tile)).sum(1)
     lse = running.lse
-    return _Block(lse, running.largest.T, running.best, (cross / running.total[-1]).T - (lse[:, -1:] - lse))
+    divergence = (cross / running.total[-1]).T - (lse[:, -1:] - lse)
+    return _Block(x, lse, running.largest.T, running.best, divergence)
 
 
 def _logits_of(x: Tensor, head: SweepHead, tokens: Tensor, sizes: list[int]) -> Tensor:

@@ -1,0 +1,233 @@
+"""Write the sliced checkpoint: new head tensors, everything else copied byte for byte without passing through torch.
+
+Peak memory is the head's factors plus one copy buffer, whatever the model's size. Measures nothing, loads no model.
+"""
+
+import json
+import shutil
+import struct
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+from torch import Tensor
+
+from service.compression.lm_head import LmHead
+from service.compression.slicing import SlicedFactors
+from service.errors import UnsupportedHead
+from service.model_files import ModelInspection, TensorEntry
+
+FORMAT_VERSION = 1
+COPY_BYTES = 8 * 1024 * 1024
+SIDE_FILE_SUFFIXES = {".json", ".txt", ".model", ".jinja", ".tiktoken"}
+DTYPE_NAMES = {
+    torch.float32: "F32",
+    torch.bfloat16: "BF16",
+    torch.float16: "F16",
+    torch.float64: "F64",
+    torch.int64: "I64",
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """What the checkpoint will hold: new tensors, and where the others are copied from."""
+
+    tensors: dict[str, Tensor | TensorEntry]  # in file order
+    config: dict[str, Any]
+
+    @property
+    def nbytes(self) -> int:
+        return sum(_nbytes(item) for item in self.tensors.values())
+
+
+def plan_checkpoint(
+    source: ModelInspection,
+    head: LmHead,
+    factors: SlicedFactors,
+    *,
+    method: str,
+    keep_tied: bool,
+    base_model_prefix: str,
+    fingerprint: dict[str, Any],
+) -> Plan:
+    """Decide every tensor and the config. keep_tied: store a tied table once, in two column groups (engine.md, 8)."""
+    tied = head.is_tied and keep_tied
+    prefix = _missing_prefix(source, head, base_model_prefix)
+    embed = f"{head.embed_name}.weight"
+    new = _head_tensors(head.name, factors, with_weight=not tied)
+    if tied:
+        new |= _embedding_tensors(head.embed_name, factors)
+    dropped = {f"{head.name}.weight", f"{head.name}.bias"} | ({embed} if tied else set())
+    copied: dict[str, Tensor | TensorEntry] = {}
+    for name, entry in source.tensors.items():
+        full = name if not prefix or name.startswith(f"{head.name}.") else prefix + name
+        if full not in dropped:
+            copied[full] = entry
+    config = dict(source.config)
+    config["quantization_config"] = {
+        "quant_method": "headroom",
+        "version": FORMAT_VERSION,
+        "method": method,
+        "hidden_size": head.hidden_size,
+        "vocab_size": head.vocab_size,
+        "kept_columns": factors.kept,
+        "permutation": factors.is_permutation,
+        "tied": tied,
+        "bias": factors.bias is not None,
+        "lm_head": head.name,
+        "embed_tokens": head.embed_name,
+        "embed_scale": head.embed_scale if tied else 1.0,
+        "fingerprint": fingerprint,
+    }
+    if head.is_tied and not tied:
+        config["tie_word_embeddings"] = False
+    return Plan(new | copied, config)
+
+
+def _missing_prefix(source: ModelInspection, head: LmHead, base_model_prefix: str) -> str:
+    """Checkpoints of a bare base model lack its prefix (`wte.weight` for `transformer.wte.weight`); ours never do."""
+    full = f"{head.embed_name}.weight"
+    if full in source.tensors:
+        return ""
+    prefix = f"{base_model_prefix}."
+    if full.removeprefix(prefix) in source.tensors:
+        return prefix
+    raise UnsupportedHead(f"the checkpoint stores the input embedding under another name than {full!r}")
+
+
+def _head_tensors(name: str, factors: SlicedFactors, *, with_weight: bool) -> dict[str, Tensor | TensorEntry]:
+    tensors: dict[str, Tensor | TensorEntry] = {f"{name}.weight": factors.weight} if with_weight else {}
+    if factors.order is not None:
+        tensors[f"{name}.keep_columns"] = factors.order[: factors.kept]
+    else:
+        assert factors.projection is not None
+        tensors[f"{name}.basis"] = factors.projection
+    if factors.bias is not None:
+        tensors[f"{name}.bias"] = factors.bias
+    return tensors
+
+
+def _embedding_tensors(name: str, factors: SlicedFactors) -> dict[str, Tensor | TensorEntry]:
+    tensors: dict[str, Tensor | TensorEntry] = {
+        f"{name}.weight": factors.weight,
+        f"{name}.weight_rest": factors.rest,
+    }
+    if factors.order is not None:
+        tensors[f"{name}.inverse_order"] = factors.inverse_order
+    else:
+        assert factors.rotation is not None
+        tensors[f"{name}.rotation"] = factors.rotation
+    return tensors
+
+
+def write_checkpoint(
+    plan: Plan, source: ModelInspection, folder: Path, max_shard_bytes: int, progress: Callable[[float], None]
+) -> None:
+    """Fill an empty staging folder: shards, index, config, tokenizer and generation files. fsync is the store's."""
+    shards = list(_shards(plan.tensors, max_shard_bytes))
+    names = _shard_names(len(shards))
+    written, total = 0, max(plan.nbytes, 1)
+
+    def on_bytes(count: int) -> None:
+        nonlocal written
+        written += count
+        progress(written / total)
+
+    with ExitStack() as stack:
+        files = {name: stack.enter_context((source.path / name).open("rb")) for name in source.files}
+        for name, shard in zip(names, shards, strict=True):
+            _write_shard(folder / name, shard, files, on_bytes)
+    if len(shards) > 1:
+        weight_map = {tensor: name for name, shard in zip(names, shards, strict=True) for tensor in shard}
+        index = {"metadata": {"total_size": plan.nbytes}, "weight_map": dict(sorted(weight_map.items()))}
+        _write_json(folder / "model.safetensors.index.json", index)
+    _copy_side_files(source.path, folder)
+    _write_json(folder / "config.json", plan.config)
+
+
+def _shards(tensors: dict[str, Tensor | TensorEntry], max_bytes: int) -> Iterable[dict[str, Tensor | TensorEntry]]:
+    shard: dict[str, Tensor | TensorEntry] = {}
+    size = 0
+    for name, item in tensors.items():
+        if shard and size + _nbytes(item) > max_bytes:
+            yield shard
+            shard, size = {}, 0
+        shard[name] = item
+        size += _nbytes(item)
+    yield shard
+
+
+def _shard_names(count: int) -> list[str]:
+    if count == 1:
+        return ["model.safetensors"]
+    return [f"model-{index:05d}-of-{count:05d}.safetensors" for index in range(1, count + 1)]
+
+
+def _write_shard(
+    path: Path,
+    shard: dict[str, Tensor | TensorEntry],
+    files: Mapping[str, BinaryIO],
+    on_bytes: Callable[[int], None],
+) -> None:
+    """Layout of safetensors: 8 bytes header length, JSON header padded to 8, data. Widest dtypes first: all aligned."""
+    ordered = sorted(shard.items(), key=lambda pair: (-_item_bytes(pair[1]), pair[0]))
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    offset = 0
+    for name, item in ordered:
+        header[name] = {
+            "dtype": _dtype_name(item),
+            "shape": list(item.shape),
+            "data_offsets": [offset, offset + _nbytes(item)],
+        }
+        offset += _nbytes(item)
+    encoded = json.dumps(header, separators=(",", ":")).encode()
+    encoded += b" " * (-len(encoded) % 8)
+    with path.open("wb") as out:
+        out.write(struct.pack("<Q", len(encoded)) + encoded)
+        for _, item in ordered:
+            if isinstance(item, TensorEntry):
+                _copy_bytes(files[item.file], item, out, on_bytes)
+            else:
+                out.write(item.contiguous().view(torch.uint8).numpy().data)
+                on_bytes(_nbytes(item))
+
+
+def _copy_bytes(source: BinaryIO, entry: TensorEntry, out: BinaryIO, on_bytes: Callable[[int], None]) -> None:
+    source.seek(entry.start)
+    left = entry.nbytes
+    while left:
+        data = source.read(min(left, COPY_BYTES))
+        if not data:
+            raise OSError(f"{entry.file} ended early while tensor {entry.name!r} was copied")
+        out.write(data)
+        left -= len(data)
+        on_bytes(len(data))
+
+
+def _copy_side_files(source: Path, folder: Path) -> None:
+    """Tokenizer, generation settings, templates. Not the index, the config, nor what a publisher wrote about it."""
+    skipped = {"config.json", "model.safetensors.index.json", "headroom.json", "report.json"}
+    for path in sorted(source.iterdir()):
+        if path.suffix in SIDE_FILE_SUFFIXES and path.name not in skipped and path.is_file():
+            shutil.copyfile(path, folder / path.name)
+
+
+def _write_json(path: Path, value: dict[str, Any]) -> None:
+    path.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _nbytes(item: Tensor | TensorEntry) -> int:
+    return item.nbytes
+
+
+def _item_bytes(item: Tensor | TensorEntry) -> int:
+    elements = max(1, torch.Size(item.shape).numel())
+    return item.nbytes // elements
+
+
+def _dtype_name(item: Tensor | TensorEntry) -> str:
+    return item.dtype if isinstance(item, TensorEntry) else DTYPE_NAMES[item.dtype]

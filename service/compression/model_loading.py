@@ -1,0 +1,108 @@
+"""A checked local folder becomes a transformers model and tokenizer. Runs no code of the model, reaches no network."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from service.errors import CorruptCheckpoint, UnsupportedModel
+
+
+def go_offline() -> None:
+    """From here on this process reaches no hub and holds no token: a config cannot make the loading code fetch."""
+    from huggingface_hub import constants
+
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    os.environ.pop("HF_TOKEN", None)
+    constants.HF_HUB_OFFLINE = True
+
+
+def load_tokenizer(path: Path) -> Any:
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # whatever a hostile or foreign tokenizer file makes transformers raise
+        raise UnsupportedModel(f"the model's tokenizer cannot be loaded: {_first_line(error)}") from error
+
+
+def load_causal_model(path: Path, config: dict[str, Any], device: torch.device) -> Any:
+    """The model in its stored dtype, in evaluation mode. config: config.json as read by inspect_model.
+
+    UnsupportedModel when transformers has no such class or it is no causal language model; CorruptCheckpoint when
+    weights are missing or of other shapes than the config says.
+    """
+    _refuse_foreign(config)
+    last: Exception | None = None
+    for attention in ("sdpa", "eager"):  # always named, so that the config's own wish is never followed
+        try:
+            return _load(path, attention).to(device).eval()
+        except ValueError as error:
+            last = error
+            if "attention" not in str(error).lower():
+                break
+        except (KeyError, ImportError, AttributeError, TypeError, RuntimeError) as error:
+            last = error
+            break
+    assert last is not None
+    if "size" in str(last) and "mismatch" in str(last):
+        raise CorruptCheckpoint(f"tensors have other shapes than config.json says: {_first_line(last)}") from last
+    raise UnsupportedModel(f"transformers cannot build the model: {_first_line(last)}") from last
+
+
+def _load(path: Path, attention: str) -> Any:
+    from transformers import AutoModelForCausalLM
+
+    model, info = AutoModelForCausalLM.from_pretrained(
+        path,
+        local_files_only=True,
+        use_safetensors=True,
+        trust_remote_code=False,
+        attn_implementation=attention,
+        dtype="auto",
+        output_loading_info=True,
+    )
+    if info["missing_keys"]:
+        name = sorted(info["missing_keys"])[0]
+        raise CorruptCheckpoint(f"the checkpoint lacks {len(info['missing_keys'])} tensors, first {name!r}")
+    if info["mismatched_keys"]:
+        raise CorruptCheckpoint(f"tensors have other shapes than config.json says: {info['mismatched_keys']}")
+    return model
+
+
+def _refuse_foreign(config: dict[str, Any]) -> None:
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    if "quantization_config" in config:
+        method = (config["quantization_config"] or {}).get("quant_method", "an unnamed method")
+        raise UnsupportedModel(f"the model is compressed already ({method}); send the uncompressed one")
+    known = {name for names in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values() for name in _as_tuple(names)}
+    architecture = config["architectures"][0]
+    if config.get("is_encoder_decoder") or architecture not in known:
+        raise UnsupportedModel(f"{architecture} is no causal language model that this transformers release knows")
+
+
+def _as_tuple(names: str | tuple[str, ...]) -> tuple[str, ...]:
+    return (names,) if isinstance(names, str) else names
+
+
+def longest_window(config: Any) -> int | None:
+    """Positions the model was built for, where its config says so."""
+    limit = getattr(config.get_text_config(), "max_position_embeddings", None)
+    return limit if isinstance(limit, int) and limit > 0 else None
+
+
+def check_token_ids(windows: Tensor, embedding_rows: int) -> None:
+    """UnsupportedModel when tokenizer and model do not belong together."""
+    largest = int(windows.max())
+    if largest >= embedding_rows:
+        raise UnsupportedModel(
+            f"the tokenizer gives id {largest}, but the model has {embedding_rows} rows: they do not belong together"
+        )
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip() or type(error).__name__
+    return text.splitlines()[0][:300]

@@ -1,0 +1,162 @@
+"""The engine, end to end: one compression task, from a checked model folder to a checkpoint in staging and a report.
+
+encoding (windows, backbone pass, statistics) -> analyzing (regression, basis) -> sweeping (curve, choice) ->
+slicing and validating (write, load through the public loader, measure, gate again). Publishes nothing.
+"""
+
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from service.compression.basis import build_basis
+from service.compression.checkpoint import Plan, plan_checkpoint, write_checkpoint
+from service.compression.drift import DriftPoint
+from service.compression.encoding import encode
+from service.compression.gate import Choice, StoredDrift, choose, stored_drift
+from service.compression.report import advice, report_of_measurement, sizes, stored_section
+from service.compression.slicing import SlicedFactors, slice_head
+from service.compression.source import Source, open_source
+from service.compression.statistics import neg_log_alpha
+from service.compression.sweep import SweepHead, prepare
+from service.compression.validation import StoredMeasurement, check_reproduces, load_stored, measure_stored
+from service.jobs import Phase
+from service.ports import CompressionOutcome, CompressionTask, Progress
+
+FINGERPRINT_TOKENS = 16
+COMPARED_POSITIONS = 16
+# How many ratios `auto` tries when storing moved the drift of the first over the budget.
+STORED_ATTEMPTS = 3
+
+
+class _Timer:
+    """Seconds per phase, and the way to report progress inside one."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def phase(self, phase: Phase) -> Iterator[Callable[[float], None]]:
+        started = time.monotonic()
+        self._progress(phase, 0.0)
+        yield lambda fraction: self._progress(phase, fraction)
+        self.seconds[phase.value] = self.seconds.get(phase.value, 0.0) + time.monotonic() - started
+
+
+def compress(task: CompressionTask, progress: Progress) -> CompressionOutcome:
+    """A ports.Compressor. Leaves a complete checkpoint in task.staging, or nothing when the gate refuses."""
+    recipe, device, timer = task.recipe, torch.device(task.device), _Timer(progress)
+    repair = recipe.options.repair == "mean"
+    with timer.phase(Phase.ENCODING) as report_progress:
+        source = open_source(task, device, lambda done: report_progress(0.75 * done))
+        statistics = source.statistics(recipe.method, device, lambda done: report_progress(0.75 + 0.25 * done))
+    with timer.phase(Phase.ANALYZING) as report_progress:
+        target, floor_rows = neg_log_alpha(statistics.alpha)
+        encoding = encode(source.head.weight, target, statistics.mean_hidden, recipe.options.seed)
+        report_progress(0.4)
+        basis = build_basis(recipe.method, source.head.weight, statistics, recipe.options.seed)
+        report_progress(0.9)
+        head = prepare(source.head, basis, statistics.mean_hidden, repair=repair, device=device)
+    with timer.phase(Phase.SWEEPING) as report_progress:
+        choice = choose(source.evaluation, head, recipe, report_progress)
+    report = report_of_measurement(task, source, encoding, floor_rows, basis, choice)
+    for point in _to_try(choice):
+        with timer.phase(Phase.SLICING) as report_progress:
+            factors = slice_head(source.head, basis, point.kept_columns, statistics.mean_hidden, repair=repair)
+            plan = _write(task, source, factors, report_progress)
+        with timer.phase(Phase.VALIDATING) as report_progress:
+            stored, drift = _validate(task, source, choice, point, device, report_progress)
+        found = {
+            "selected": point.as_dict() | {"passes": drift.passes(recipe.drift)},
+            "stored": stored_section(stored.perplexity, _difference(source, head, point, stored), drift, point),
+            "bytes": sizes(source, plan, factors, point.kept_columns),
+        }
+        if drift.passes(recipe.drift):
+            return _outcome(True, report | found, timer)
+        _empty(task.staging)
+        found["bytes"] = sizes(source, None, None, point.kept_columns)
+        report |= found
+    return _outcome(False, {"bytes": sizes(source, None, None, 0)} | report, timer)
+
+
+def _to_try(choice: Choice) -> list[DriftPoint]:
+    if choice.asked is None:
+        return choice.candidates[:STORED_ATTEMPTS]
+    return [choice.asked] if choice.asked in choice.candidates else []
+
+
+def _outcome(accepted: bool, report: dict[str, Any], timer: _Timer) -> CompressionOutcome:
+    timing = timer.seconds | {"total": sum(timer.seconds.values())}
+    return CompressionOutcome(accepted, report | {"advice": advice(report["bytes"]), "timing": timing})
+
+
+def _write(task: CompressionTask, source: Source, factors: SlicedFactors, progress: Callable[[float], None]) -> Plan:
+    options = task.recipe.options
+    plan = plan_checkpoint(
+        source.inspection,
+        source.head,
+        factors,
+        method=task.recipe.method.value,
+        keep_tied=options.tied == "keep",
+        base_model_prefix=source.base_model_prefix,
+        fingerprint=_fingerprint(source, factors),
+    )
+    write_checkpoint(plan, source.inspection, task.staging, options.max_shard_bytes, progress)
+    return plan
+
+
+@torch.inference_mode()
+def _fingerprint(source: Source, factors: SlicedFactors) -> dict[str, Any]:
+    """Logits that the stored head must give after the first tokens of the first window, from the original h."""
+    count = min(FINGERPRINT_TOKENS, source.evaluation.positions_per_window)
+    ids = source.evaluation.windows[0, :count]
+    last = _first_hidden(source, count)[-1:].cpu()
+    bias = 0.0 if factors.bias is None else factors.bias[ids].float()
+    logits = source.head.transform(factors.project(last) @ factors.weight[ids].float().T + bias)
+    return {"input_ids": ids.tolist(), "logits": [float(f"{value:.7g}") for value in logits[0]]}
+
+
+def _first_hidden(source: Source, count: int) -> Tensor:
+    return next(source.evaluation.blocks(count))
+
+
+def _validate(
+    task: CompressionTask,
+    source: Source,
+    choice: Choice,
+    point: DriftPoint,
+    device: torch.device,
+    progress: Callable[[float], None],
+) -> tuple[StoredMeasurement, StoredDrift]:
+    """Load what was written as a user would and measure it on every evaluation window."""
+    model = load_stored(task.staging, device)
+    windows = source.evaluation.windows
+    stored = measure_stored(model, windows, source.head.transform, COMPARED_POSITIONS, progress)
+    check_reproduces(stored, point.perplexity)
+    drift = stored_drift(
+        stored.negative_log_likelihood,
+        choice.baseline_likelihood,
+        stored.positions_per_window,
+        task.recipe.options.seed,
+    )
+    return stored, drift
+
+
+@torch.inference_mode()
+def _difference(source: Source, head: SweepHead, point: DriftPoint, stored: StoredMeasurement) -> float:
+    """Largest difference between the stored model's logits and the ones that the sweep measured."""
+    hidden = _first_hidden(source, stored.first_logits.shape[0]).to(head.columns.device)
+    x = (head.basis.coordinates(hidden) - head.center)[:, : point.kept_columns]
+    predicted = source.head.transform(x @ head.columns[:, : point.kept_columns].T + head.constant)
+    return float((predicted.cpu() - stored.first_logits).abs().max())
+
+
+def _empty(folder: Path) -> None:
+    for path in folder.iterdir():
+        shutil.rmtree(path) if path.is_dir() else path.unlink()

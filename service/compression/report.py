@@ -1,0 +1,152 @@
+"""The report of a job, as service.md, section 7 names its fields. Figures only; nothing is measured or written here."""
+
+from importlib.metadata import version
+from typing import Any
+
+from service.compression.basis import Basis
+from service.compression.checkpoint import Plan
+from service.compression.drift import WINDOWS_FOR_INTERVAL, DriftPoint
+from service.compression.encoding import Encoding
+from service.compression.gate import Choice, StoredDrift
+from service.compression.slicing import SlicedFactors
+from service.compression.source import Source
+from service.ports import CompressionTask
+
+INT8_SHARE = 0.5  # bytes of an 8-bit head, of a 16-bit one
+
+
+def report_of_measurement(
+    task: CompressionTask, source: Source, encoding: Encoding, floor_rows: int, basis: Basis, choice: Choice
+) -> dict[str, Any]:
+    """Everything that is known before a checkpoint is written. `selected` is what was asked for, passing or not."""
+    recipe, head = task.recipe, source.head
+    selected = choice.asked or choice.largest_passing or min(choice.curve, key=lambda point: point.ratio)
+    best = choice.largest_passing
+    return {
+        "job_id": task.job_id,
+        "model": {"id": task.model.id, "revision": task.model.revision, "digest": source.digest},
+        "versions": {name: version(name) for name in ("headroom-lm", "torch", "transformers", "safetensors")},
+        "seed": recipe.options.seed,
+        "device": task.device,
+        "head": {
+            "vocab_size": head.vocab_size,
+            "hidden_size": head.hidden_size,
+            "tied": head.is_tied,
+            "bias": head.bias is not None,
+            "transform": head.transform.describe(),
+            "dtype": str(head.weight.dtype).removeprefix("torch."),
+        },
+        "corpus": _corpus(source),
+        "encoding": _encoding(encoding, floor_rows),
+        "method": basis.method.value,
+        "repair": recipe.options.repair,
+        "budget": recipe.drift.model_dump(),
+        "baseline": {"perplexity": choice.baseline},
+        "curve": [point.as_dict() for point in choice.curve],
+        "selected": selected.as_dict() | {"passes": selected.passes(recipe.drift)},
+        "largest_passing_ratio": best.ratio if best else None,
+        "warnings": _warnings(source),
+    }
+
+
+def _corpus(source: Source) -> dict[str, Any]:
+    return {
+        "digest": source.corpus_digest,
+        "calibration_tokens": source.calibration.positions,
+        "evaluation_tokens": source.evaluation.positions,
+        "calibration_windows": source.calibration.windows.shape[0],
+        "evaluation_windows": source.evaluation.windows.shape[0],
+        "stride": source.settings["window"],
+        "backbone_from_cache": source.was_warm,
+    } | source.settings
+
+
+def _encoding(encoding: Encoding, floor_rows: int) -> dict[str, Any]:
+    return {
+        "r2": encoding.regression.r2,
+        "r2_adjusted": encoding.regression.adjusted_r2,
+        "r2_held_out": encoding.r2_held_out,
+        "rank": encoding.regression.rank,
+        "intercept": encoding.regression.intercept,
+        "spearman": encoding.spearman,
+        "slope_cosine_mean_hidden": encoding.slope_cosine_mean_hidden,
+        "rows_at_floor": floor_rows,
+        "sparsity": [{"columns": columns, "r2": r2} for columns, r2 in encoding.sparsity],
+        "slopes": encoding.regression.slope.tolist(),
+    }
+
+
+def _warnings(source: Source) -> list[str]:
+    found = []
+    windows = source.evaluation.windows.shape[0]
+    if windows < WINDOWS_FOR_INTERVAL:
+        found.append(
+            f"only {windows} evaluation windows: the interval says little below {WINDOWS_FOR_INTERVAL}; send more text"
+        )
+    if source.calibration.positions < 4 * source.head.hidden_size:
+        found.append(
+            f"only {source.calibration.positions} calibration tokens for {source.head.hidden_size} columns: "
+            "more calibration text would give a better basis"
+        )
+    return found
+
+
+def sizes(source: Source, plan: Plan | None, factors: SlicedFactors | None, kept: int) -> dict[str, int | None]:
+    """Bytes before and after. What a job that stored nothing would have written is not guessed: None."""
+    head, item = source.head, source.head.weight.element_size()
+    table = head.vocab_size * head.hidden_size * item
+    before = source.inspection.nbytes
+    # Decoding one token reads every weight but the input table, of which it reads a row; a tied table is the head.
+    read_before = before if head.is_tied else before - table
+    if plan is None or factors is None:
+        return {
+            "checkpoint_before": before,
+            "checkpoint_after": None,
+            "head_before": table,
+            "head_after": None,
+            "decode_read_before": read_before,
+            "decode_read_after": None,
+        }
+    factor = 0 if factors.projection is None else factors.projection.nbytes
+    bias = 0 if factors.bias is None else factors.bias.nbytes
+    head_after = factors.weight.nbytes + factor + bias
+    turned = plan.config["quantization_config"]["tied"]
+    rotation = factors.rotation.nbytes if turned and factors.rotation is not None else 0
+    old_bias = 0 if head.bias is None else head.bias.nbytes
+    return {
+        "checkpoint_before": before,
+        "checkpoint_after": plan.nbytes,
+        "head_before": table + old_bias,
+        "head_after": head_after,
+        "decode_read_before": read_before,
+        "decode_read_after": read_before - table - old_bias + head_after + rotation,
+    }
+
+
+def advice(sizes_found: dict[str, int | None]) -> str:
+    """What a user should know before using the result: the plain alternative, at equal bytes."""
+    after, before = sizes_found["head_after"], sizes_found["head_before"]
+    if after is None or not before:
+        return "Nothing was stored: the drift budget refused it. A smaller ratio or an 8-bit head may serve you better."
+    share = after / before
+    if share > INT8_SHARE:
+        return (
+            f"This head reads {share:.2f} of the original bytes. An 8-bit head would read about {INT8_SHARE:.2f} of "
+            "them, usually with less drift; it was not measured here. Where your engine runs 8-bit heads, compare "
+            "with one before you choose this."
+        )
+    return (
+        f"This head reads {share:.2f} of the original bytes, fewer than an 8-bit head would ({INT8_SHARE:.2f}). "
+        "An 8-bit head was not measured here."
+    )
+
+
+def stored_section(perplexity: float, difference: float, drift: StoredDrift, point: DriftPoint) -> dict[str, Any]:
+    return {
+        "perplexity": perplexity,
+        "predicted_perplexity": point.perplexity,
+        "perplexity_drift": drift.drift,
+        "perplexity_drift_low": drift.low,
+        "perplexity_drift_high": drift.high,
+        "max_logit_difference": difference,
+    }

@@ -1,0 +1,180 @@
+"""What a job works on: the checked model's head, and its hidden states and statistics, from the cache if it can be.
+
+A warm cache means that neither the backbone nor even the model is loaded: the head's matrix is read from its file.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from service.compression.checkpoint import SIDE_FILE_SUFFIXES
+from service.compression.corpus import WindowSettings, make_windows, read_documents
+from service.compression.hidden_cache import HiddenCache, HiddenStates
+from service.compression.lm_head import LmHead, Transform, find_lm_head
+from service.compression.model_loading import (
+    check_token_ids,
+    go_offline,
+    load_causal_model,
+    load_tokenizer,
+    longest_window,
+)
+from service.compression.statistics import Statistics, calibrate
+from service.model_files import ModelInspection, digest_model, inspect_model
+from service.ports import CompressionTask
+from service.recipes import CompressOptions, Method
+
+CACHE_FORMAT = 1
+CONTRACT_WINDOWS, CONTRACT_LENGTH = 2, 64
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """A model and corpus, ready for analysis. Nothing in it needs the backbone any more."""
+
+    inspection: ModelInspection
+    digest: str  # of config and weights
+    corpus_digest: str
+    head: LmHead
+    base_model_prefix: str
+    settings: dict[str, Any]  # window, split and so on, as the report states them
+    calibration: HiddenStates
+    evaluation: HiddenStates
+    key: str
+    cache: HiddenCache
+    was_warm: bool
+
+    def statistics(self, method: Method, device: torch.device, progress: Callable[[float], None]) -> Statistics:
+        """Calibration statistics, computed once per cache entry (and once more for `fisher`, which needs more)."""
+        with_fisher = method is Method.FISHER
+        name = "statistics-fisher" if with_fisher else "statistics"
+        kept = self.cache.load_tensors(self.key, name)
+        if kept is not None:
+            progress(1.0)
+            return Statistics(**kept)
+        fresh = calibrate(self.calibration, self.head, with_fisher=with_fisher, device=device, progress=progress)
+        self.cache.save_tensors(self.key, name, vars(fresh))
+        return fresh
+
+
+def open_source(task: CompressionTask, device: torch.device, progress: Callable[[float], None]) -> Source:
+    """Any error of model or corpus is a typed one; see model_files, model_loading, corpus and lm_head."""
+    go_offline()
+    inspection = inspect_model(task.model.path)
+    digest, corpus_digest = digest_model(inspection), _file_digest(task.corpus)
+    cache = HiddenCache(task.cache_dir / "hidden_states")
+    key = _cache_key(task, inspection.path, digest, corpus_digest, device)
+    was_warm = key in cache
+    if not was_warm:
+        _fill(cache, key, task, inspection, device, progress)
+    progress(1.0)
+    meta = cache.read_meta(key)
+    return Source(
+        inspection=inspection,
+        digest=digest,
+        corpus_digest=corpus_digest,
+        head=_read_head(inspection, meta["head"], device),
+        base_model_prefix=meta["base_model_prefix"],
+        settings=meta["settings"],
+        calibration=cache.open(key, "calibration"),
+        evaluation=cache.open(key, "evaluation"),
+        key=key,
+        cache=cache,
+        was_warm=was_warm,
+    )
+
+
+def _file_digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _cache_key(task: CompressionTask, path: Path, digest: str, corpus_digest: str, device: torch.device) -> str:
+    options = task.recipe.options
+    side_files = sorted(file for file in path.iterdir() if file.suffix in SIDE_FILE_SUFFIXES and file.is_file())
+    described = {
+        "format": CACHE_FORMAT,
+        "model": digest,
+        "tokenizer": {file.name: _file_digest(file) for file in side_files if file.name != "config.json"},
+        "corpus": [corpus_digest, task.corpus_format, task.corpus_field],
+        "windows": [options.window, options.calibration_tokens, options.evaluation_tokens, options.seed],
+        "device": device.type,
+        "versions": [version("torch"), version("transformers"), version("tokenizers")],
+    }
+    return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
+
+
+def _fill(
+    cache: HiddenCache,
+    key: str,
+    task: CompressionTask,
+    inspection: ModelInspection,
+    device: torch.device,
+    progress: Callable[[float], None],
+) -> None:
+    tokenizer = load_tokenizer(inspection.path)
+    model = load_causal_model(inspection.path, inspection.config, device)
+    settings = _window_settings(task.recipe.options, longest_window(model.config))
+    windows = make_windows(tokenizer, read_documents(task.corpus, task.corpus_format, task.corpus_field), settings)
+    parts = {"calibration": windows.calibration, "evaluation": windows.evaluation}
+    for rows in parts.values():
+        check_token_ids(rows, model.get_input_embeddings().weight.shape[0])
+    sample = windows.evaluation[:CONTRACT_WINDOWS, :CONTRACT_LENGTH].to(device)
+    head = find_lm_head(model, sample)
+    stated = {"window": settings.window, "split": windows.split, "starts_with_bos": windows.starts_with_bos}
+    meta = {
+        "dtype": str(head.weight.dtype),
+        "hidden_size": head.hidden_size,
+        "head": _describe_head(head),
+        "base_model_prefix": model.base_model_prefix,
+        "settings": stated,
+    }
+    cache.fill(key, model, parts, meta, progress)
+
+
+def _window_settings(options: CompressOptions, limit: int | None) -> WindowSettings:
+    window = options.window if limit is None else min(options.window, limit)
+    return WindowSettings(window, options.calibration_tokens, options.evaluation_tokens, options.seed)
+
+
+def _describe_head(head: LmHead) -> dict[str, Any]:
+    return {
+        "dtype": str(head.weight.dtype),
+        "has_bias": head.bias is not None,
+        "transform": head.transform.describe(),
+        "name": head.name,
+        "embed_name": head.embed_name,
+        "is_tied": head.is_tied,
+        "embed_scale": head.embed_scale,
+    }
+
+
+def _read_head(inspection: ModelInspection, described: dict[str, Any], device: torch.device) -> LmHead:
+    """The head from the checkpoint's own file: the same bytes that the model was built from."""
+    dtype = getattr(torch, described["dtype"].removeprefix("torch."))
+    holder = described["embed_name"] if described["is_tied"] else described["name"]
+    return LmHead(
+        weight=_read_tensor(inspection, f"{holder}.weight").to(device, dtype),
+        bias=_read_tensor(inspection, f"{described['name']}.bias").to(device, dtype) if described["has_bias"] else None,
+        transform=Transform(**described["transform"]),
+        name=described["name"],
+        embed_name=described["embed_name"],
+        is_tied=described["is_tied"],
+        embed_scale=described["embed_scale"],
+    )
+
+
+def _read_tensor(inspection: ModelInspection, name: str) -> Tensor:
+    """By its full name, or without its first part, as checkpoints of a bare base model have it."""
+    found = name if name in inspection.tensors else name.partition(".")[2]
+    with safe_open(inspection.path / inspection.tensors[found].file, framework="pt") as file:
+        tensor = file.get_tensor(found)
+    assert isinstance(tensor, Tensor)
+    return tensor

@@ -1,0 +1,86 @@
+"""Load a stored checkpoint as a user would, and measure it end to end. Writes nothing."""
+
+import copy
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from service.compression.block_parallel import map_blocks
+from service.compression.hidden_states import stopped_at_lm_head
+from service.compression.lm_head import Transform
+from service.errors import StoredMismatch
+
+# Relative difference between predicted and stored perplexity above which a job fails.
+PERPLEXITY_TOLERANCE = 1e-3
+ROWS_AT_ONCE = 256
+
+
+@dataclass(frozen=True, eq=False)
+class StoredMeasurement:
+    """What the stored checkpoint really does on the evaluation windows."""
+
+    negative_log_likelihood: Tensor  # (windows,) float64, summed over each window, nats
+    first_logits: Tensor  # (positions, vocab) float32, a few positions of the first window
+    positions_per_window: int
+
+    @property
+    def perplexity(self) -> float:
+        windows = self.negative_log_likelihood.shape[0]
+        return math.exp(float(self.negative_log_likelihood.sum()) / (windows * self.positions_per_window))
+
+
+def load_stored(folder: Path, device: torch.device) -> Any:
+    """The public way: `import headroom`, then from_pretrained. Checks the fingerprint too."""
+    from transformers import AutoModelForCausalLM
+
+    import headroom  # noqa: F401  # registers the format
+
+    model = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True, trust_remote_code=False, dtype="auto")
+    return model.to(device).eval()
+
+
+def measure_stored(
+    model: Any, windows: Tensor, transform: Transform, first_positions: int, progress: Callable[[float], None]
+) -> StoredMeasurement:
+    """windows: (windows, window) ids. The model's own head module computes the logits, a few rows at a time."""
+    lm_head = copy.copy(model.get_output_embeddings())  # without the hook that stops the model there
+    lm_head._forward_pre_hooks = {}
+    sums: list[Tensor] = []
+    first = torch.empty(0)
+    with stopped_at_lm_head(model) as hidden_states:
+
+        def measure(window: Tensor) -> tuple[Tensor, Tensor]:
+            hidden = hidden_states(window)[0, :-1]
+            targets = window[0, 1:].to(hidden.device)
+            logits = [transform(lm_head(rows).float()) for rows in hidden[:first_positions].split(ROWS_AT_ONCE)]
+            return _loss(hidden, targets, lm_head, transform), torch.cat(logits)
+
+        for loss, logits in map_blocks(measure, windows.split(1), model.device):
+            first = logits.cpu() if not sums else first
+            sums.append(loss)
+            progress(len(sums) / windows.shape[0])
+    return StoredMeasurement(torch.stack(sums), first, windows.shape[1] - 1)
+
+
+def _loss(hidden: Tensor, targets: Tensor, lm_head: Any, transform: Transform) -> Tensor:
+    """() summed nats of one window, float64."""
+    total = torch.zeros((), dtype=torch.float64)
+    for rows, wanted in zip(hidden.split(ROWS_AT_ONCE), targets.split(ROWS_AT_ONCE), strict=True):
+        logits = transform(lm_head(rows).float())
+        total += torch.nn.functional.cross_entropy(logits, wanted, reduction="none").double().sum().cpu()
+    return total
+
+
+def check_reproduces(stored: StoredMeasurement, predicted_perplexity: float) -> None:
+    """StoredMismatch unless what is stored is what was measured."""
+    difference = abs(stored.perplexity / predicted_perplexity - 1)
+    if not difference <= PERPLEXITY_TOLERANCE:
+        raise StoredMismatch(
+            f"the stored checkpoint has perplexity {stored.perplexity:.6g}, {predicted_perplexity:.6g} was measured "
+            f"before storing ({difference:.2%} apart, {PERPLEXITY_TOLERANCE:.1%} allowed); nothing was published"
+        )
