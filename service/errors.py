@@ -4,6 +4,7 @@ ServiceError
 ├── UserError                  the request, the model or the corpus is at fault; trying again changes nothing
 │   ├── InvalidModelId         the id is not of the form ns/name
 │   ├── ModelNotFound          no local model, and no hub has it
+│   ├── ModelTooLarge          over the size cap for fetched models
 │   ├── UnsafeModel            remote code, kernel repository or pickle weights
 │   ├── CorruptCheckpoint      safetensors or config truncated, inconsistent or missing
 │   ├── UnsupportedModel       transformers cannot build it, or it is no causal language model
@@ -58,6 +59,10 @@ class InvalidModelId(UserError):
 
 class ModelNotFound(UserError):
     code = "model_not_found"
+
+
+class ModelTooLarge(UserError):
+    code = "model_too_large"
 
 
 class UnsafeModel(UserError):

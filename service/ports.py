@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
 from service.jobs import Event, Job, JobError, Phase, Status
+from service.model_files import ModelInspection
 from service.recipes import CompressRecipe
 
 Clock: TypeAlias = Callable[[], datetime]  # timezone-aware UTC
@@ -132,7 +133,8 @@ class ArtifactStore(Protocol):
         """Remove staging folders of attempts that are not in `keep`; returns how many."""
 
     def withdraw(self, job_id: str) -> None:
-        """Remove published files of a job (it lost the fence between rename and commit), if any."""
+        """Remove published files of a job, if any. Only once it has ended without success: a job that goes on may
+        have a later attempt that adopts them."""
 
     def files(self, job_id: str) -> list[StoredFile]:
         """Sorted by path; empty when nothing is published."""
@@ -176,6 +178,15 @@ class LocalModel:
     path: Path
 
 
+@dataclass(frozen=True)
+class FoundModel:
+    """A model that was looked at, not fetched."""
+
+    id: str
+    revision: str | None
+    inspection: ModelInspection
+
+
 class ModelSource(Protocol):
     """Finds a model and brings it to a local folder."""
 
@@ -183,7 +194,10 @@ class ModelSource(Protocol):
         """Ids of the models that need no fetching."""
 
     def exists(self, model_id: str, revision: str | None) -> None:
-        """Cheap look-up for the dry run and for submission: ModelNotFound, HubUnavailable."""
+        """Cheap look-up for submission: ModelNotFound, HubUnavailable, and what is plainly wrong with the model."""
+
+    def inspect(self, model_id: str, revision: str | None) -> FoundModel:
+        """What its headers say, for the dry run. Fetches no weights. Raises what `fetch` would."""
 
     def fetch(self, model_id: str, revision: str | None, progress: Callable[[float], None]) -> LocalModel:
         """ModelNotFound, HubUnavailable, UnsafeModel, CorruptCheckpoint, DiskFull."""

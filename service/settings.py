@@ -19,6 +19,8 @@ class Settings(BaseSettings):
     hub_endpoint: str = "https://huggingface.co"  # empty: local models only
     hub_token: Annotated[str, Field(repr=False)] = ""
 
+    allow_open: bool = False  # let the API, which asks for no key, listen on other addresses than loopback
+
     max_body_bytes: int = 4_000_000  # JSON bodies
     max_corpus_bytes: int = 256_000_000  # decoded
     max_model_bytes: int = 50_000_000_000  # one fetched model
@@ -51,6 +53,10 @@ class Settings(BaseSettings):
     @property
     def corpora_dir(self) -> Path:
         return self.data_dir / "corpora"
+
+    @property
+    def local_models_dir(self) -> Path:
+        return self.models_dir or self.data_dir / "models"
 
     @property
     def cache_dir(self) -> Path:

@@ -35,12 +35,15 @@ class StoredMeasurement:
 
 
 def load_stored(folder: Path, device: torch.device) -> Any:
-    """The public way: `import headroom`, then from_pretrained. Checks the fingerprint too."""
+    """The public way: `import headroom`, then from_pretrained, which checks the fingerprint. StoredMismatch if not."""
     from transformers import AutoModelForCausalLM
 
     import headroom  # noqa: F401  # registers the format
 
-    model = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True, trust_remote_code=False, dtype="auto")
+    try:
+        model = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True, dtype="auto")
+    except ValueError as error:  # the fingerprint
+        raise StoredMismatch(f"the stored checkpoint does not load: {error}; nothing was published") from error
     return model.to(device).eval()
 
 

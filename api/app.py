@@ -1,0 +1,46 @@
+"""The FastAPI application. Makes no connection and reads no setting: everything comes in with `services`."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
+from importlib.metadata import version
+
+from fastapi import FastAPI
+
+from api.dependencies import Services
+from api.errors import install_error_handlers
+from api.limits import BodyLimit, RequestIds
+from api.openapi import openapi_of
+from api.routes import corpora, files, health, jobs, models
+
+DESCRIPTION = "Slice the output head of a language model, and prove that its predictions did not move."
+
+
+def create_app(services: Services) -> FastAPI:
+    """Closes the store when the server stops."""
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        services.store.close()
+
+    app = FastAPI(
+        title="Headroom",
+        version=version("headroom-lm"),
+        description=DESCRIPTION,
+        lifespan=lifespan,
+        redirect_slashes=False,
+    )
+    app.state.services = services
+    for module in (jobs, files, corpora, models, health):
+        app.include_router(module.router)
+    app.add_middleware(
+        BodyLimit,
+        max_bytes=services.max_body_bytes,
+        upload_path=corpora.UPLOAD_PATH,
+        max_upload_bytes=services.max_corpus_bytes,
+    )
+    app.add_middleware(RequestIds)  # added last: it is the outermost
+    install_error_handlers(app)
+    app.openapi = partial(openapi_of, app)  # type: ignore[method-assign]
+    return app

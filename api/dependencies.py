@@ -1,0 +1,39 @@
+"""What routes work with. Built once, in main.py or a test, and handed to create_app; nothing here opens anything."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from anyio import CapacityLimiter
+from fastapi import Depends, Request
+
+from service.ports import ArtifactStore, Clock, CorpusStore, JobQueue, JobStore, ModelSource
+from service.submission import Submission
+
+
+@dataclass(frozen=True)
+class Services:
+    """The collaborators of the API process, and the limits an operator set."""
+
+    store: JobStore
+    queue: JobQueue
+    artifacts: ArtifactStore
+    corpora: CorpusStore
+    models: ModelSource
+    clock: Clock
+    data_dir: Path
+    max_body_bytes: int
+    max_corpus_bytes: int
+    uploads: CapacityLimiter  # threads that slow uploads may hold, so that they never take those of all other requests
+
+    @property
+    def submission(self) -> Submission:
+        return Submission(self.store, self.queue, self.corpora, self.models, self.clock)
+
+
+def services_of(request: Request) -> Services:
+    services: Services = request.app.state.services
+    return services
+
+
+AppServices = Annotated[Services, Depends(services_of)]

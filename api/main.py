@@ -1,0 +1,91 @@
+"""`python -m api.main --host --port`: the API process. The only place of api/ where real adapters are chosen."""
+
+import argparse
+import ipaddress
+import logging
+import sys
+from datetime import UTC, datetime
+
+import uvicorn
+from anyio import CapacityLimiter
+from fastapi import FastAPI
+from pydantic import ValidationError
+
+from api.app import create_app
+from api.dependencies import Services
+from service.adapters.celery_queue import CeleryQueue
+from service.adapters.chained_models import open_models
+from service.adapters.directory_artifacts import DirectoryArtifacts
+from service.adapters.directory_corpora import DirectoryCorpora
+from service.adapters.sql_store import SqlJobStore
+from service.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+PARALLEL_UPLOADS = 8
+SHUTDOWN_SECONDS = 10
+
+
+def build_services(settings: Settings) -> Services:
+    """Connects lazily: what is away shows at the first call that needs it."""
+    settings.data_dir.mkdir(parents=True, exist_ok=True)
+    return Services(
+        store=SqlJobStore(settings.database, _utc_now),
+        queue=CeleryQueue(settings.broker_url),
+        artifacts=DirectoryArtifacts(settings.artifacts_dir),
+        corpora=DirectoryCorpora(settings.corpora_dir, settings.max_corpus_bytes, _utc_now),
+        models=open_models(settings),
+        clock=_utc_now,
+        data_dir=settings.data_dir,
+        max_body_bytes=settings.max_body_bytes,
+        max_corpus_bytes=settings.max_corpus_bytes,
+        uploads=CapacityLimiter(PARALLEL_UPLOADS),
+    )
+
+
+def build_app(settings: Settings) -> FastAPI:
+    return create_app(build_services(settings))
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Serve until SIGTERM. The schema must be there already: `python -m service.adapters.migrate`."""
+    parser = argparse.ArgumentParser(prog="python -m api.main", description="The API server of Headroom.")
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, default=8000)
+    options = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("alembic").setLevel(logging.WARNING)  # it tells of every readiness check
+    try:
+        settings = Settings()
+    except ValidationError as error:
+        sys.exit(f"A setting is not valid: {error}")
+    if not settings.allow_open and not is_loopback(options.host):
+        sys.exit(
+            f"Refusing to listen on {options.host}: this server asks for no key, so anyone who reaches it could use "
+            "it. Listen on 127.0.0.1, or set HEADROOM_ALLOW_OPEN=true where only trusted clients can connect."
+        )
+    uvicorn.run(
+        build_app(settings),
+        host=options.host,
+        port=options.port,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=SHUTDOWN_SECONDS,
+    )
+
+
+def is_loopback(host: str) -> bool:
+    """Only names and addresses that can mean nothing but this machine."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,98 @@
+"""/v1/corpora: evaluation texts. An upload streams through; it is never whole in memory."""
+
+from collections.abc import Iterator
+from typing import Annotated
+
+from anyio import from_thread, to_thread
+from fastapi import APIRouter, HTTPException, Query, Request, Response
+from fastapi.responses import JSONResponse
+
+from api.dependencies import AppServices, Services
+from api.schemas import CorpusList, CorpusView
+from api.strict_requests import media_type
+from service.adapters.decompression import decompressed
+from service.ports import Corpus
+
+UPLOAD_PATH = "/v1/corpora"
+FORMATS = {
+    "text/plain": "text",
+    "application/jsonl": "jsonl",
+    "application/x-ndjson": "jsonl",
+    "application/x-jsonlines": "jsonl",
+}
+ENCODINGS = ("identity", "gzip", "zstd")
+BINARY = {"schema": {"type": "string", "format": "binary"}}
+
+router = APIRouter(prefix=UPLOAD_PATH, tags=["corpora"])
+
+
+@router.post(
+    "",
+    status_code=201,
+    response_model=CorpusView,
+    responses={200: {"model": CorpusView, "description": "The same content was there already"}},
+    openapi_extra={"requestBody": {"required": True, "content": dict.fromkeys(FORMATS, BINARY)}},
+)
+async def upload(
+    request: Request,
+    services: AppServices,
+    field: Annotated[str | None, Query(min_length=1, max_length=100, description="of JSON lines: what to read")] = None,
+) -> Response:
+    """Store a text, UTF-8, plain or as JSON lines; Content-Encoding gzip or zstd."""
+    format, encoding = _format(request, field), _encoding(request)
+    began = services.clock()
+    corpus = await to_thread.run_sync(
+        _store, request, services, format, field, encoding, limiter=services.uploads, abandon_on_cancel=False
+    )
+    status = 200 if corpus.created < began else 201
+    body = CorpusView.of(corpus).model_dump(mode="json")
+    return JSONResponse(body, status, headers={"Location": f"{UPLOAD_PATH}/{corpus.id}"})
+
+
+@router.get("", response_model=CorpusList)
+def list_corpora(services: AppServices) -> CorpusList:
+    return CorpusList(data=[CorpusView.of(corpus) for corpus in services.corpora.all()])
+
+
+@router.get("/{corpus_id}", response_model=CorpusView)
+def read(corpus_id: str, services: AppServices) -> CorpusView:
+    return CorpusView.of(services.corpora.get(corpus_id))
+
+
+@router.delete("/{corpus_id}", status_code=204)
+def delete(corpus_id: str, services: AppServices) -> None:
+    """Refused while a job that has not ended reads it."""
+    services.submission.delete_corpus(corpus_id)
+
+
+def _format(request: Request, field: str | None) -> str:
+    format = FORMATS.get(media_type(request))
+    if format is None:
+        raise HTTPException(415, f"send the text with one of these as its Content-Type: {', '.join(FORMATS)}")
+    if format == "text" and field is not None:
+        raise HTTPException(422, "plain text has no fields; send JSON lines, or leave `field` out")
+    return format
+
+
+def _encoding(request: Request) -> str:
+    encoding = request.headers.get("content-encoding", "identity").strip().lower()
+    if encoding not in ENCODINGS:
+        raise HTTPException(415, f"send the body with one of these as its Content-Encoding: {', '.join(ENCODINGS)}")
+    return encoding
+
+
+def _store(request: Request, services: Services, format: str, field: str | None, encoding: str) -> Corpus:
+    """Runs in a thread: the store blocks, and pulls chunk by chunk from the event loop."""
+    chunks = decompressed(_chunks(request), encoding, services.max_corpus_bytes)
+    return services.corpora.add(chunks, format, field)
+
+
+def _chunks(request: Request) -> Iterator[bytes]:
+    stream = request.stream()
+
+    async def next_chunk() -> bytes | None:
+        return await anext(stream, None)
+
+    while (chunk := from_thread.run(next_chunk)) is not None:
+        if chunk:
+            yield chunk

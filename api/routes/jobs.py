@@ -1,0 +1,119 @@
+"""/v1/jobs: post, read, list and cancel jobs; their events and reports. Files are in files.py."""
+
+import re
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Request, Response
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from api.conditions import is_unchanged
+from api.dependencies import AppServices
+from api.schemas import DryRunView, EventList, EventView, JobList, JobView
+from api.strict_requests import StrictRoute
+from service.jobs import Status
+from service.ports import JobFilter
+from service.recipes import LABEL_KEY, CompressRecipe
+
+router = APIRouter(prefix="/v1/jobs", tags=["jobs"], route_class=StrictRoute)
+
+LABEL_PARAMETER = re.compile(r"labels\[(.*)\]")
+
+
+class SubmitOptions(BaseModel):
+    """A misspelt option must not start a job."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    validate_only: Annotated[bool, Field(description="try the request out; nothing is stored or queued")] = False
+
+
+class ListOptions(BaseModel):
+    """A misspelt filter must not list everything. `labels[key]=value` may be given several times."""
+
+    model_config = ConfigDict(extra="allow")
+
+    status: Status | None = None
+    kind: Annotated[str | None, Field(max_length=64)] = None
+    model: Annotated[str | None, Field(max_length=193)] = None
+    limit: Annotated[int, Field(ge=1, le=100)] = 20
+    after: Annotated[str | None, Field(max_length=64, description="the last id of the page before")] = None
+
+    @model_validator(mode="after")
+    def _only_labels_beside(self) -> "ListOptions":
+        for name, value in (self.model_extra or {}).items():
+            match = LABEL_PARAMETER.fullmatch(name)
+            if match is None or not LABEL_KEY.fullmatch(match[1]) or not isinstance(value, str):
+                raise ValueError(f"there is no filter {name[:80]!a}; use status, kind, model or labels[key]")
+        return self
+
+    @property
+    def filter(self) -> JobFilter:
+        labels = tuple((name[len("labels[") : -1], str(value)) for name, value in (self.model_extra or {}).items())
+        return JobFilter(self.status, self.kind, self.model, labels)
+
+
+@router.post(
+    "",
+    status_code=202,
+    response_model=JobView,
+    responses={200: {"model": DryRunView, "description": "Only validated"}, 202: {"description": "Queued"}},
+)
+def submit(recipe: CompressRecipe, options: Annotated[SubmitOptions, Query()], services: AppServices) -> Response:
+    """Queue a job. 202 as soon as it is stored, also while the broker is away."""
+    if options.validate_only:
+        return _json(DryRunView.of(services.submission.try_out(recipe)))
+    job = services.submission.accept(recipe)
+    view = JobView.of(job)
+    return _json(view, status=202, headers={"Location": view.links.self})
+
+
+@router.get("", response_model=JobList)
+def list_jobs(options: Annotated[ListOptions, Query()], services: AppServices) -> JobList:
+    """Newest first."""
+    page = services.store.page(options.filter, options.limit, options.after)
+    return JobList(data=[JobView.of(job) for job in page.jobs], has_more=page.has_more)
+
+
+@router.get("/{job_id}", response_model=JobView, responses={304: {"description": "Not changed"}})
+def read(job_id: str, request: Request, services: AppServices) -> Response:
+    """One job. Send its ETag back in If-None-Match: 304 while nothing has changed."""
+    job = services.store.get(job_id)
+    headers = {"ETag": f'"{job.id}.{job.version}"', "Cache-Control": "no-cache"}
+    if is_unchanged(request.headers.get("if-none-match"), headers["ETag"]):
+        return Response(status_code=304, headers=headers)
+    return _json(JobView.of(job), headers=headers)
+
+
+@router.post(
+    "/{job_id}/cancel",
+    status_code=202,
+    response_model=JobView,
+    responses={200: {"model": JobView, "description": "It was canceled, or told to stop, before"}},
+)
+def cancel(job_id: str, services: AppServices) -> Response:
+    """Ask a job to stop; a running one is `canceling` until its worker has let go."""
+    cancellation = services.submission.cancel(job_id)
+    return _json(JobView.of(cancellation.job), status=200 if cancellation.was_asked_before else 202)
+
+
+@router.get("/{job_id}/events", response_model=EventList)
+def events(
+    job_id: str,
+    services: AppServices,
+    after: Annotated[int, Query(ge=0, le=2**53)] = 0,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+) -> EventList:
+    """The numbered history of a job, from the event after `after` on."""
+    found = services.store.events(job_id, after, limit + 1)
+    return EventList(data=[EventView.of(event) for event in found[:limit]], has_more=len(found) > limit)
+
+
+@router.get("/{job_id}/report", response_model=dict[str, Any])
+def report(job_id: str, services: AppServices) -> Response:
+    """Everything that was measured; a rejected job has a report too."""
+    return JSONResponse(services.store.report(job_id))
+
+
+def _json(view: BaseModel, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    return Response(view.model_dump_json(), status, headers, media_type="application/json")

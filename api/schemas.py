@@ -1,0 +1,235 @@
+"""The JSON that the API answers with. What it accepts is service/recipes.py; errors are api/errors.py."""
+
+from datetime import datetime, timedelta
+from typing import Any, Self
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from service.jobs import PHASE_SHARE, Event, Job, Phase, Status
+from service.ports import Corpus, StoredFile
+from service.recipes import CompressOptions, DriftBudget, Method, ModelReference
+from service.submission import DryRun
+
+
+class View(BaseModel):
+    """Base of every answer."""
+
+    model_config = ConfigDict(frozen=True, from_attributes=True)
+
+
+class AttemptView(View):
+    attempt: int
+    worker: str
+    started: datetime
+    finished: datetime | None
+    outcome: str = Field(description="empty while the attempt runs")
+
+
+class JobErrorView(View):
+    code: str
+    message: str
+    phase: Phase | None
+
+
+class JobLinks(View):
+    self: str
+    events: str
+    report: str
+    files: str
+
+
+class JobView(View):
+    """A job as a client sees it. A figure of the future is a guess from the phases that have ended."""
+
+    id: str
+    kind: str
+    status: Status
+    phase: Phase | None
+    progress: float
+    model: ModelReference
+    ratio: float | str
+    corpus: str
+    method: Method
+    drift: DriftBudget
+    ratios: list[float]
+    options: CompressOptions
+    labels: dict[str, str]
+    created: datetime
+    queued: datetime | None
+    started: datetime | None
+    finished: datetime | None
+    estimated_finish: datetime | None
+    phase_seconds: dict[str, float]
+    attempt: int
+    attempts: list[AttemptView]
+    error: JobErrorView | None
+    result: dict[str, Any] | None = Field(description="summary figures; the report holds the rest")
+    links: JobLinks
+
+    @classmethod
+    def of(cls, job: Job) -> Self:
+        """Depends on the job alone, not on the time of day: one version of a job has one body, hence a strong ETag."""
+        recipe, here = job.recipe, f"/v1/jobs/{job.id}"
+        assert isinstance(recipe.corpus, str), "inline text is stored as a corpus before the job is"
+        return cls(
+            **{name: getattr(job, name) for name in JOB_FIELDS},
+            **{name: getattr(recipe, name) for name in RECIPE_FIELDS},
+            corpus=recipe.corpus,
+            attempts=[AttemptView.model_validate(attempt) for attempt in job.attempts],
+            error=None if job.error is None else JobErrorView.model_validate(job.error),
+            estimated_finish=_estimated_finish(job),
+            links=JobLinks(self=here, events=f"{here}/events", report=f"{here}/report", files=f"{here}/files"),
+        )
+
+
+JOB_FIELDS = (
+    *("id", "status", "phase", "progress", "created", "queued", "started", "finished"),
+    *("phase_seconds", "attempt", "result"),
+)
+RECIPE_FIELDS = ("kind", "model", "ratio", "method", "drift", "ratios", "options", "labels")
+
+
+def _estimated_finish(job: Job) -> datetime | None:
+    """Stretches the phases that have ended to the whole; None until one has, and when the job does not run."""
+    share = sum(PHASE_SHARE[Phase(name)] for name in job.phase_seconds if name in PHASE_SHARE)
+    if job.status is not Status.RUNNING or job.started is None or share <= 0:
+        return None
+    return job.started + timedelta(seconds=sum(job.phase_seconds.values()) / share)
+
+
+class JobList(View):
+    data: list[JobView]
+    has_more: bool
+
+
+class FoundModelView(View):
+    id: str
+    revision: str | None
+    bytes: int
+    dtype: str
+
+
+class HeadView(View):
+    vocab_size: int
+    hidden_size: int
+    tied: bool
+    bytes: int
+
+
+class EstimateView(View):
+    kept_columns: int | None
+    head_bytes_after: int | None
+    seconds: float
+    memory_bytes: int
+
+
+class DryRunView(View):
+    """What a job would work on and take; null where only measuring can tell."""
+
+    valid: bool
+    model: FoundModelView
+    head: HeadView
+    estimate: EstimateView
+
+    @classmethod
+    def of(cls, dry_run: DryRun) -> Self:
+        found, head = dry_run.model, dry_run.head
+        return cls(
+            valid=True,
+            model=FoundModelView(
+                id=found.id, revision=found.revision, bytes=found.inspection.nbytes, dtype=found.inspection.dtype
+            ),
+            head=HeadView(
+                vocab_size=head.vocab_size, hidden_size=head.hidden_size, tied=head.is_tied, bytes=head.nbytes
+            ),
+            estimate=EstimateView.model_validate(dry_run.estimate),
+        )
+
+
+class EventView(View):
+    number: int
+    time: datetime
+    type: str
+    data: dict[str, Any]
+
+    @classmethod
+    def of(cls, event: Event) -> Self:
+        return cls.model_validate(event)
+
+
+class EventList(View):
+    data: list[EventView]
+    has_more: bool
+
+
+class FileView(View):
+    path: str
+    size: int
+    sha256: str
+
+    @classmethod
+    def of(cls, file: StoredFile) -> Self:
+        return cls.model_validate(file)
+
+
+class FileList(View):
+    data: list[FileView]
+
+
+class CorpusView(View):
+    id: str
+    sha256: str
+    size: int
+    format: str
+    field: str | None
+    created: datetime
+
+    @classmethod
+    def of(cls, corpus: Corpus) -> Self:
+        return cls.model_validate(corpus)
+
+
+class CorpusList(View):
+    data: list[CorpusView]
+
+
+class ModelView(View):
+    id: str
+    kind: str = Field(description="`local`, or `output` of a job")
+    job_id: str | None = None
+
+
+class ModelList(View):
+    data: list[ModelView]
+
+
+class CheckView(View):
+    ok: bool
+    detail: str
+
+
+class ReadinessView(View):
+    ready: bool
+    checks: dict[str, CheckView]
+
+
+class LivenessView(View):
+    status: str
+
+
+class FieldErrorView(View):
+    field: str
+    message: str
+
+
+class Problem(View):
+    """RFC 9457, as application/problem+json."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    instance: str
+    code: str
+    request_id: str | None
+    errors: list[FieldErrorView]

@@ -1,0 +1,49 @@
+"""ChainedModels: the first source that has a model gives it. Local models come first, then the hub, if one is set."""
+
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+from service.adapters.hub_models import HubModels
+from service.adapters.local_models import LocalModels
+from service.errors import ModelNotFound
+from service.ports import FoundModel, LocalModel, ModelSource
+from service.settings import Settings
+
+Found = TypeVar("Found")
+
+
+class ChainedModels:
+    """ports.ModelSource over others, in order. Only ModelNotFound goes on to the next; any other error is final."""
+
+    def __init__(self, sources: Sequence[ModelSource]) -> None:
+        self._sources = sources
+
+    def local_ids(self) -> list[str]:
+        return sorted({model_id for source in self._sources for model_id in source.local_ids()})
+
+    def exists(self, model_id: str, revision: str | None) -> None:
+        self._first(lambda source: source.exists(model_id, revision))
+
+    def inspect(self, model_id: str, revision: str | None) -> FoundModel:
+        return self._first(lambda source: source.inspect(model_id, revision))
+
+    def fetch(self, model_id: str, revision: str | None, progress: Callable[[float], None]) -> LocalModel:
+        return self._first(lambda source: source.fetch(model_id, revision, progress))
+
+    def _first(self, ask: Callable[[ModelSource], Found]) -> Found:
+        reasons = []
+        for source in self._sources:
+            try:
+                return ask(source)
+            except ModelNotFound as error:
+                reasons.append(error.message)
+        raise ModelNotFound("; ".join(reasons) or "no source of models is set")
+
+
+def open_models(settings: Settings) -> ChainedModels:
+    """The sources that the settings name. Connects to nothing yet."""
+    sources: list[ModelSource] = [LocalModels(settings.local_models_dir)]
+    if settings.hub_endpoint:
+        cache_dir = settings.cache_dir / "hub"
+        sources.append(HubModels(settings.hub_endpoint, settings.hub_token, cache_dir, settings.max_model_bytes))
+    return ChainedModels(sources)

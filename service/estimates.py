@@ -1,0 +1,104 @@
+"""What a job will cost and save, from the headers of a model alone. Rough on purpose; measures and loads nothing.
+
+V: rows of the head, d: its columns, k: columns kept, b: bytes of one weight, P: parameters, T: tokens read, E: tokens
+evaluated.
+
+- head_bytes_after = b (V k + V) + basis: the kept columns and the repaired bias, and what maps a hidden state to
+  them: b k d for a general basis, 8 k for a permutation. This is what the head reads for each token, tied or not;
+  a tied model's file does not shrink, since its embedding keeps the other columns.
+- seconds = (2 P T [backbone] + 4 V d T [two passes of the sweep] + 2 P E [validation] + 60 d^3 [decompositions])
+  / 3e10 + 10: one CPU core and the start of a process. A GPU takes a small part of it.
+- memory_bytes = checkpoint + 4 float32 copies of the head + 8 float64 matrices of d x d + 600 MB for the process.
+- T counts 4 bytes of text for a token, up to what the recipe asks for.
+"""
+
+import math
+from dataclasses import dataclass
+
+from service.column_counts import checked_kept_columns
+from service.errors import UnsupportedHead, UnsupportedModel
+from service.model_files import ModelInspection
+from service.recipes import CompressRecipe, Method
+from service.safetensors_header import DTYPE_BITS
+
+BYTES_PER_TOKEN = 4
+FLOPS_PER_SECOND = 3e10
+START_SECONDS = 10.0
+PROCESS_BYTES = 600_000_000
+GENERAL_BASES = frozenset({Method.PCA, Method.ACTIVATION, Method.PROBABILITY})
+CONFIG_DTYPE_BYTES = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}
+
+
+@dataclass(frozen=True)
+class HeadFacts:
+    """The output head as the files show it."""
+
+    vocab_size: int
+    hidden_size: int
+    is_tied: bool
+    weight_bytes: int  # of one weight
+
+    @property
+    def nbytes(self) -> int:
+        return self.vocab_size * self.hidden_size * self.weight_bytes
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """None where only measuring can tell, as for the ratio `auto`."""
+
+    kept_columns: int | None
+    head_bytes_after: int | None
+    seconds: float
+    memory_bytes: int
+
+
+def head_facts(model: ModelInspection) -> HeadFacts:
+    """UnsupportedModel for what is plainly no causal model; UnsupportedHead when no head can be made out."""
+    names = model.config["architectures"]
+    if model.config.get("is_encoder_decoder") is True or any(name.endswith("ForMaskedLM") for name in names):
+        raise UnsupportedModel(f"{', '.join(names)} is no causal language model; use one with a left-to-right head")
+    if model.vocab_size is None or model.hidden_size is None:
+        raise UnsupportedHead("config.json and the tensor names do not tell where the output head is")
+    if model.head:
+        weight_bytes = DTYPE_BITS[model.tensors[model.head].dtype] // 8
+    else:
+        weight_bytes = CONFIG_DTYPE_BYTES.get(model.dtype, 2)
+    return HeadFacts(model.vocab_size, model.hidden_size, model.is_tied, max(weight_bytes, 1))
+
+
+def estimate(recipe: CompressRecipe, model: ModelInspection, corpus_bytes: int) -> Estimate:
+    """RatioTooSmall if the ratio would remove nothing. See the formulas above."""
+    head = head_facts(model)
+    kept = _kept(recipe, head)
+    return Estimate(
+        kept_columns=kept,
+        head_bytes_after=None if kept is None else _head_bytes(head, kept, recipe.method),
+        seconds=round(_seconds(recipe, model, head, corpus_bytes), 1),
+        memory_bytes=model.nbytes + 16 * head.vocab_size * head.hidden_size + 64 * head.hidden_size**2 + PROCESS_BYTES,
+    )
+
+
+def _kept(recipe: CompressRecipe, head: HeadFacts) -> int | None:
+    if recipe.ratio == "auto":
+        return None
+    return checked_kept_columns(head.hidden_size, recipe.ratio, recipe.options.column_multiple)
+
+
+def _head_bytes(head: HeadFacts, kept: int, method: Method) -> int:
+    basis = head.weight_bytes * kept * head.hidden_size if method in GENERAL_BASES else 8 * kept
+    return head.weight_bytes * (head.vocab_size * kept + head.vocab_size) + basis
+
+
+def _seconds(recipe: CompressRecipe, model: ModelInspection, head: HeadFacts, corpus_bytes: int) -> float:
+    available = corpus_bytes // BYTES_PER_TOKEN
+    evaluated = min(recipe.options.evaluation_tokens, available)
+    read = min(recipe.options.calibration_tokens + recipe.options.evaluation_tokens, available)
+    parameters = sum(math.prod(entry.shape) for entry in model.tensors.values())
+    operations = (
+        2 * parameters * read
+        + 4 * head.vocab_size * head.hidden_size * read
+        + 2 * parameters * evaluated
+        + 60 * head.hidden_size**3
+    )
+    return operations / FLOPS_PER_SECOND + START_SECONDS

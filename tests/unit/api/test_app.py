@@ -1,0 +1,84 @@
+import pytest
+from fastapi.testclient import TestClient
+
+from api.app import create_app
+from api.dependencies import Services
+from api.routes import health
+from service.jobs import Status
+from tests.factories import make_job
+
+
+def test_liveness_asks_nobody(client: TestClient, services: Services) -> None:
+    services.store.away = services.queue.away = True  # type: ignore[attr-defined]
+    assert client.get("/livez").json() == {"status": "ok"}
+
+
+def test_a_service_whose_parts_all_answer_is_ready(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(health, "MIN_FREE_BYTES", 1)
+    answer = client.get("/readyz")
+    assert (answer.status_code, answer.json()["ready"]) == (200, True)
+    assert set(answer.json()["checks"]) == {"database", "broker", "disk", "workers"}
+
+
+@pytest.mark.parametrize("part", ["database", "broker", "disk", "workers"])
+def test_a_service_with_a_part_missing_is_not_ready_and_says_which(
+    client: TestClient, services: Services, monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
+    monkeypatch.setattr(health, "MIN_FREE_BYTES", 10**18 if part == "disk" else 1)
+    services.store.away = part == "database"  # type: ignore[attr-defined]
+    services.queue.away = part == "broker"  # type: ignore[attr-defined]
+    if part == "workers":
+        services.queue._workers = 0  # type: ignore[attr-defined]
+    answer = client.get("/readyz")
+    checks = answer.json()["checks"]
+    assert (answer.status_code, answer.json()["ready"]) == (503, False)
+    assert not checks[part]["ok"]
+    assert all(check["ok"] for name, check in checks.items() if name not in (part, "workers"))
+
+
+def test_models_are_those_at_hand_and_those_made(client: TestClient, services: Services) -> None:
+    job = make_job()
+    services.store.add(job)
+    services.store.claim(job.id, "w", 60)
+    services.store.finish(job.id, 1, Status.SUCCEEDED, {}, None)
+    assert client.get("/v1/models").json() == {
+        "data": [
+            {"id": "acme/tiny", "kind": "local", "job_id": None},
+            {"id": "acme/tiny", "kind": "output", "job_id": job.id},
+        ]
+    }
+
+
+def test_the_openapi_document_describes_jobs_and_problems(client: TestClient) -> None:
+    document = client.get("/openapi.json").json()
+    assert document["openapi"].startswith("3.1")
+    assert {"Problem", "CompressRecipe", "JobView"} <= set(document["components"]["schemas"])
+    assert "HTTPValidationError" not in document["components"]["schemas"]
+    submit = document["paths"]["/v1/jobs"]["post"]
+    assert set(submit["responses"]) == {"200", "202", "default"}
+    assert "application/problem+json" in submit["responses"]["default"]["content"]
+    for operations in document["paths"].values():
+        for operation in operations.values():
+            assert "422" not in operation["responses"]
+
+
+def test_every_reference_of_the_openapi_document_resolves(client: TestClient) -> None:
+    document = client.get("/openapi.json").json()
+
+    def references(value: object) -> list[str]:
+        if isinstance(value, dict):
+            own = [value["$ref"]] if isinstance(value.get("$ref"), str) else []
+            return own + [found for inner in value.values() for found in references(inner)]
+        return [found for inner in value for found in references(inner)] if isinstance(value, list) else []
+
+    for reference in references(document):
+        name = reference.removeprefix("#/components/schemas/")
+        assert name in document["components"]["schemas"], reference
+
+
+def test_the_store_is_closed_when_the_server_stops(services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
+    closed = []
+    monkeypatch.setattr(services.store, "close", lambda: closed.append(True))
+    with TestClient(create_app(services)):
+        assert not closed
+    assert closed

@@ -1,0 +1,65 @@
+from pathlib import Path
+
+import pytest
+from fastapi.testclient import TestClient
+
+from api.main import build_app, is_loopback, main
+from service.adapters.migrate import upgrade
+from service.settings import Settings
+
+
+@pytest.mark.parametrize(
+    ("host", "expected"),
+    [
+        ("127.0.0.1", True),
+        ("127.9.9.9", True),
+        ("::1", True),
+        ("localhost", True),
+        ("0.0.0.0", False),
+        ("::", False),
+        ("192.168.1.5", False),
+        ("example.org", False),
+        ("localhost.example.org", False),
+        ("", False),
+    ],
+)
+def test_only_this_machine_is_loopback(host: str, expected: bool) -> None:
+    assert is_loopback(host) is expected
+
+
+def test_the_open_server_refuses_to_listen_to_the_world(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("uvicorn.run", lambda *_, **__: pytest.fail("it listens"))
+    with pytest.raises(SystemExit, match="HEADROOM_ALLOW_OPEN"):
+        main(["--host", "0.0.0.0"])
+
+
+def test_an_operator_can_take_the_risk(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    served = []
+    monkeypatch.setattr("uvicorn.run", lambda *_, **options: served.append(options["host"]))
+    monkeypatch.setenv("HEADROOM_ALLOW_OPEN", "true")
+    monkeypatch.setenv("HEADROOM_DATA_DIR", str(tmp_path))
+    main(["--host", "0.0.0.0"])
+    assert served == ["0.0.0.0"]
+
+
+def test_a_setting_that_is_not_valid_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HEADROOM_BROKER_URL", "redis-cluster://x")
+    with pytest.raises(SystemExit, match="Redis Cluster"):
+        main([])
+
+
+def test_the_wired_application_answers_without_its_broker(tmp_path: Path) -> None:
+    settings = Settings(data_dir=tmp_path, broker_url="redis://127.0.0.1:9/0", hub_endpoint="")
+    upgrade(settings.database)
+    with TestClient(build_app(settings)) as client:
+        assert client.get("/v1/jobs").json() == {"data": [], "has_more": False}
+        ready = client.get("/readyz")
+        assert ready.status_code == 503
+        assert ready.json()["checks"]["database"]["ok"]
+        assert not ready.json()["checks"]["broker"]["ok"]
+
+
+def test_an_empty_database_is_a_503_that_says_what_to_run(tmp_path: Path) -> None:
+    settings = Settings(data_dir=tmp_path, broker_url="redis://127.0.0.1:9/0", hub_endpoint="")
+    with TestClient(build_app(settings)) as client:
+        assert "service.adapters.migrate" in client.get("/readyz").json()["checks"]["database"]["detail"]

@@ -1,0 +1,171 @@
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from service.adapters.directory_corpora import DirectoryCorpora
+from service.adapters.local_models import LocalModels
+from service.adapters.memory_queue import MemoryQueue
+from service.adapters.memory_store import MemoryJobStore
+from service.errors import (
+    CorpusEmpty,
+    CorpusInUse,
+    CorpusNotFound,
+    JobFinished,
+    JobNotFound,
+    ModelNotFound,
+    QueueUnavailable,
+    RatioTooSmall,
+    StoreUnavailable,
+    UnsafeModel,
+    UnsupportedModel,
+)
+from service.jobs import Status
+from service.ports import JobFilter
+from service.submission import Submission
+from tests.factories import make_recipe, write_model_files
+
+TEXT = {"text": "some words"}
+
+
+def now() -> datetime:
+    return datetime.now(UTC)
+
+
+@pytest.fixture
+def queue() -> MemoryQueue:
+    return MemoryQueue()
+
+
+@pytest.fixture
+def store() -> MemoryJobStore:
+    return MemoryJobStore(now)
+
+
+@pytest.fixture
+def submission(tmp_path: Path, store: MemoryJobStore, queue: MemoryQueue) -> Submission:
+    write_model_files(tmp_path / "models/acme/tiny")
+    corpora = DirectoryCorpora(tmp_path / "corpora", 10_000, now)
+    return Submission(store, queue, corpora, LocalModels(tmp_path / "models"), now)
+
+
+def jobs_of(store: MemoryJobStore) -> int:
+    return len(store.page(JobFilter(), 100, None).jobs)
+
+
+def test_an_accepted_job_is_stored_sent_and_noted_as_sent(
+    submission: Submission, store: MemoryJobStore, queue: MemoryQueue
+) -> None:
+    job = submission.accept(make_recipe(corpus=TEXT))
+    assert store.get(job.id) == job
+    assert job.status is Status.QUEUED
+    assert job.queued is not None
+    assert queue.sent == [job.id]
+    assert store.due_outbox(60, 10) == []
+
+
+def test_the_job_is_stored_before_the_broker_hears_of_it(
+    submission: Submission, store: MemoryJobStore, queue: MemoryQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(queue, "send", lambda job_id: store.get(job_id))
+    submission.accept(make_recipe(corpus=TEXT))
+
+
+def test_with_the_broker_away_the_sweeper_finds_the_job(
+    submission: Submission, store: MemoryJobStore, queue: MemoryQueue
+) -> None:
+    queue.away = True
+    job = submission.accept(make_recipe(corpus=TEXT))
+    assert store.due_outbox(60, 10) == [job.id]
+
+
+def test_a_database_that_goes_away_after_the_insert_loses_no_accepted_job(
+    submission: Submission, store: MemoryJobStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(_: str) -> None:
+        raise StoreUnavailable("gone")
+
+    monkeypatch.setattr(store, "mark_sent", away)
+    assert store.get(submission.accept(make_recipe(corpus=TEXT)).id)
+
+
+@pytest.mark.parametrize(
+    ("fields", "error"),
+    [
+        ({"model": "acme/gone", "corpus": TEXT}, ModelNotFound),
+        ({}, CorpusNotFound),
+        ({"corpus": {"text": "  \n"}}, CorpusEmpty),
+    ],
+)
+def test_what_is_refused_is_not_queued_and_not_stored(
+    submission: Submission, store: MemoryJobStore, queue: MemoryQueue, fields: dict[str, object], error: type[Exception]
+) -> None:
+    for attempt in (submission.accept, submission.try_out):
+        with pytest.raises(error):
+            attempt(make_recipe(**fields))
+    assert jobs_of(store) == 0
+    assert queue.sent == []
+    assert submission.corpora.all() == []
+
+
+def test_a_local_model_that_is_unsafe_is_refused_at_once(
+    submission: Submission, store: MemoryJobStore, tmp_path: Path
+) -> None:
+    write_model_files(tmp_path / "models/acme/evil", auto_map={"AutoModel": "x.Y"})
+    with pytest.raises(UnsafeModel):
+        submission.accept(make_recipe(model="acme/evil", corpus=TEXT))
+    assert jobs_of(store) == 0
+
+
+def test_a_dry_run_finds_what_the_engine_would(submission: Submission, tmp_path: Path) -> None:
+    with pytest.raises(RatioTooSmall, match=r"at least 0\.5"):
+        submission.try_out(make_recipe(corpus=TEXT, ratio=0.1))
+    write_model_files(tmp_path / "models/acme/bert", architectures=["BertForMaskedLM"])
+    with pytest.raises(UnsupportedModel, match="causal"):
+        submission.try_out(make_recipe(model="acme/bert", corpus=TEXT))
+
+
+def test_a_dry_run_of_auto_leaves_open_what_only_measuring_tells(submission: Submission) -> None:
+    estimate = submission.try_out(make_recipe(corpus=TEXT, ratio="auto")).estimate
+    assert (estimate.kept_columns, estimate.head_bytes_after) == (None, None)
+    assert estimate.seconds > 0
+
+
+def test_canceling_twice_is_told_apart(submission: Submission, queue: MemoryQueue) -> None:
+    job = submission.accept(make_recipe(corpus=TEXT))
+    first, second = submission.cancel(job.id), submission.cancel(job.id)
+    assert (first.was_asked_before, second.was_asked_before) == (False, True)
+    assert first.job.status is Status.CANCELED
+    assert queue.revoked == [job.id, job.id]
+
+
+def test_a_cancellation_holds_without_the_broker(
+    submission: Submission, queue: MemoryQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(_: str) -> None:
+        raise QueueUnavailable("gone")
+
+    job = submission.accept(make_recipe(corpus=TEXT))
+    monkeypatch.setattr(queue, "revoke", away)
+    assert submission.cancel(job.id).job.status is Status.CANCELED
+
+
+def test_a_job_that_ended_or_never_was_cannot_be_canceled(submission: Submission, store: MemoryJobStore) -> None:
+    job = submission.accept(make_recipe(corpus=TEXT))
+    store.claim(job.id, "w", 60)
+    store.finish(job.id, 1, Status.FAILED, None, None)
+    with pytest.raises(JobFinished):
+        submission.cancel(job.id)
+    with pytest.raises(JobNotFound):
+        submission.cancel("job_gone")
+
+
+def test_a_corpus_stays_while_a_job_needs_it(submission: Submission) -> None:
+    job = submission.accept(make_recipe(corpus=TEXT))
+    assert isinstance(job.recipe.corpus, str)
+    with pytest.raises(CorpusInUse):
+        submission.delete_corpus(job.recipe.corpus)
+    submission.cancel(job.id)
+    submission.delete_corpus(job.recipe.corpus)
+    with pytest.raises(CorpusNotFound):
+        submission.delete_corpus(job.recipe.corpus)
