@@ -29,7 +29,8 @@ from typing import Literal, get_args
 Part = Literal["train", "held-out"]
 
 HELD_OUT_PERCENT = 12
-SPLIT_SALT = "headroom-26"  # chosen, before any training, for a varied held-out part of the wanted size
+# Chosen once, before any training, so that the held-out part is varied and of the wanted size.
+SPLIT_SALT = "headroom-26"
 # Not the standard library proper: installed packages, tests, demonstrations, test data, build leftovers.
 SKIPPED_FOLDERS = frozenset(
     "__pycache__ _bundled dist-packages idle_test idlelib lib-dynload lib2to3 pydoc_data site-packages test "
@@ -110,8 +111,8 @@ def _is_storable(text: str) -> bool:
     return True
 
 
-def documents(part: Part, folder: Path | None = None) -> list[str]:
-    """One document per module of ``part``: its docstrings, joined by blank lines.
+def corpus(folder: Path | None = None) -> dict[Part, list[str]]:
+    """Both parts, one document per module: its docstrings, joined by blank lines.
 
     A docstring that several modules share is kept once, and in the train part if it occurs there at all:
     the held-out part must not repeat a sentence that a model was trained on.
@@ -127,7 +128,7 @@ def documents(part: Part, folder: Path | None = None) -> list[str]:
                 fresh.append(text)
         if fresh:
             kept[module.part].append("\n\n".join(fresh))
-    return kept[part]
+    return kept
 
 
 def _docstrings_or_nothing(module: Module) -> list[str]:
@@ -153,7 +154,8 @@ def help_topics(folder: Path | None = None) -> list[str]:
 def training_sources(folder: Path | None = None) -> list[str]:
     """The source files of the train part: comments and code, for a model that sees too few docstrings."""
     modules = stdlib_modules(folder or stdlib_folder())
-    return [module.source() for module in modules if module.part == "train"]
+    tables = "encodings."  # hundreds of generated character tables
+    return [m.source() for m in modules if m.part == "train" and not m.name.startswith(tables)]
 
 
 def write_jsonl(texts: Iterable[str], output: Path) -> None:
@@ -177,7 +179,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--output", type=Path, required=True, help="the .jsonl file to write")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    texts = documents(options.part)
+    texts = corpus()[options.part]
     write_jsonl(texts, options.output)
     logger.info("%s: %d documents, %d characters", options.output, len(texts), sum(map(len, texts)))
 

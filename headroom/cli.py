@@ -88,8 +88,10 @@ def _explain(arguments: Sequence[str], error: Exception) -> int:
             "request_id": error.request_id,
             "errors": [{"field": item.field, "message": item.message} for item in error.errors],
         }
-        message = "; ".join([error.message.rstrip("."), *(f"{item.field}: {item.message}" for item in error.errors)])
-        return _fail(arguments, error.code, f"{message}.", BAD_INPUT if error.is_bad_input else 1, fields)
+        details = [f"{item.field}: {item.message}" for item in error.errors]
+        unsaid = "; ".join(detail for detail in details if detail not in error.message)
+        message = f"{error.message} ({unsaid})" if unsaid else error.message
+        return _fail(arguments, error.code, message, BAD_INPUT if error.is_bad_input else 1, fields)
     if isinstance(error, OSError):
         where = f": {error.filename}" if error.filename else ""
         return _fail(arguments, "io_error", f"{error.strerror or error}{where}.", 1, {})

@@ -46,17 +46,32 @@ class Client:
         self.url = self._connection.url
 
     def compress(
-        self, model: str, corpus: str | Path | None = None, *, text: str | None = None, **settings: Unpack[Settings]
+        self,
+        model: str,
+        corpus: str | Path | None = None,
+        *,
+        text: str | None = None,
+        field: str = "text",
+        **settings: Unpack[Settings],
     ) -> "Job":
-        """Post a compression job. The corpus is a file (uploaded first), the id of an uploaded one, or `text`."""
-        body = compress_body(model, self._corpus(corpus, text), settings)
+        """Post a compression job.
+
+        The corpus is a file (uploaded first; `field` as in upload_corpus), the id of an uploaded one, or `text`.
+        """
+        body = compress_body(model, self._corpus(corpus, text, field), settings)
         return Job(self._connection, JobRecord.from_json(self._post_job(body, {})))
 
     def validate(
-        self, model: str, corpus: str | Path | None = None, *, text: str | None = None, **settings: Unpack[Settings]
+        self,
+        model: str,
+        corpus: str | Path | None = None,
+        *,
+        text: str | None = None,
+        field: str = "text",
+        **settings: Unpack[Settings],
     ) -> DryRun:
         """What `compress` would do; raises what it would raise. A corpus file is uploaded, but no job is made."""
-        body = compress_body(model, self._corpus(corpus, text), settings)
+        body = compress_body(model, self._corpus(corpus, text, field), settings)
         answer = self._post_job(body, {"validate_only": "true"})
         return DryRun(answer.get("model") or {}, answer.get("head") or {}, answer.get("estimate") or {})
 
@@ -131,14 +146,14 @@ class Client:
         )
         return answer
 
-    def _corpus(self, corpus: str | Path | None, text: str | None) -> str | dict[str, str]:
+    def _corpus(self, corpus: str | Path | None, text: str | None, field: str) -> str | dict[str, str]:
         if (corpus is None) == (text is None):
             raise InvalidArgument("Name one corpus: a file, the id of an uploaded one, or text=...")
         if text is not None:
             return {"text": text}
         if isinstance(corpus, str) and CORPUS_ID.fullmatch(corpus):
             return corpus
-        return self.upload_corpus(corpus or "").id
+        return self.upload_corpus(corpus or "", field=field).id
 
 
 class Job:

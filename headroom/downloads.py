@@ -157,7 +157,7 @@ class _Fetch:
                     return self._refused(response)
                 if not self._continues(response):
                     self._restart(stream)
-                for chunk in response.iter_raw(CHUNK_BYTES):
+                for chunk in response.iter_raw():  # as it comes: gathering larger chunks would lose one at a cut
                     self._append(stream, chunk)
         except httpx.TransportError as error:
             return self._connection.unreachable(error)

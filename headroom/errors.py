@@ -24,6 +24,7 @@ BAD_INPUT_CODES = frozenset(
         "invalid_model_id",
         "invalid_selection",
         "model_not_found",
+        "model_too_large",
         "ratio_too_small",
         "unsafe_model",
         "unsupported_head",

@@ -9,8 +9,8 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
+from headroom.figures import duration
 from headroom.records import JobRecord
-from headroom.rendering import duration
 
 PLAIN_SECONDS = 10.0  # between two progress lines of one phase
 
@@ -62,7 +62,7 @@ class BarDisplay:
         for phase, seconds in job.phase_seconds.items():
             if phase not in self._ticked:
                 self._ticked.add(phase)
-                self._console.print(Text.assemble(("  ok ", "green"), f"{phase:<12}", (duration(seconds), "dim")))
+                self._console.print(Text.assemble(("  ✓ ", "green"), f"{phase:<12}", (duration(seconds), "dim")))
         label = job.phase if job.status == "running" and job.phase else job.status
         self._progress.update(
             self._task,
@@ -73,7 +73,7 @@ class BarDisplay:
         )
 
     def note(self, text: str) -> None:
-        self._console.print(Text(f"  {text}"))
+        self._console.print(Text(text))
 
     def __enter__(self) -> Self:
         self._progress.start()
@@ -141,6 +141,8 @@ class DownloadBar:
 
 
 def _left(job: JobRecord) -> str:
+    """The server's guess, until its moment has come."""
     if job.estimated_finish is None or job.is_final:
         return ""
-    return f"about {duration(max(0.0, (job.estimated_finish - datetime.now(UTC)).total_seconds()))} left"
+    seconds = (job.estimated_finish - datetime.now(UTC)).total_seconds()
+    return f"about {duration(seconds)} left" if seconds > 1 else ""

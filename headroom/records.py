@@ -51,19 +51,22 @@ class Attempt:
 
 @dataclass(frozen=True)
 class Result:
-    """The figures of the chosen size. Fractions as fractions, bytes as integers. The report holds the rest."""
+    """The figures of the chosen size: fractions as fractions, bytes as integers. The report holds the rest.
 
+    None: not measured, as the bytes of a rejected job, or no finite number.
+    """
+
+    passes: bool
     ratio: float
     kept_columns: int
     hidden_size: int
-    perplexity_before: float
-    perplexity_after: float
-    perplexity_drift: float
-    perplexity_drift_low: float
-    perplexity_drift_high: float
-    kl_mean: float
-    top1_agreement: float
-    passes: bool
+    perplexity_before: float | None = None
+    perplexity_after: float | None = None
+    perplexity_drift: float | None = None
+    perplexity_drift_low: float | None = None
+    perplexity_drift_high: float | None = None
+    kl_mean: float | None = None
+    top1_agreement: float | None = None
     largest_passing_ratio: float | None = None
     checkpoint_bytes_before: int | None = None
     checkpoint_bytes_after: int | None = None

@@ -4,7 +4,6 @@ The tables are the same on a terminal, in a pipe and in a file; colour comes and
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,8 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from headroom.records import DryRun, JobRecord
+from headroom.figures import age, duration, hundredfold, number, percent, printable, size
+from headroom.records import DryRun, JobRecord, Result
 
 STATUS_STYLES = {
     "succeeded": "green",
@@ -24,46 +24,34 @@ STATUS_STYLES = {
     "canceling": "dim",
     "queued": "blue",
 }
-PIPE_WIDTH = 120  # of a console that is no terminal
+WIDE = 96
+PIPE_WIDTH = 1000  # of a console that is no terminal: nothing is wrapped there
 
 
 def console_for(stream: Any) -> Console:
-    """A console that neither guesses at highlights nor wraps what a script may read."""
+    """A console that does not guess at highlights."""
     console = Console(file=stream, highlight=False, emoji=False)
     if not console.is_terminal:
         console.width = PIPE_WIDTH
     return console
 
 
-def printable(text: str) -> str:
-    """Text of others without what steers a terminal."""
-    return "".join(letter if letter.isprintable() else "\ufffd" for letter in text)
+def show(console: Console, *views: RenderableType) -> None:
+    """Print; in a pipe or file without the spaces that fill up a line."""
+    if console.is_terminal:
+        console.print(*views, sep="\n")
+        return
+    with console.capture() as captured:
+        console.print(*views, sep="\n")
+    console.file.write("".join(f"{line.rstrip()}\n" for line in captured.get().splitlines()))
 
 
-def percent(fraction: float, sign: bool = True) -> str:
-    """Small values keep a digit that says something: +0.006 %, +1.15 %, +11.7 %, +358 %."""
-    value = 100 * fraction
-    decimals = 3 if abs(value) < 0.9995 else 2 if abs(value) < 9.995 else 1 if abs(value) < 99.95 else 0
-    return f"{value:{'+' if sign else ''}.{decimals}f} %"
+def _table() -> Table:
+    return Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
 
 
-def size(count: float) -> str:
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if abs(count) < 1000:
-            return f"{count:.0f} {unit}" if unit == "bytes" else f"{count:.3g} {unit}"
-        count /= 1000
-    return f"{count:.3g} TB"
-
-
-def duration(seconds: float) -> str:
-    if seconds < 59.95:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
-
-
-def age(moment: datetime | None) -> str:
-    return f"{duration((datetime.now(UTC) - moment).total_seconds())} ago" if moment else ""
+def _pairs() -> Table:
+    return Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
 
 
 def drift_view(job: JobRecord, report: Mapping[str, Any]) -> RenderableType:
@@ -73,7 +61,7 @@ def drift_view(job: JobRecord, report: Mapping[str, Any]) -> RenderableType:
     caption = Text.assemble(
         ("Drift", "bold"),
         f" on {tokens:,} evaluation tokens, method {report['method']}, "
-        f"perplexity {report['baseline']['perplexity']:,.2f} before; allowed {_allowed(budget)}",
+        f"perplexity {number(report['baseline']['perplexity'], ',.2f')} before; allowed {_allowed(budget)}",
     )
     return Group(caption, _curve_table(job, report["curve"], report["selected"], budget))
 
@@ -90,56 +78,60 @@ def _allowed(budget: Mapping[str, Any]) -> str:
 def _curve_table(
     job: JobRecord, curve: Sequence[Mapping[str, Any]], selected: Mapping[str, Any], budget: Mapping[str, Any]
 ) -> Table:
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, header_style="bold")
+    table = _table()
     table.add_column("")
-    for name in ("ratio", "kept", "perplexity", "drift", "95 % interval", "KL, nats", "top-1 same"):
+    for name in ("ratio", "kept", "perplexity", "drift, %", "95 % interval", "KL, nats", "top-1, %"):
         table.add_column(name, justify="right", no_wrap=True)
     fallback = job.result.largest_passing_ratio if job.result and not job.result.passes else None
-    for point in sorted(curve, key=lambda point: point["ratio"]):
+    points = sorted(curve, key=lambda point: float(point["ratio"]))
+    low_width = max((len(_drift(point["perplexity_drift_low"])) for point in points), default=0)
+    high_width = max((len(_drift(point["perplexity_drift_high"])) for point in points), default=0)
+    for point in points:
         chosen = point["kept_columns"] == selected["kept_columns"]
-        mark, style = _mark(chosen, _fits(point, budget), point["ratio"] == fallback)
+        fits = bool(selected.get("passes")) if chosen else _fits(point, budget)
+        mark, style = _mark(chosen, fits, point["ratio"] == fallback)
+        low, high = _drift(point["perplexity_drift_low"]), _drift(point["perplexity_drift_high"])
         table.add_row(
             mark,
             f"{point['ratio']:.2f}",
             f"{point['kept_columns']:,}",
-            f"{point['perplexity']:,.2f}",
-            percent(point["perplexity_drift"]),
-            f"{percent(point['perplexity_drift_low'])} .. {percent(point['perplexity_drift_high'])}",
-            f"{point['kl_mean']:.5f}",
-            percent(point["top1_agreement"], sign=False),
+            number(point["perplexity"], ",.2f"),
+            _drift(point["perplexity_drift"]),
+            f"{low:>{low_width}} … {high:>{high_width}}",
+            number(point["kl_mean"], ".5f"),
+            number(hundredfold(point["top1_agreement"]), ".2f"),
             style=style,
         )
     return table
 
 
+def _drift(fraction: float | None) -> str:
+    """Per cent with as many decimals in every row, so that a column can be read at a glance."""
+    return number(hundredfold(fraction), "+,.3f")
+
+
 def _fits(point: Mapping[str, Any], budget: Mapping[str, Any]) -> bool:
     """The gate's rule, for colours only: the upper end of the interval is inside."""
-    perplexity, kl = budget.get("perplexity"), budget.get("kl")
-    return (perplexity is None or point["perplexity_drift_high"] <= perplexity) and (
-        kl is None or point["kl_mean"] <= kl
-    )
+    measured = ((point["perplexity_drift_high"], budget.get("perplexity")), (point["kl_mean"], budget.get("kl")))
+    return all(limit is None or (value is not None and value <= limit) for value, limit in measured)
 
 
 def _mark(chosen: bool, fits: bool, is_fallback: bool) -> tuple[str, str]:
     if chosen:
-        return ("->", "bold green") if fits else ("x", "bold red")
+        return ("▶", "bold green") if fits else ("✗", "bold red")
     if is_fallback:
-        return "ok", "green"
+        return "✓", "green"
     return ("", "") if fits else ("", "dim")
 
 
-def bytes_view(job: JobRecord) -> RenderableType:
-    """Bytes of the head and of the checkpoint, before and after."""
-    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
-    result = job.result
-    if result is None:
-        return table
-    for name, before, after in (
-        ("Head", result.head_bytes_before, result.head_bytes_after),
-        ("Checkpoint", result.checkpoint_bytes_before, result.checkpoint_bytes_after),
-    ):
+def bytes_view(report: Mapping[str, Any]) -> RenderableType:
+    """Bytes before and after, as far as the report knows them: a rejected job has no checkpoint."""
+    table = _pairs()
+    sizes = report.get("bytes") or {}
+    for name, key in (("Head", "head"), ("Read per token", "decode_read"), ("Checkpoint", "checkpoint")):
+        before, after = sizes.get(f"{key}_before"), sizes.get(f"{key}_after")
         if before and after is not None:
-            table.add_row(Text(name, "bold"), f"{size(before)} -> {size(after)}", percent(after / before - 1))
+            table.add_row(Text(name, "bold"), f"{size(before)} → {size(after)}", percent(after / before - 1))
     return table
 
 
@@ -158,39 +150,54 @@ def verdict(job: JobRecord) -> Text:
         hint = f"the largest ratio that passes is {largest:g}" if largest else "no measured ratio passes"
         return Text.assemble(
             ("Rejected: ", "bold yellow"),
-            f"at ratio {result.ratio:g} the drift may reach {percent(result.perplexity_drift_high)}, "
-            f"over the budget; {hint}. Nothing was written.",
+            f"at ratio {result.ratio:g} {_excess(result, job.json.get('drift') or {})}; {hint}. Nothing was written.",
         )
     return Text.assemble((f"{job.status.capitalize()}", f"bold {STATUS_STYLES.get(job.status, '')}"), ".")
 
 
+def _excess(result: Result, budget: Mapping[str, Any]) -> str:
+    """What is over the budget, in words."""
+    limit, high = budget.get("perplexity"), result.perplexity_drift_high
+    reasons = []
+    if limit is not None and (high is None or high > limit):
+        reasons.append(f"perplexity may grow by {percent(high, sign=False)}, allowed are {percent(limit, sign=False)}")
+    limit = budget.get("kl")
+    if limit is not None and (result.kl_mean is None or result.kl_mean > limit):
+        reasons.append(f"the KL divergence is {number(result.kl_mean, '.3g')} nats, allowed are {limit:g}")
+    return " and ".join(reasons) or "the drift is over the budget"
+
+
 def places_view(folder: Path) -> RenderableType:
     """Where the results are, and how to use them."""
-    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
+    table = _pairs()
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
-    table.add_row(Text("Checkpoint", "bold"), Text(str(folder)))
-    table.add_row(Text("Report", "bold"), Text(str(folder / "report.json")))
+    table.add_row(Text("Checkpoint in", "bold"), Text(str(folder)))
+    table.add_row(Text("Report in", "bold"), Text(str(folder / "report.json")))
     load = f'import headroom; AutoModelForCausalLM.from_pretrained("{folder}")'
-    table.add_row(Text("Load it", "bold"), Text(load))
+    table.add_row(Text("Load with", "bold"), Text(load))
     return table
 
 
-def jobs_table(jobs: Iterable[JobRecord]) -> Table:
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, header_style="bold")
-    for name in ("id", "status", "model", "ratio", "drift", "created"):
-        table.add_column(name, justify="right" if name in ("ratio", "drift") else "left", no_wrap=True)
+def jobs_table(jobs: Iterable[JobRecord], width: int) -> Table:
+    """An id is there to be copied, so it is never shortened; a narrow terminal gets fewer columns."""
+    table = _table()
+    table.add_column("id", no_wrap=True)
+    table.add_column("status", no_wrap=True)
+    table.add_column("model", overflow="ellipsis")
+    names = ("ratio",) if width < WIDE else ("ratio", "drift", "age")
+    for name in names:
+        table.add_column(name, no_wrap=True, justify="right")
     for job in jobs:
         ratio = job.result.ratio if job.result else job.ratio
         progress = f" {job.progress:.0%}" if job.status == "running" else ""
-        table.add_row(
-            job.id,
-            Text(job.status + progress, STATUS_STYLES.get(job.status, "")),
-            Text(printable(job.model.id)),
+        right = (
             f"{ratio:.2f}" if isinstance(ratio, float) else str(ratio),
             percent(job.result.perplexity_drift) if job.result else "",
             age(job.created),
         )
+        status = Text(job.status + progress, STATUS_STYLES.get(job.status, ""))
+        table.add_row(job.id, status, Text(printable(job.model.id)), *right[: len(names)])
     return table
 
 
@@ -202,7 +209,7 @@ def job_view(job: JobRecord) -> RenderableType:
         ("Model", job.model.id + (f" @ {job.model.revision}" if job.model.revision else "")),
         ("Corpus", job.corpus),
         ("Asked for", f"ratio {job.ratio}, method {job.method}, allowed {_allowed(job.json.get('drift') or {})}"),
-        ("Created", f"{job.created:%Y-%m-%d %H:%M:%S} UTC, {age(job.created)}" if job.created else ""),
+        ("Created", f"{job.created:%Y-%m-%d %H:%M:%S} UTC, {age(job.created)} ago" if job.created else ""),
         ("Phases", ", ".join(f"{phase} {duration(seconds)}" for phase, seconds in job.phase_seconds.items())),
         ("Labels", ", ".join(f"{key}={value}" for key, value in job.labels.items())),
     ]
@@ -212,7 +219,7 @@ def job_view(job: JobRecord) -> RenderableType:
         rows.append(("Attempts", ", ".join(f"{one.attempt}: {one.outcome or 'running'}" for one in job.attempts)))
     if job.error:
         rows.append(("Error", Text(f"[{job.error.code}] {printable(job.error.message)}", "red")))
-    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
+    table = _pairs()
     table.add_column(no_wrap=True, style="bold")
     table.add_column(overflow="fold")
     for name, value in rows:
@@ -223,7 +230,7 @@ def job_view(job: JobRecord) -> RenderableType:
 
 def records_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
     """A plain list of short fields."""
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, header_style="bold")
+    table = _table()
     for name in columns:
         table.add_column(name, overflow="fold")
     for row in rows:
@@ -234,7 +241,7 @@ def records_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Tabl
 def dry_run_view(dry_run: DryRun) -> RenderableType:
     """What a job would find and cost."""
     model, head, estimate = dry_run.model, dry_run.head, dry_run.estimate
-    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
+    table = _pairs()
     table.add_column(no_wrap=True, style="bold")
     if model.get("id"):
         known = [size(model["bytes"])] if model.get("bytes") else []

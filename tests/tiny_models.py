@@ -18,9 +18,7 @@ def make_tokenizer(positions: int = 64) -> PreTrainedTokenizerFast:
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, bos_token=END, eos_token=END, model_max_length=positions
-    )
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=END, eos_token=END, model_max_length=positions)
 
 
 def make_model(family: str = "gpt2", *, tied: bool = True, hidden_size: int = 32, seed: int = 0, **config: Any) -> Any:

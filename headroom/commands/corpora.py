@@ -8,7 +8,8 @@ import click
 from headroom.client import Client
 from headroom.commands.options import json_option, server_option
 from headroom.commands.output import print_json
-from headroom.rendering import console_for, records_table, size
+from headroom.figures import size
+from headroom.rendering import console_for, records_table, show
 
 
 @click.command("corpora")
@@ -22,7 +23,7 @@ def command(server: str, as_json: bool) -> int:
         print_json({"data": [asdict(corpus) for corpus in corpora]})
     elif corpora:
         rows = [(corpus.id, corpus.format, size(corpus.size), corpus.created or "") for corpus in corpora]
-        console_for(sys.stdout).print(records_table(("id", "format", "size", "created"), rows))
+        show(console_for(sys.stdout), records_table(("id", "format", "size", "created"), rows))
     else:
         click.echo("No corpora.")
     return 0

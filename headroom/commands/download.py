@@ -9,14 +9,12 @@ from headroom.client import Client, Job
 from headroom.commands.options import json_option, server_option
 from headroom.commands.output import print_json
 from headroom.progress import DownloadBar
-from headroom.rendering import console_for, places_view
+from headroom.rendering import console_for, places_view, show
 
 
 @click.command("download")
 @click.argument("job_id", metavar="ID")
-@click.option(
-    "--output", type=click.Path(file_okay=False, path_type=Path), required=True, metavar="DIR", help="Where to."
-)
+@click.option("--output", type=click.Path(path_type=Path), required=True, metavar="DIR", help="Where to.")
 @server_option
 @json_option
 def command(job_id: str, output: Path, server: str, as_json: bool) -> int:
@@ -27,7 +25,7 @@ def command(job_id: str, output: Path, server: str, as_json: bool) -> int:
     if as_json:
         print_json({"id": job.id, "output": str(output), "files": [str(path) for path in paths]})
     else:
-        console_for(sys.stdout).print(places_view(output))
+        show(console_for(sys.stdout), places_view(output))
     return 0
 
 

@@ -1,16 +1,10 @@
 """One compression from the post to the files: progress on stderr, results on stdout, the outcome as an exit code."""
 
 import json
-import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any
-
-from rich.text import Text
 
 from headroom.client import Client, Job
 from headroom.commands.download import fetch
@@ -18,7 +12,7 @@ from headroom.commands.output import print_error, print_json
 from headroom.errors import BAD_INPUT_CODES, HeadroomError
 from headroom.progress import display_for
 from headroom.recipe import Settings
-from headroom.rendering import bytes_view, console_for, drift_view, places_view, verdict
+from headroom.rendering import bytes_view, console_for, drift_view, places_view, show, verdict
 
 FAILED, BAD_INPUT, REJECTED, INTERRUPTED = 1, 2, 3, 130
 CANCEL_SECONDS = 20.0  # the service promises ten
@@ -30,28 +24,27 @@ class Run:
 
     model: str
     corpus: str
+    field: str
     settings: Settings
     folder: Path
     as_json: bool
 
 
 def follow(client: Client, run: Run) -> int:
-    """Post, follow, fetch, print. Ctrl-C, TERM and HUP cancel the job."""
-    console = console_for(sys.stderr)
-    with signals_as_interrupts():
-        with display_for(console) as display:
-            display.note(f"Compressing {run.model}, ratio {run.settings.get('ratio')}, on {client.url}")
-            job = client.compress(run.model, run.corpus, **run.settings)
-            try:
-                job.wait(on_update=lambda job: display.update(job.record))
-            except KeyboardInterrupt:
-                display.note(f"canceling {job.id}")
-                return _cancel(job, run.as_json)
-        report = job.report() if job.result else None
-        if job.status == "succeeded":
-            earlier = _listed_files(run.folder)
-            paths = fetch(job, run.folder)
-            _remove_leftovers(run.folder, earlier, paths)
+    """Post, follow, fetch, print. An interrupt while the job runs cancels it."""
+    with display_for(console_for(sys.stderr)) as display:
+        display.note(f"Compressing {run.model}, ratio {run.settings.get('ratio')}, on {client.url}")
+        job = client.compress(run.model, run.corpus, field=run.field, **run.settings)
+        try:
+            job.wait(on_update=lambda job: display.update(job.record))
+        except KeyboardInterrupt:
+            display.note(f"canceling {job.id}")
+            return _cancel(job, run.as_json)
+    report = job.report() if job.result else None
+    if job.status == "succeeded":
+        earlier = listed_files(run.folder)
+        paths = fetch(job, run.folder)
+        remove_leftovers(run.folder, earlier, paths)
     _print_outcome(job, report, run)
     return _exit_code(job)
 
@@ -75,13 +68,8 @@ def _print_outcome(job: Job, report: dict[str, Any] | None, run: Run) -> None:
         files = [file.path for file in job.files()] if done else []
         print_json(job.record.json | {"report": report, "output": output, "files": files})
     elif report is not None:
-        console = console_for(sys.stdout)
-        console.print(drift_view(job.record, report))
-        if done:
-            console.print(bytes_view(job.record))
-            console.print(places_view(run.folder))
-            console.print(Text())
-        console.print(verdict(job.record), soft_wrap=True)
+        written = [bytes_view(report), "", places_view(run.folder), ""] if done else []
+        show(console_for(sys.stdout), drift_view(job.record, report), *written, verdict(job.record))
     if job.error:
         print_error(job.error.code, job.error.message)
     elif job.status == "canceled":
@@ -96,7 +84,7 @@ def _exit_code(job: Job) -> int:
     return BAD_INPUT if job.error and job.error.code in BAD_INPUT_CODES else FAILED
 
 
-def _listed_files(folder: Path) -> list[str]:
+def listed_files(folder: Path) -> list[str]:
     """The files of an earlier output in the same folder, by its own list."""
     try:
         listed = json.loads((folder / "headroom.json").read_bytes())["files"]
@@ -105,25 +93,10 @@ def _listed_files(folder: Path) -> list[str]:
     return [name for name in listed if isinstance(name, str)]
 
 
-def _remove_leftovers(folder: Path, earlier: list[str], paths: list[Path]) -> None:
+def remove_leftovers(folder: Path, earlier: list[str], paths: list[Path]) -> None:
     """Shards of an earlier output that the new one does not have: loaders must not find a mixture."""
     kept = {path.resolve() for path in paths}
     for name in earlier:
         path = (folder / name).resolve()
         if path not in kept and path.is_relative_to(folder.resolve()):
             path.unlink(missing_ok=True)
-
-
-@contextmanager
-def signals_as_interrupts() -> Iterator[None]:
-    """TERM and HUP leave like Ctrl-C does, so that the job is canceled and the embedded service stopped."""
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    earlier = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
-    try:
-        yield
-    finally:
-        for number, handler in earlier.items():
-            signal.signal(number, handler)

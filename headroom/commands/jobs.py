@@ -7,7 +7,7 @@ import click
 from headroom.client import Client
 from headroom.commands.options import json_option, server_option
 from headroom.commands.output import print_json
-from headroom.rendering import console_for, jobs_table
+from headroom.rendering import console_for, jobs_table, show
 
 STATUSES = ("queued", "running", "canceling", "succeeded", "failed", "canceled", "rejected")
 
@@ -25,7 +25,8 @@ def command(status: str | None, model: str | None, limit: int, server: str, as_j
     if as_json:
         print_json({"data": [job.json for job in jobs]})
     elif jobs:
-        console_for(sys.stdout).print(jobs_table(jobs))
+        console = console_for(sys.stdout)
+        show(console, jobs_table(jobs, console.width))
     else:
         click.echo("No jobs.")
     return 0

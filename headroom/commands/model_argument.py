@@ -42,7 +42,7 @@ def choose_model(argument: str, models_dir: Path | None, remote: bool) -> ModelC
     choice = _from_folder(folder)
     if models_dir is not None and models_dir.resolve() != choice.models_dir:
         raise InvalidArgument(
-            f"'{argument}' is not of the form {models_dir}/<ns>/<name>; leave --models-dir out, or move the model there."
+            f"'{argument}' is not of the form {models_dir}/<ns>/<name>; leave --models-dir out, or move it there."
         )
     return choice
 

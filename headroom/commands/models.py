@@ -8,7 +8,7 @@ import click
 from headroom.client import Client
 from headroom.commands.options import json_option, server_option
 from headroom.commands.output import print_json
-from headroom.rendering import console_for, records_table
+from headroom.rendering import console_for, records_table, show
 
 
 @click.command("models")
@@ -22,7 +22,7 @@ def command(server: str, as_json: bool) -> int:
         print_json({"data": [asdict(model) for model in models]})
     elif models:
         rows = [(model.id, model.kind, model.job_id or "") for model in models]
-        console_for(sys.stdout).print(records_table(("id", "kind", "job"), rows))
+        show(console_for(sys.stdout), records_table(("id", "kind", "job"), rows))
     else:
         click.echo("No models on the server; ids of hub models are fetched when a job names them.")
     return 0

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from headroom.rendering import printable
+from headroom.figures import printable
 
 
 def print_json(value: Any) -> None:

@@ -1,13 +1,15 @@
 """`headroom serve`."""
 
-import signal
-import threading
+import time
 from pathlib import Path
 
 import click
 
 from headroom.commands.options import data_dir_option, json_option, models_dir_option
 from headroom.commands.output import print_json
+from headroom.commands.signals import signals_as_interrupts
+
+CHECK_SECONDS = 1.0
 
 
 @click.command("serve")
@@ -30,13 +32,15 @@ def command(host: str, port: int, data_dir: str, models_dir: str | None, as_json
     """
     from headroom.embedded import EmbeddedServer
 
-    stopped = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda *_: stopped.set())
-    with EmbeddedServer(Path(data_dir), Path(models_dir) if models_dir else None, host, port) as server:
+    models = Path(models_dir) if models_dir else None
+    with signals_as_interrupts(), EmbeddedServer(Path(data_dir), models, host, port) as server:
         if as_json:
             print_json({"url": server.url, "data_dir": data_dir, "models_dir": models_dir})
         else:
             click.echo(f"Headroom is ready at {server.url} (data in {data_dir}; Ctrl-C stops it)")
-        stopped.wait()
-    return 0
+        try:
+            while True:
+                server.check()
+                time.sleep(CHECK_SECONDS)
+        except KeyboardInterrupt:
+            return 0

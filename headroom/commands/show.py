@@ -7,7 +7,7 @@ import click
 from headroom.client import Client
 from headroom.commands.options import json_option, server_option
 from headroom.commands.output import print_json
-from headroom.rendering import bytes_view, console_for, drift_view, job_view, verdict
+from headroom.rendering import bytes_view, console_for, drift_view, job_view, show, verdict
 
 
 @click.command("show")
@@ -22,11 +22,8 @@ def command(job_id: str, server: str, as_json: bool) -> int:
     if as_json:
         print_json(job.record.json | {"report": report})
         return 0
-    console = console_for(sys.stdout)
-    console.print(job_view(job.record))
+    views = [job_view(job.record)]
     if report:
-        console.print()
-        console.print(drift_view(job.record, report))
-        console.print(bytes_view(job.record))
-        console.print(verdict(job.record), soft_wrap=True)
+        views += ["", drift_view(job.record, report), verdict(job.record), bytes_view(report)]
+    show(console_for(sys.stdout), *views)
     return 0

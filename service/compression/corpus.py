@@ -43,7 +43,7 @@ class Windows:
 def read_documents(path: Path, format: str, field: str | None) -> Iterator[str]:
     """Texts of a corpus file: one for plain text, one a line for JSON lines. CorpusNotText with the line at fault."""
     try:
-        with path.open(encoding="utf-8", newline="") as file:
+        with path.open(encoding="utf-8", newline="\n") as file:
             if format != "jsonl":
                 yield file.read()
                 return

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from service.compression.sweep import Sweep
-from service.errors import RatioTooSmall
 from service.recipes import DriftBudget
 
 RESAMPLES = 2000
@@ -39,24 +38,6 @@ class DriftPoint:
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
-
-
-def kept_columns(hidden_size: int, ratio: float, multiple: int) -> int:
-    """k = hidden - floor(hidden * ratio), rounded UP to a multiple, so that the ratio is never exceeded."""
-    removed = math.floor(round(hidden_size * ratio, 6))  # plain int() makes 0.29 of 100 columns 28
-    kept = max(hidden_size - removed, 1)
-    return min(hidden_size, math.ceil(kept / multiple) * multiple)
-
-
-def checked_kept_columns(hidden_size: int, ratio: float, multiple: int) -> int:
-    """As `kept_columns`; RatioTooSmall when rounding leaves nothing to remove."""
-    kept = kept_columns(hidden_size, ratio, multiple)
-    if kept == hidden_size:
-        raise RatioTooSmall(
-            f"a ratio of {ratio} removes none of {hidden_size} columns when {multiple} of them go at a time: "
-            f"ask for at least {multiple / hidden_size:.4f}, or set options.column_multiple lower"
-        )
-    return kept
 
 
 def drift_curve(swept: Sweep, ratio_of: dict[int, float], seed: int) -> list[DriftPoint]:

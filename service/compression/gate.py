@@ -6,13 +6,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from service.column_counts import checked_kept_columns, kept_columns
 from service.compression.drift import (
     DriftPoint,
     baseline_perplexity,
     bootstrap_interval,
-    checked_kept_columns,
     drift_curve,
-    kept_columns,
     largest_passing,
 )
 from service.compression.hidden_cache import HiddenStates

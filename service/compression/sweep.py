@@ -11,6 +11,7 @@ Memory: the head in float32, a few tiles, and (positions x sizes) float32 for th
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -140,7 +141,7 @@ class _Running:
 
 
 def _segments(sizes: list[int]) -> list[slice]:
-    return [slice(start, stop) for start, stop in zip([0, *sizes[:-1]], sizes, strict=True)]
+    return [slice(start, stop) for start, stop in pairwise([0, *sizes])]
 
 
 def _walk(hidden: Tensor, head: SweepHead, sizes: list[int], tiles: Tiles) -> _Block:

@@ -16,7 +16,9 @@ OPTIONS = {"window": 32, "calibration_tokens": 2048, "evaluation_tokens": 2048}
 def make_task(tmp_path: Path) -> Callable[..., CompressionTask]:
     """A task on a tiny checkpoint. `model` fields go to make_tiny_checkpoint, the others to the recipe."""
 
-    def make(model: dict[str, Any] | None = None, options: dict[str, Any] | None = None, **recipe: Any) -> CompressionTask:
+    def make(
+        model: dict[str, Any] | None = None, options: dict[str, Any] | None = None, **recipe: Any
+    ) -> CompressionTask:
         source = tmp_path / "model"
         if not source.exists():
             make_tiny_checkpoint(source, **(model or {}))

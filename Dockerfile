@@ -1,0 +1,52 @@
+# Two images from one file. Both run as a user without rights and keep everything in /data.
+#
+#   docker build --target api    --tag headroom-api .       API, sweeper and migration; holds no torch
+#   docker build --target worker --tag headroom-worker .    runs jobs, with torch and transformers
+#
+# The worker gets the build of torch that PyPI has for the platform: on Linux the one for CUDA, which runs on a CPU too.
+# For a much smaller image that uses the CPU only, name the index that has the other one:
+#
+#   docker build --target worker --build-arg TORCH_INDEX=https://download.pytorch.org/whl/cpu --tag headroom-worker .
+
+ARG PYTHON_IMAGE=python:3.11-slim-bookworm
+
+FROM ${PYTHON_IMAGE} AS build
+RUN python -m venv /opt/headroom
+ENV PATH=/opt/headroom/bin:$PATH PIP_DISABLE_PIP_VERSION_CHECK=1
+WORKDIR /source
+COPY constraints.txt ./
+
+FROM build AS build-api
+COPY . .
+RUN --mount=type=cache,target=/root/.cache/pip \
+    pip install --constraint constraints.txt '.[api,postgres]'
+
+FROM build AS build-worker
+ARG TORCH_INDEX=""
+# A layer of its own, so that a change of our code does not fetch torch again.
+RUN --mount=type=cache,target=/root/.cache/pip \
+    pip install --constraint constraints.txt ${TORCH_INDEX:+--extra-index-url ${TORCH_INDEX}} torch==2.13.0
+COPY . .
+RUN --mount=type=cache,target=/root/.cache/pip \
+    pip install --constraint constraints.txt '.[worker,postgres]'
+
+FROM ${PYTHON_IMAGE} AS runtime
+# A fresh named volume takes over the owner of /data.
+RUN groupadd --gid 10001 headroom \
+    && useradd --uid 10001 --gid headroom --create-home headroom \
+    && install --directory --owner headroom --group headroom /data
+# PYTHONSAFEPATH: the current folder may hold packages with names like ours.
+ENV PATH=/opt/headroom/bin:$PATH PYTHONSAFEPATH=1 PYTHONUNBUFFERED=1 HEADROOM_DATA_DIR=/data
+USER headroom
+WORKDIR /home/headroom
+VOLUME /data
+
+FROM runtime AS api
+COPY --from=build-api /opt/headroom /opt/headroom
+EXPOSE 8000
+# It refuses this address unless HEADROOM_ALLOW_OPEN=true: it asks for no key, so publish the port to loopback only.
+CMD ["python", "-m", "api.main", "--host", "0.0.0.0"]
+
+FROM runtime AS worker
+COPY --from=build-worker /opt/headroom /opt/headroom
+CMD ["python", "-m", "workers.main"]

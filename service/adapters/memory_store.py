@@ -1,0 +1,183 @@
+"""MemoryJobStore: the job store for tests and examples. Thread-safe; nothing outlives the process."""
+
+import json
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import Any
+
+from service.errors import AttemptSuperseded, InternalError, JobFinished, JobNotFound, ReportNotReady, StoreUnavailable
+from service.jobs import Event, Job, JobError, Phase, Status
+from service.ports import Clock, JobFilter, JobPage
+from service.transitions import (
+    HELD,
+    Change,
+    cancel_requested,
+    claimed,
+    ended,
+    is_due,
+    progressed,
+    requeued,
+)
+
+
+class MemoryJobStore:
+    """ports.JobStore over dictionaries. `away` makes every call raise StoreUnavailable, for tests."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.away = False
+        self._clock = clock
+        self._mutex = threading.RLock()
+        self._jobs: dict[str, Job] = {}
+        self._events: dict[str, list[Event]] = {}
+        self._outbox: dict[str, datetime | None] = {}  # queued job -> when its message was sent
+        self._reports: dict[str, str] = {}
+
+    def add(self, job: Job) -> None:
+        with self._open():
+            if job.id in self._jobs:
+                raise InternalError(f"job id {job.id} was given out twice")
+            self._apply(Change(job, (("status", {"status": job.status.value}),)))
+
+    def get(self, job_id: str) -> Job:
+        with self._open():
+            return self._find(job_id)
+
+    def page(self, where: JobFilter, limit: int, after: str | None) -> JobPage:
+        with self._open():
+            newest_first = sorted(self._jobs.values(), key=lambda job: (job.created, job.id), reverse=True)
+            if after is not None:
+                newest_first = newest_first[newest_first.index(self._find(after)) + 1 :]
+            found = [job for job in newest_first if _matches(job, where)]
+            return JobPage(found[:limit], has_more=len(found) > limit)
+
+    def claim(self, job_id: str, worker: str, lease_seconds: float) -> Job | None:
+        with self._open():
+            job, now = self._jobs.get(job_id), self._clock()
+            if job is None or job.status is not Status.QUEUED or not is_due(job, now):
+                return None
+            return self._apply(claimed(job, worker, now, lease_seconds))
+
+    def heartbeat(self, job_id: str, attempt: int, lease_seconds: float) -> Job:
+        lease_until = self._clock() + timedelta(seconds=lease_seconds)
+        return self._fenced(job_id, attempt, lambda job: Change(replace(job, lease_until=lease_until)))
+
+    def report_progress(self, job_id: str, attempt: int, phase: Phase, progress: float) -> Job:
+        return self._fenced(job_id, attempt, lambda job: progressed(job, phase, progress, self._clock()))
+
+    def finish(
+        self, job_id: str, attempt: int, status: Status, result: dict[str, Any] | None, error: JobError | None
+    ) -> Job:
+        return self._fenced(job_id, attempt, lambda job: ended(job, status, _copy(result), error, self._clock()))
+
+    def requeue(self, job_id: str, attempt: int, outcome: str, not_before: datetime) -> Job:
+        return self._fenced(job_id, attempt, lambda job: requeued(job, outcome, not_before, self._clock()))
+
+    def save_report(self, job_id: str, attempt: int, report: dict[str, Any]) -> None:
+        text = json.dumps(report, allow_nan=False)
+        with self._open():
+            self._fenced(job_id, attempt, Change)
+            self._reports[job_id] = text
+
+    def report(self, job_id: str) -> dict[str, Any]:
+        with self._open():
+            self._find(job_id)
+            if job_id not in self._reports:
+                raise ReportNotReady(f"job {job_id} has measured nothing yet; ask again when it has ended")
+            report: dict[str, Any] = json.loads(self._reports[job_id])
+            return report
+
+    def request_cancel(self, job_id: str) -> Job:
+        with self._open():
+            job = self._find(job_id)
+            if job.status in (Status.CANCELING, Status.CANCELED):
+                return job
+            if job.status.is_final:
+                raise JobFinished(f"job {job_id} has ended as {job.status.value} and cannot be canceled")
+            return self._apply(cancel_requested(job, self._clock()))
+
+    def lapsed(self) -> list[Job]:
+        with self._open():
+            now = self._clock()
+            return [job for job in self._jobs.values() if job.lease_until is not None and job.lease_until < now]
+
+    def due_outbox(self, older_than_seconds: float, limit: int) -> list[str]:
+        with self._open():
+            now = self._clock()
+            sent_before = now - timedelta(seconds=older_than_seconds)
+            due = [
+                job_id
+                for job_id, sent in self._outbox.items()
+                if is_due(self._jobs[job_id], now) and (sent is None or sent <= sent_before)
+            ]
+            return due[:limit]
+
+    def mark_sent(self, job_id: str) -> None:
+        with self._open():
+            if job_id in self._outbox:
+                self._outbox[job_id] = self._clock()
+
+    def corpus_in_use(self, corpus_id: str) -> bool:
+        with self._open():
+            return any(job.recipe.corpus == corpus_id and not job.status.is_final for job in self._jobs.values())
+
+    def events(self, job_id: str, after: int, limit: int) -> list[Event]:
+        with self._open():
+            self._find(job_id)
+            return self._events[job_id][max(after, 0) :][:limit]
+
+    def ping(self) -> None:
+        with self._open():
+            pass
+
+    def close(self) -> None:
+        pass
+
+    def _open(self) -> threading.RLock:
+        if self.away:
+            raise StoreUnavailable("the memory store was told to be away")
+        return self._mutex
+
+    def _find(self, job_id: str) -> Job:
+        if job_id not in self._jobs:
+            raise JobNotFound(f"there is no job {job_id}; list the jobs to see their ids")
+        return self._jobs[job_id]
+
+    def _fenced(self, job_id: str, attempt: int, step: Callable[[Job], Change]) -> Job:
+        with self._open():
+            job = self._jobs.get(job_id)
+            if job is None or job.attempt != attempt or job.status not in HELD:
+                raise AttemptSuperseded(f"attempt {attempt} no longer owns job {job_id}")
+            return self._apply(step(job))
+
+    def _apply(self, change: Change) -> Job:
+        job = change.job
+        before = self._jobs.get(job.id)
+        self._jobs[job.id] = job
+        lines = self._events.setdefault(job.id, [])
+        now = self._clock()
+        lines.extend(
+            Event(job.id, number, now, type_, data)
+            for number, (type_, data) in enumerate(change.events, start=len(lines) + 1)
+        )
+        if job.status is not Status.QUEUED:
+            self._outbox.pop(job.id, None)
+        elif before is None or before.status is not Status.QUEUED:
+            self._outbox[job.id] = None
+        return job
+
+
+def _matches(job: Job, where: JobFilter) -> bool:
+    return (
+        where.status in (None, job.status)
+        and where.kind in (None, job.recipe.kind)
+        and where.model in (None, job.recipe.model.id)
+        and all(job.recipe.labels.get(key) == value for key, value in where.labels)
+    )
+
+
+def _copy(result: dict[str, Any] | None) -> dict[str, Any] | None:
+    """What a database would give back; also refuses what is not JSON."""
+    copied: dict[str, Any] | None = json.loads(json.dumps(result, allow_nan=False))
+    return copied

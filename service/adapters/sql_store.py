@@ -1,0 +1,186 @@
+"""SqlJobStore: the job store over SQLite or PostgreSQL. What a step does is not decided here: see transitions.py."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, Select, delete, false, insert, or_, select, update
+from sqlalchemy.exc import IntegrityError
+
+from service.adapters.database import Database
+from service.adapters.sql_rows import (
+    append_events,
+    insert_job,
+    is_storable,
+    lock_job,
+    read_event,
+    read_jobs,
+    save_change,
+)
+from service.adapters.tables import REVISION, events, jobs, outbox, read_revision, reports
+from service.errors import AttemptSuperseded, InternalError, JobFinished, JobNotFound, ReportNotReady, StoreUnavailable
+from service.jobs import FINAL, Event, Job, JobError, Phase, Status, sources_of
+from service.ports import Clock, JobFilter, JobPage
+from service.recipes import LABEL_KEY
+from service.transitions import HELD, Change, cancel_requested, claimed, ended, progressed, requeued
+
+
+class SqlJobStore:
+    """ports.JobStore over one SQLAlchemy URL. The schema must be there already: see migrate.py.
+
+    Times come from `clock`, not from the database: hosts that share one must have theirs in step, well within a lease.
+    """
+
+    def __init__(self, url: str, clock: Clock) -> None:
+        self._database = Database(url)
+        self._clock = clock
+
+    def add(self, job: Job) -> None:
+        change = Change(job, (("status", {"status": job.status.value}),))
+        with self._database.writing() as connection:
+            try:
+                insert_job(connection, job)
+            except IntegrityError as error:
+                raise InternalError(f"job id {job.id} was given out twice") from error
+            append_events(connection, change, self._clock())
+
+    def get(self, job_id: str) -> Job:
+        with self._database.reading() as connection:
+            return _find(connection, job_id)
+
+    def page(self, where: JobFilter, limit: int, after: str | None) -> JobPage:
+        with self._database.reading() as connection:
+            query = _matching(where).order_by(jobs.c.created.desc(), jobs.c.id.desc()).limit(limit + 1)
+            if after is not None:
+                query = query.where(_is_older_than(_find(connection, after)))
+            found = read_jobs(connection, connection.execute(query).mappings().all())
+            return JobPage(found[:limit], has_more=len(found) > limit)
+
+    def claim(self, job_id: str, worker: str, lease_seconds: float) -> Job | None:
+        now = self._clock()
+        is_due = or_(jobs.c.not_before.is_(None), jobs.c.not_before <= now)
+        with self._database.writing() as connection:
+            job = lock_job(connection, job_id, jobs.c.status == Status.QUEUED.value, is_due)
+            return job and save_change(connection, job, claimed(job, worker, now, lease_seconds), now)
+
+    def heartbeat(self, job_id: str, attempt: int, lease_seconds: float) -> Job:
+        lease = timedelta(seconds=lease_seconds)
+        return self._fenced(job_id, attempt, lambda job, now: Change(replace(job, lease_until=now + lease)))
+
+    def report_progress(self, job_id: str, attempt: int, phase: Phase, progress: float) -> Job:
+        return self._fenced(job_id, attempt, lambda job, now: progressed(job, phase, progress, now))
+
+    def finish(
+        self, job_id: str, attempt: int, status: Status, result: dict[str, Any] | None, error: JobError | None
+    ) -> Job:
+        return self._fenced(job_id, attempt, lambda job, now: ended(job, status, result, error, now))
+
+    def requeue(self, job_id: str, attempt: int, outcome: str, not_before: datetime) -> Job:
+        return self._fenced(job_id, attempt, lambda job, now: requeued(job, outcome, not_before, now))
+
+    def save_report(self, job_id: str, attempt: int, report: dict[str, Any]) -> None:
+        with self._database.writing() as connection:
+            _lock_held(connection, job_id, attempt)
+            connection.execute(delete(reports).where(reports.c.job_id == job_id))
+            connection.execute(insert(reports).values(job_id=job_id, attempt=attempt, report=report))
+
+    def report(self, job_id: str) -> dict[str, Any]:
+        with self._database.reading() as connection:
+            _find(connection, job_id)
+            report: dict[str, Any] | None = connection.scalar(
+                select(reports.c.report).where(reports.c.job_id == job_id)
+            )
+        if report is None:
+            raise ReportNotReady(f"job {job_id} has measured nothing yet; ask again when it has ended")
+        return report
+
+    def request_cancel(self, job_id: str) -> Job:
+        cancelable = jobs.c.status.in_(_values([Status.QUEUED, *sources_of(Status.CANCELING)]))
+        with self._database.writing() as connection:
+            job = lock_job(connection, job_id, cancelable)
+            if job is not None:
+                now = self._clock()
+                return save_change(connection, job, cancel_requested(job, now), now)
+            job = _find(connection, job_id)
+        if job.status not in (Status.CANCELING, Status.CANCELED):
+            raise JobFinished(f"job {job_id} has ended as {job.status.value} and cannot be canceled")
+        return job
+
+    def lapsed(self) -> list[Job]:
+        query = select(jobs).where(jobs.c.lease_until < self._clock()).order_by(jobs.c.lease_until)
+        with self._database.reading() as connection:
+            return read_jobs(connection, connection.execute(query).mappings().all())
+
+    def due_outbox(self, older_than_seconds: float, limit: int) -> list[str]:
+        now = self._clock()
+        unclaimed = or_(outbox.c.sent.is_(None), outbox.c.sent <= now - timedelta(seconds=older_than_seconds))
+        query = select(outbox.c.job_id).where(outbox.c.due <= now, unclaimed).order_by(outbox.c.due).limit(limit)
+        with self._database.reading() as connection:
+            return list(connection.scalars(query))
+
+    def mark_sent(self, job_id: str) -> None:
+        with self._database.writing() as connection:
+            connection.execute(update(outbox).where(outbox.c.job_id == job_id).values(sent=self._clock()))
+
+    def corpus_in_use(self, corpus_id: str) -> bool:
+        query = select(jobs.c.id).where(jobs.c.corpus == corpus_id, jobs.c.status.not_in(_values(FINAL))).limit(1)
+        with self._database.reading() as connection:
+            return connection.scalar(query) is not None
+
+    def events(self, job_id: str, after: int, limit: int) -> list[Event]:
+        query = select(events).where(events.c.job_id == job_id, events.c.number > after)
+        with self._database.reading() as connection:
+            _find(connection, job_id)
+            rows = connection.execute(query.order_by(events.c.number).limit(limit)).mappings()
+            return [read_event(row) for row in rows]
+
+    def ping(self) -> None:
+        with self._database.reading() as connection:
+            found = read_revision(connection)
+        if found != REVISION:
+            raise StoreUnavailable(
+                f"the database schema is {found or 'missing'}, not {REVISION}: run `python -m service.adapters.migrate`"
+            )
+
+    def close(self) -> None:
+        self._database.close()
+
+    def _fenced(self, job_id: str, attempt: int, step: Callable[[Job, datetime], Change]) -> Job:
+        with self._database.writing() as connection:
+            job = _lock_held(connection, job_id, attempt)
+            now = self._clock()  # after waiting for the lock, so that events are in the order of their times
+            return save_change(connection, job, step(job, now), now)
+
+
+def _lock_held(connection: Connection, job_id: str, attempt: int) -> Job:
+    job = lock_job(connection, job_id, jobs.c.attempt == attempt, jobs.c.status.in_(_values(HELD)))
+    if job is None:
+        raise AttemptSuperseded(f"attempt {attempt} no longer owns job {job_id}")
+    return job
+
+
+def _find(connection: Connection, job_id: str) -> Job:
+    query = select(jobs).where(jobs.c.id == job_id)
+    rows = connection.execute(query).mappings().all() if is_storable(job_id) else []
+    if not rows:
+        raise JobNotFound(f"there is no job {job_id!r}; list the jobs to see their ids")
+    return read_jobs(connection, rows)[0]
+
+
+def _matching(where: JobFilter) -> Select[Any]:
+    asked = [(jobs.c.model, where.model), (jobs.c.kind, where.kind), (jobs.c.status, where.status)]
+    # No recipe has another key, and a quote in it would end the JSON path.
+    has_odd_key = not all(LABEL_KEY.fullmatch(key) for key, _ in where.labels)
+    asked += [(jobs.c.labels[key].as_string(), value) for key, value in where.labels if not has_odd_key]
+    if has_odd_key or any(value is not None and not is_storable(value) for _, value in asked):
+        return select(jobs).where(false())
+    return select(jobs).where(*(column == str(value) for column, value in asked if value is not None))
+
+
+def _is_older_than(job: Job) -> ColumnElement[bool]:
+    return or_(jobs.c.created < job.created, (jobs.c.created == job.created) & (jobs.c.id < job.id))
+
+
+def _values(statuses: Iterable[Status]) -> list[str]:
+    return [status.value for status in statuses]

@@ -1,0 +1,132 @@
+"""The tables of the job store, for SQLite and PostgreSQL. Schema changes go through migrations/versions as well."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import (
+    JSON,
+    Column,
+    Connection,
+    DateTime,
+    Dialect,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    TypeDecorator,
+    inspect,
+    select,
+)
+
+REVISION = "0001"  # the last migration: the one that gives these tables
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """A timezone-aware UTC time. SQLite keeps no zone: it is taken off on the way in and put back on the way out."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        return None if value is None else value.astimezone(UTC)
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s_%(referred_table_name)s",
+    }
+)
+
+Document = JSON(none_as_null=True)
+
+
+def _job_id() -> Column[Any]:
+    return Column("job_id", String(64), ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+
+
+jobs = Table(
+    "jobs",
+    metadata,
+    Column("id", String(64), primary_key=True),
+    Column("kind", String(32), nullable=False),  # kind, model, corpus and labels repeat the recipe, to be searched
+    Column("model", String(200), nullable=False),
+    Column("corpus", String(64)),
+    Column("labels", Document, nullable=False),
+    Column("recipe", Document, nullable=False),
+    Column("status", String(16), nullable=False),
+    Column("phase", String(16)),
+    Column("progress", Float, nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("created", UtcDateTime, nullable=False),
+    Column("queued", UtcDateTime),
+    Column("started", UtcDateTime),
+    Column("finished", UtcDateTime),
+    Column("lease_until", UtcDateTime),
+    Column("not_before", UtcDateTime),
+    Column("phase_seconds", Document, nullable=False),
+    Column("error", Document),
+    Column("result", Document),
+    Column("version", Integer, nullable=False),
+    Index(None, "created", "id"),
+    Index(None, "status"),
+    Index(None, "corpus"),
+    Index(None, "lease_until"),
+)
+
+attempts = Table(
+    "attempts",
+    metadata,
+    _job_id(),
+    Column("attempt", Integer, primary_key=True),
+    Column("worker", String(255), nullable=False),
+    Column("started", UtcDateTime, nullable=False),
+    Column("finished", UtcDateTime),
+    Column("outcome", String(64), nullable=False),
+)
+
+events = Table(
+    "events",
+    metadata,
+    _job_id(),
+    Column("number", Integer, primary_key=True),
+    Column("time", UtcDateTime, nullable=False),
+    Column("type", String(32), nullable=False),
+    Column("data", Document, nullable=False),
+)
+
+outbox = Table(  # one row for each queued job: its message to the queue
+    "outbox",
+    metadata,
+    _job_id(),
+    Column("due", UtcDateTime, nullable=False),
+    Column("sent", UtcDateTime),
+    Index(None, "due"),
+)
+
+reports = Table(
+    "reports",
+    metadata,
+    _job_id(),
+    Column("attempt", Integer, nullable=False),
+    Column("report", Document, nullable=False),
+)
+
+alembic_version = Table("alembic_version", MetaData(), Column("version_num", String(32), primary_key=True))
+
+
+def read_revision(connection: Connection) -> str | None:
+    """The last migration that was run on this database. Without Alembic, whose import takes longer than a job waits."""
+    if not inspect(connection).has_table(alembic_version.name):
+        return None
+    revision: str | None = connection.scalar(select(alembic_version.c.version_num))
+    return revision

@@ -1,0 +1,179 @@
+"""One attempt of one job, from claim to verdict. No tensors, no processes; whatever it raises left nothing in staging.
+
+    fetching ─► compressor (encoding .. validating) ─► report saved ─┬─► rejected
+                                                                     └─► publishing ─► succeeded
+
+Every write is fenced by the attempt number. Between publishing the files and finishing the job the fence can fall;
+the files then stay for the next attempt, which adopts them, and go only once the job has ended without success.
+"""
+
+import json
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from service.errors import AttemptSuperseded, InternalError, JobCanceled, ServiceError, StoreUnavailable
+from service.failures import as_service_error, is_retryable
+from service.jobs import Job, JobError, Phase, Status
+from service.manifest import MANIFEST_NAME, REPORT_NAME, as_json, describe_artifact, hash_files, write_whole
+from service.model_card import CARD_NAME, write_card
+from service.ports import (
+    ArtifactStore,
+    Clock,
+    CompressionTask,
+    Compressor,
+    Corpus,
+    CorpusStore,
+    JobStore,
+    LocalModel,
+    ModelSource,
+    Progress,
+)
+from service.reports import finite, summarize, with_timing
+from service.retries import RetryPolicy, clear_away, retry_or_fail
+
+logger = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Services:
+    """Everything an attempt works with."""
+
+    store: JobStore
+    artifacts: ArtifactStore
+    corpora: CorpusStore
+    models: ModelSource
+    cache_dir: Path
+    device: str
+    retry: RetryPolicy
+    clock: Clock
+    patience_seconds: float  # how long a write waits for a database that is away
+    pause: Callable[[float], None] = time.sleep
+
+
+def execute(job: Job, services: Services, compressor: Compressor, progress: Progress) -> Job:
+    """Run a claimed job to its verdict, and record it: the job as it was left.
+
+    A failure is recorded too, or the job put back where a later attempt may succeed. Raises JobCanceled (whoever
+    asked for it records it), AttemptSuperseded, and StoreUnavailable when nothing could be recorded in time.
+    """
+    try:
+        return _attempt(job, services, compressor, progress)
+    except (JobCanceled, AttemptSuperseded):
+        services.artifacts.discard(job.id, job.attempt)
+        raise
+    except Exception as raised:
+        services.artifacts.discard(job.id, job.attempt)  # first, so that a full disk has room for the verdict
+        return _record_failure(job, services, raised)
+
+
+def _attempt(job: Job, services: Services, compressor: Compressor, progress: Progress) -> Job:
+    progress(Phase.FETCHING, 0.0)
+    if services.artifacts.files(job.id):
+        return _adopt(job, services)  # an attempt before this one died between publishing and finishing
+    corpus = _corpus(job, services)  # before the model, which may take minutes to fetch
+    started = time.monotonic()
+    model = services.models.fetch(
+        job.recipe.model.id, job.recipe.model.revision, lambda fraction: progress(Phase.FETCHING, fraction)
+    )
+    fetching_seconds = time.monotonic() - started
+    task = _prepare(job, services, model, corpus)
+    outcome = compressor(task, progress)
+    report = finite(with_timing(outcome.report, Phase.FETCHING.value, fetching_seconds))
+    _write(services, lambda: services.store.save_report(job.id, job.attempt, report))
+    if not outcome.accepted:
+        services.artifacts.discard(job.id, job.attempt)
+        return _finish(job, services, Status.REJECTED, summarize(report))
+    return _publish(job, services, model, task.staging, report, progress)
+
+
+def _corpus(job: Job, services: Services) -> Corpus:
+    if not isinstance(job.recipe.corpus, str):
+        raise InternalError("the job holds its corpus as text, but submission stores a corpus first")
+    return services.corpora.get(job.recipe.corpus)
+
+
+def _prepare(job: Job, services: Services, model: LocalModel, corpus: Corpus) -> CompressionTask:
+    services.cache_dir.mkdir(parents=True, exist_ok=True)
+    return CompressionTask(
+        job_id=job.id,
+        recipe=job.recipe,
+        model=model,
+        corpus=services.corpora.path(corpus.id),
+        corpus_format=corpus.format,
+        corpus_field=corpus.field,
+        cache_dir=services.cache_dir,
+        staging=services.artifacts.staging(job.id, job.attempt),
+        device=services.device,
+    )
+
+
+def _publish(
+    job: Job, services: Services, model: LocalModel, staging: Path, report: dict[str, Any], progress: Progress
+) -> Job:
+    progress(Phase.PUBLISHING, 0.0)
+    write_whole(staging / REPORT_NAME, as_json(report))
+    write_whole(staging / CARD_NAME, write_card(job, model, report).encode())
+    hashes = hash_files(staging, lambda fraction: progress(Phase.PUBLISHING, 0.9 * fraction))
+    write_whole(staging / MANIFEST_NAME, as_json(describe_artifact(job, model, hashes)))
+    progress(Phase.PUBLISHING, 0.9)
+    published = {file.path: file.sha256 for file in services.artifacts.publish(job.id, job.attempt)}
+    if published.get(REPORT_NAME) != hashes[REPORT_NAME]:
+        return _adopt(job, services)  # an attempt that had lost its fence was faster; its files are the ones to keep
+    return _finish(job, services, Status.SUCCEEDED, summarize(report))
+
+
+def _adopt(job: Job, services: Services) -> Job:
+    """Finish with what another attempt of this job published: report and figures are those of the files."""
+    _, path = services.artifacts.open(job.id, REPORT_NAME)
+    report: dict[str, Any] = json.loads(path.read_bytes())
+    _write(services, lambda: services.store.save_report(job.id, job.attempt, report))
+    return _finish(job, services, Status.SUCCEEDED, summarize(report))
+
+
+def _record_failure(job: Job, services: Services, raised: Exception) -> Job:
+    error = as_service_error(raised)
+    if isinstance(error, StoreUnavailable):
+        raise error  # nothing can be recorded; the lease will tell
+    if not isinstance(raised, ServiceError):
+        logger.error("attempt %d of %s failed", job.attempt, job.id, exc_info=raised)
+    now = _write(services, lambda: services.store.get(job.id))
+    if now.attempt != job.attempt:
+        raise AttemptSuperseded(f"attempt {job.attempt} no longer owns job {job.id}") from raised
+    if is_retryable(error):
+        return _write(
+            services,
+            lambda: retry_or_fail(services.store, services.artifacts, now, error, services.retry, services.clock()),
+        )
+    return _finish(job, services, Status.FAILED, None, JobError(error.code, error.message, now.phase))
+
+
+def _finish(
+    job: Job, services: Services, status: Status, result: dict[str, Any] | None, error: JobError | None = None
+) -> Job:
+    try:
+        ended = _write(services, lambda: services.store.finish(job.id, job.attempt, status, result, error))
+    except AttemptSuperseded:
+        ended = services.store.get(job.id)
+        if ended.attempt != job.attempt or not ended.status.is_final:
+            clear_away(services.artifacts, job, ended)
+            raise
+    clear_away(services.artifacts, job, ended)  # also when a cancellation came in between
+    return ended
+
+
+def _write(services: Services, action: Callable[[], Result]) -> Result:
+    """Run `action` until the database answers: hours of work are not thrown away over a short outage."""
+    deadline = time.monotonic() + services.patience_seconds
+    while True:
+        try:
+            return action()
+        except StoreUnavailable:
+            if time.monotonic() >= deadline:
+                raise
+            services.pause(0.5)

@@ -1,0 +1,123 @@
+"""README.md of an artifact: what was removed, what it cost, how to load it, where it ends. Measures nothing."""
+
+import json
+from typing import Any
+
+from service.jobs import Job
+from service.ports import LocalModel
+from service.reports import summarize
+
+CARD_NAME = "README.md"
+
+METHODS = {
+    "slope": "columns ordered by the slope of the token probability on them",
+    "spearman": "columns ordered by their rank correlation with the token probability",
+    "random": "columns in a seeded random order (a baseline, not a method to use)",
+    "magnitude": "columns ordered by activation-weighted norm",
+    "fisher": "columns ordered by the second-order cost of deleting them",
+    "pca": "principal components of the head, largest first",
+    "activation": "the basis that keeps the logits closest in squared error",
+    "probability": "the basis that keeps the logits closest, weighted by averaged token probability",
+}
+
+LOADING = """## Load it
+
+```
+pip install 'headroom-lm[load]'
+```
+
+```python
+import headroom  # registers the format with transformers
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+model = AutoModelForCausalLM.from_pretrained("path/to/this/folder")
+tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")
+```
+
+`model.dequantize()` gives back a plain dense model. Without `import headroom` loading fails loudly:
+the head has a shape that the plain architecture does not expect.
+"""
+
+LIMITS = """## Limits
+
+- The drift was measured on one corpus. On text unlike it the drift can be larger; measure on your own.
+- Deleting columns costs rare tokens more than frequent ones: `report.json` has the figures by frequency.
+- Only the output head was changed (and, in a tied model, the table it shares with the input embedding).
+  What the original model gets wrong, this one gets wrong too, and its licence and terms of use still hold.
+"""
+
+
+def write_card(job: Job, model: LocalModel, report: dict[str, Any]) -> str:
+    """The model card as Markdown with Hugging Face's front matter."""
+    figures = summarize(report)
+    name = model.id.split("/", 1)[-1]
+    return "\n".join(
+        [
+            _front_matter(model),
+            f"# {name}, with a smaller output head",
+            "",
+            _what_was_removed(job, model, report, figures),
+            _drift_table(figures),
+            LOADING,
+            LIMITS,
+            f"Made by Headroom, job `{job.id}`. `headroom.json` holds the recipe and the hash of every file, "
+            "`report.json` everything that was measured.\n",
+        ]
+    )
+
+
+def _front_matter(model: LocalModel) -> str:
+    fields: dict[str, Any] = {
+        "base_model": model.id,
+        "library_name": "transformers",
+        "pipeline_tag": "text-generation",
+        "tags": ["headroom", "compressed", "pruned-head"],
+    }
+    # JSON is YAML, so no value can break out of its line.
+    return "\n".join(["---", *(f"{key}: {json.dumps(value)}" for key, value in fields.items()), "---", ""])
+
+
+def _what_was_removed(job: Job, model: LocalModel, report: dict[str, Any], figures: dict[str, Any]) -> str:
+    source = f"`{model.id}`" + (f" at revision `{model.revision}`" if model.revision else "")
+    head = report.get("head") or {}
+    kept, hidden = figures["kept_columns"], figures["hidden_size"]
+    removed = f"{hidden - kept} of {hidden}" if isinstance(kept, int) and isinstance(hidden, int) else "some"
+    tied = "shares its table with the input embedding" if head.get("tied") else "has a table of its own"
+    method = job.recipe.method.value
+    return (
+        f"Made from {source}. The output head ({head.get('vocab_size', '?')} tokens, {hidden} columns, "
+        f"{tied}) lost {removed} columns (ratio {_number(figures['ratio'], '.4g')}); everything else is as it was.\n\n"
+        f"Method `{method}`: {METHODS[method]}. Repair: `{job.recipe.options.repair}`.\n"
+    )
+
+
+def _drift_table(figures: dict[str, Any]) -> str:
+    low, high = (_percent(figures[f"perplexity_drift_{end}"]) for end in ("low", "high"))
+    rows = [
+        ("Perplexity", _number(figures["perplexity_before"], ".4f"), _number(figures["perplexity_after"], ".4f")),
+        ("Perplexity drift (95 % interval)", "", f"{_percent(figures['perplexity_drift'])} ({low} to {high})"),
+        ("KL divergence, nats per token", "", _number(figures["kl_mean"], ".3g")),
+        ("Same most likely token", "", _percent(figures["top1_agreement"], sign="")),
+        ("Bytes of the head", _count(figures["head_bytes_before"]), _count(figures["head_bytes_after"])),
+        (
+            "Bytes of the checkpoint",
+            _count(figures["checkpoint_bytes_before"]),
+            _count(figures["checkpoint_bytes_after"]),
+        ),
+    ]
+    lines = ["## Measured", "", "| | before | after |", "|---|---|---|"]
+    lines += [f"| {label} | {before} | {after} |" for label, before, after in rows]
+    lines += ["", "The stored files were loaded again and evaluated before they were published.", ""]
+    return "\n".join(lines)
+
+
+def _number(value: float | None, form: str) -> str:
+    return "not measured" if value is None else format(value, form)
+
+
+def _percent(fraction: float | None, sign: str = "+") -> str:
+    return "not measured" if fraction is None else f"{fraction * 100:{sign}.3f} %"
+
+
+def _count(value: int | None) -> str:
+    return "not measured" if value is None else f"{value:,}"

@@ -1,0 +1,56 @@
+"""Read the engine's report (service.md, section 7): the summary a job carries. Measures nothing."""
+
+import math
+from typing import Any
+
+FIGURES_OF_SELECTED = {
+    "ratio": "ratio",
+    "kept_columns": "kept_columns",
+    "perplexity_after": "perplexity",
+    "perplexity_drift": "perplexity_drift",
+    "perplexity_drift_low": "perplexity_drift_low",
+    "perplexity_drift_high": "perplexity_drift_high",
+    "kl_mean": "kl_mean",
+    "top1_agreement": "top1_agreement",
+    "passes": "passes",
+}
+
+FIGURES_OF_BYTES = {
+    "checkpoint_bytes_before": "checkpoint_before",
+    "checkpoint_bytes_after": "checkpoint_after",
+    "head_bytes_before": "head_before",
+    "head_bytes_after": "head_after",
+}
+
+
+def finite(value: Any) -> Any:
+    """The same JSON value with NaN and infinities as null: JSON has no word for them, and databases refuse them."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(item) for item in value]
+    return value
+
+
+def with_timing(report: dict[str, Any], phase: str, seconds: float) -> dict[str, Any]:
+    """The report with the seconds of a phase that the engine cannot see, added to `total` too."""
+    timing = dict(report.get("timing") or {})
+    timing["total"] = float(timing.get("total") or 0.0) + seconds
+    return report | {"timing": {phase: seconds} | timing}
+
+
+def summarize(report: dict[str, Any]) -> dict[str, Any]:
+    """The figures of `Job.result`. What a report does not say (a rejected job has no bytes after) is None."""
+    selected = report.get("selected") or {}
+    sizes = report.get("bytes") or {}
+    return (
+        {name: selected.get(figure) for name, figure in FIGURES_OF_SELECTED.items()}
+        | {
+            "hidden_size": (report.get("head") or {}).get("hidden_size"),
+            "perplexity_before": (report.get("baseline") or {}).get("perplexity"),
+            "largest_passing_ratio": report.get("largest_passing_ratio"),
+        }
+        | {name: sizes.get(figure) for name, figure in FIGURES_OF_BYTES.items()}
+    )

@@ -1,0 +1,302 @@
+"""The whole service in its embedded form: real broker, Celery, database and job processes, and what kills them."""
+
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+
+from headroom.embedded import EmbeddedServer, ServerFailed
+from headroom.errors import InvalidArgument
+from tests.tiny_models import make_tiny_checkpoint
+
+pytestmark = [pytest.mark.processes, pytest.mark.slow, pytest.mark.timeout(600)]
+
+# Short enough for a test to wait for, long enough for a busy machine.
+TIMES = {
+    "HEADROOM_LEASE_SECONDS": "6",
+    "HEADROOM_HEARTBEAT_SECONDS": "0.5",
+    "HEADROOM_RETRY_PAUSE_SECONDS": "0.2",
+    "HEADROOM_SWEEP_SECONDS": "0.3",
+    "HEADROOM_THREADS": "1",
+    "HEADROOM_HUB_ENDPOINT": "",
+}
+SHORT = {"calibration_tokens": 2048, "evaluation_tokens": 2048, "window": 64}
+LONG = {"calibration_tokens": 4_000_000, "evaluation_tokens": 4_000_000, "window": 64}
+FINAL = {"succeeded", "failed", "canceled", "rejected"}
+
+Json = dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def models_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models")
+    make_tiny_checkpoint(folder / "acme" / "tiny")
+    return folder
+
+
+@pytest.fixture
+def environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in TIMES.items():
+        monkeypatch.setenv(name, value)
+
+
+class Service:
+    """What a user does with a server, over HTTP only."""
+
+    def __init__(self, url: str) -> None:
+        self.http = httpx.Client(base_url=url, timeout=30, trust_env=False)
+
+    def post(self, options: Json, words: int = 20_000) -> str:
+        """A job on the tiny model that passes any gate."""
+        text = " ".join(random.Random(words).choices(["the", "head", "of", "a", "model", "is", "wide"], k=words))
+        corpus = self.http.post("/v1/corpora", content=text, headers={"Content-Type": "text/plain"})
+        body = {
+            "model": "acme/tiny",
+            "ratio": 0.5,
+            "corpus": corpus.json()["id"],
+            "drift": {"perplexity": 10},
+            "options": options,
+        }
+        posted = self.http.post("/v1/jobs", json=body)
+        assert posted.status_code == 202, posted.text
+        return str(posted.json()["id"])
+
+    def job(self, job_id: str) -> Json:
+        job: Json = self.http.get(f"/v1/jobs/{job_id}").json()
+        return job
+
+    def wait(self, job_id: str, condition: Callable[[Json], bool], seconds: float = 120.0) -> Json:
+        deadline = time.monotonic() + seconds
+        while not condition(job := self.job(job_id)):
+            assert time.monotonic() < deadline, f"still {job}"
+            time.sleep(0.05)
+        return job
+
+    def wait_for_end(self, job_id: str) -> Json:
+        return self.wait(job_id, lambda job: job["status"] in FINAL)
+
+    def ends(self, job_id: str) -> list[str]:
+        """Every final status that the job's history tells of."""
+        events = self.http.get(f"/v1/jobs/{job_id}/events", params={"limit": 1000}).json()["data"]
+        told = [event["data"]["status"] for event in events if event["type"] == "status"]
+        return [status for status in told if status in FINAL]
+
+
+class Served:
+    """A `headroom serve` process."""
+
+    def __init__(self, data_dir: Path, models_dir: Path) -> None:
+        command = [sys.executable, "-m", "headroom.cli", "serve", "--port", "0"]
+        command += ["--data-dir", str(data_dir), "--models-dir", str(models_dir)]
+        self.process = psutil.Popen(command, stdout=subprocess.PIPE)
+        line = self.process.stdout.readline().decode()
+        found = re.search(r"http://\S+", line)
+        if found is None:
+            self.stop()
+            raise AssertionError(f"no address in {line!r}")
+        self.service = Service(found[0])
+
+    def kill_everything(self) -> None:
+        everything = [self.process, *self.process.children(recursive=True)]
+        for process in everything:
+            process.send_signal(signal.SIGKILL)
+        psutil.wait_procs(everything, timeout=10)
+
+    def stop(self) -> None:
+        if self.process.is_running():
+            self.process.send_signal(signal.SIGTERM)
+            self.process.wait(60)
+        self.process.stdout.close()
+
+
+@pytest.fixture
+def serve(tmp_path: Path, models_dir: Path, environment: None) -> Iterator[Callable[[], Served]]:
+    started: list[Served] = []
+
+    def start() -> Served:
+        started.append(Served(tmp_path / "data", models_dir))
+        return started[-1]
+
+    yield start
+    for served in started:
+        served.stop()
+        served.service.http.close()
+
+
+@pytest.fixture
+def server(tmp_path: Path, models_dir: Path, environment: None) -> Iterator[EmbeddedServer]:
+    with EmbeddedServer(tmp_path / "data", models_dir, port=0) as started:
+        yield started
+
+
+@pytest.fixture
+def service(server: EmbeddedServer) -> Iterator[Service]:
+    connected = Service(server.url)
+    yield connected
+    connected.http.close()
+
+
+def find_process(*words: str) -> psutil.Process:
+    """The one descendant of this process whose command line holds all `words`."""
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        try:
+            command = process.cmdline()
+        except psutil.Error:
+            continue
+        if all(any(word in part for part in command) for word in words):
+            found.append(process)
+    assert len(found) == 1, found
+    return found[0]
+
+
+def is_alive(process: psutil.Process) -> bool:
+    """A zombie is dead: it only waits for the init process of this machine."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def test_a_job_whose_process_is_killed_in_the_middle_runs_again_and_ends_once(service: Service) -> None:
+    job_id = service.post(SHORT)
+    service.wait(job_id, lambda job: job["phase"] == "encoding")
+    find_process("workers.job_process", job_id).kill()
+
+    ended = service.wait_for_end(job_id)
+
+    assert ended["status"] == "succeeded", ended
+    assert [attempt["outcome"] for attempt in ended["attempts"]] == ["worker_lost", "succeeded"]
+    assert service.ends(job_id) == ["succeeded"]
+    listed = service.http.get(f"/v1/jobs/{job_id}/files").json()["data"]
+    assert {"config.json", "headroom.json", "README.md", "report.json"} <= {file["path"] for file in listed}
+
+
+def test_a_running_job_is_canceled_within_ten_seconds_and_the_next_one_runs(service: Service, tmp_path: Path) -> None:
+    long = service.post(LONG, words=900_000)
+    short = service.post(SHORT)
+    service.wait(long, lambda job: job["phase"] == "encoding" and job["progress"] > 0.05)
+    asked = time.monotonic()
+    assert service.http.post(f"/v1/jobs/{long}/cancel").status_code == 202
+
+    assert service.wait_for_end(long)["status"] == "canceled"
+
+    assert time.monotonic() - asked < 10
+    assert service.http.get(f"/v1/jobs/{long}/files").json().get("data", []) == []
+    assert list((tmp_path / "data" / "artifacts" / "staging").glob(f"{long}/*")) == []
+    assert service.wait_for_end(short)["status"] == "succeeded"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere pool processes outlive the worker for a while")
+def test_a_killed_worker_is_replaced_and_its_job_runs_again(service: Service) -> None:
+    job_id = service.post(SHORT)
+    service.wait(job_id, lambda job: job["phase"] == "encoding")
+    process = find_process("workers.job_process", job_id)
+    find_process("workers.main").kill()
+
+    ended = service.wait_for_end(job_id)
+
+    assert ended["status"] == "succeeded", ended
+    assert [attempt["outcome"] for attempt in ended["attempts"]] == ["worker_lost", "succeeded"]
+    assert not is_alive(process), "the first job process did not outlive its worker"
+
+
+def test_a_job_posted_while_the_broker_is_dead_is_accepted_and_runs(service: Service) -> None:
+    find_process("unixsocket").kill()
+
+    job_id = service.post(SHORT)
+
+    assert service.wait_for_end(job_id)["status"] == "succeeded"
+    assert service.ends(job_id) == ["succeeded"]
+
+
+@pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="only root can make a small disk")
+def test_a_full_disk_fails_the_job_with_its_code_and_the_service_goes_on(service: Service, tmp_path: Path) -> None:
+    artifacts = tmp_path / "data" / "artifacts"
+    artifacts.mkdir(exist_ok=True)
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=40k", "tmpfs", artifacts], check=False)
+    if mounted.returncode != 0:
+        pytest.skip("this machine lets nobody mount")
+    try:
+        full = service.wait_for_end(service.post(SHORT))
+        left = [path for path in artifacts.rglob("*") if path.is_file() and path.name != "lock"]
+    finally:
+        subprocess.run(["umount", "--lazy", artifacts], check=True)
+
+    assert (full["status"], full["error"]["code"]) == ("failed", "disk_full"), full
+    assert left == []
+    assert service.wait_for_end(service.post(SHORT))["status"] == "succeeded"
+
+
+def test_after_everything_was_killed_queued_and_running_jobs_go_on(serve: Callable[[], Served]) -> None:
+    first = serve()
+    running, queued = first.service.post(SHORT), first.service.post(SHORT | {"seed": 1})
+    first.service.wait(running, lambda job: job["phase"] == "encoding")
+    first.kill_everything()
+
+    second = serve()
+
+    for job_id in (running, queued):
+        assert second.service.wait_for_end(job_id)["status"] == "succeeded"
+        assert second.service.ends(job_id) == ["succeeded"]
+    assert [attempt["outcome"] for attempt in second.service.job(running)["attempts"]] == ["worker_lost", "succeeded"]
+
+
+def test_a_server_told_to_stop_gives_its_running_job_back_and_leaves_no_process(serve: Callable[[], Served]) -> None:
+    first = serve()
+    job_id = first.service.post(LONG, words=900_000)
+    first.service.wait(job_id, lambda job: job["phase"] == "encoding")
+    everything = first.process.children(recursive=True)
+
+    first.stop()
+
+    assert [process for process in everything if is_alive(process)] == []
+    second = serve()
+    again = second.service.wait(job_id, lambda job: job["attempt"] == 2)
+    assert again["attempts"][0]["outcome"] == "worker_stopped"
+    second.service.http.post(f"/v1/jobs/{job_id}/cancel")
+    second.service.wait_for_end(job_id)
+
+
+def test_a_second_server_on_the_same_folder_is_refused_with_the_address_of_the_first(
+    server: EmbeddedServer, tmp_path: Path
+) -> None:
+    with pytest.raises(ServerFailed, match=f"Another server uses .*{server.url}"):
+        EmbeddedServer(tmp_path / "data", None, port=0).start()
+
+
+def test_a_port_that_is_taken_is_named_before_anything_starts(server: EmbeddedServer, tmp_path: Path) -> None:
+    port = int(server.url.rsplit(":", 1)[1])
+
+    with pytest.raises(InvalidArgument, match=f"Port {port} .* --port"):
+        EmbeddedServer(tmp_path / "other", None, port=port).start()
+
+    assert not (tmp_path / "other" / "logs").exists()
+
+
+def test_a_deep_data_directory_with_an_odd_name_works_too(tmp_path: Path, models_dir: Path, environment: None) -> None:
+    with EmbeddedServer(tmp_path / ("my data 100% " * 8).strip(), models_dir, port=0) as started:
+        ready = httpx.get(f"{started.url}/readyz", trust_env=False)
+    assert ready.json()["ready"] is True
+
+
+def test_a_server_that_cannot_start_says_why_and_leaves_nothing(
+    tmp_path: Path, environment: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HEADROOM_LEASE_SECONDS", "soon")
+
+    with pytest.raises(ServerFailed, match=r"migration failed.*migration\.log"):
+        EmbeddedServer(tmp_path / "data", None, port=0).start()
+
+    assert psutil.Process().children(recursive=True) == []
+    assert os.listdir(tmp_path / "data" / "broker") != []

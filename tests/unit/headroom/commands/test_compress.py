@@ -1,0 +1,52 @@
+"""What `headroom compress` checks before it starts anything, and what it leaves in the output folder."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from headroom.commands.compress import check_output
+from headroom.commands.following import listed_files, remove_leftovers
+from headroom.errors import InvalidArgument
+
+
+def test_a_new_or_empty_folder_may_be_written(tmp_path: Path) -> None:
+    check_output(tmp_path / "new")
+    check_output(tmp_path)
+
+
+def test_an_earlier_output_may_be_replaced(tmp_path: Path) -> None:
+    (tmp_path / "headroom.json").write_text("{}")
+    (tmp_path / "config.json").write_text("{}")
+    check_output(tmp_path)
+
+
+def test_a_folder_of_other_files_is_not_touched(tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text("mine")
+    with pytest.raises(InvalidArgument, match="other files"):
+        check_output(tmp_path)
+
+
+def test_a_file_is_no_folder(tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("mine")
+    with pytest.raises(InvalidArgument, match="is a file"):
+        check_output(tmp_path / "out")
+
+
+def test_only_listed_files_of_the_earlier_output_are_removed(tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    folder.mkdir()
+    for name in ("config.json", "model-00001-of-00002.safetensors", "notes.txt"):
+        (folder / name).write_text(name)
+    (tmp_path / "outside.txt").write_text("mine")
+    earlier = ["config.json", "model-00001-of-00002.safetensors", "../outside.txt", "gone.txt"]
+    remove_leftovers(folder, earlier, [folder / "config.json"])
+    assert sorted(path.name for path in folder.iterdir()) == ["config.json", "notes.txt"]
+    assert (tmp_path / "outside.txt").exists()
+
+
+def test_a_damaged_list_removes_nothing(tmp_path: Path) -> None:
+    (tmp_path / "headroom.json").write_text("[1")
+    assert listed_files(tmp_path) == []
+    (tmp_path / "headroom.json").write_text(json.dumps({"files": {"a": "0", "b": "1"}}))
+    assert listed_files(tmp_path) == ["a", "b"]

@@ -1,0 +1,19 @@
+"""Which failures are the caller's to mend."""
+
+from headroom.errors import BAD_INPUT_CODES, HeadroomError, ServerUnreachable
+from service.errors import UserError
+
+
+def codes_below(error: type[UserError]) -> set[str]:
+    return {code for child in error.__subclasses__() for code in {child.code} | codes_below(child)}
+
+
+def test_every_user_error_of_the_service_counts_as_bad_input() -> None:
+    assert codes_below(UserError) | {"invalid_argument"} == BAD_INPUT_CODES
+
+
+def test_a_refused_field_is_bad_input_and_a_broken_server_is_not() -> None:
+    assert HeadroomError("no", "invalid_request", status=422).is_bad_input
+    assert not HeadroomError("no", "store_unavailable", status=503).is_bad_input
+    assert not HeadroomError("no", "job_finished", status=409).is_bad_input
+    assert not ServerUnreachable("no").is_bad_input

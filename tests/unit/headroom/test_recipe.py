@@ -1,0 +1,34 @@
+"""The body of a post, against the model that the server reads it with."""
+
+from headroom.recipe import Settings, compress_body
+from service.recipes import CompressRecipe
+
+CORPUS = "corpus_" + "0" * 32
+
+
+def test_what_is_not_given_is_left_to_the_server() -> None:
+    body = compress_body("acme/tiny", CORPUS, Settings())
+    assert body == {"kind": "compress", "model": {"id": "acme/tiny"}, "ratio": "auto", "corpus": CORPUS}
+
+
+def test_every_setting_arrives_where_the_server_reads_it() -> None:
+    settings = Settings(
+        revision="v1",
+        ratio=0.3,
+        method="slope",
+        max_drift=0.02,
+        kl_budget=0.1,
+        ratios=[0.1, 0.2],
+        options={"seed": 3, "tied": "untie"},
+        labels={"team": "x"},
+    )
+    recipe = CompressRecipe.model_validate(compress_body("acme/tiny", {"text": "words"}, settings))
+    assert (recipe.model.revision, recipe.ratio, recipe.method) == ("v1", 0.3, "slope")
+    assert (recipe.drift.perplexity, recipe.drift.kl) == (0.02, 0.1)
+    assert (recipe.ratios, recipe.options.seed, recipe.options.tied) == ([0.1, 0.2], 3, "untie")
+    assert recipe.labels == {"team": "x"}
+
+
+def test_a_setting_that_is_none_is_not_sent() -> None:
+    body = compress_body("acme/tiny", CORPUS, Settings(revision=None, method=None, max_drift=None, kl_budget=None))
+    assert set(body) == {"kind", "model", "ratio", "corpus"}

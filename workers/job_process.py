@@ -1,0 +1,96 @@
+"""`python -m workers.job_process JOB ATTEMPT`: the process in which one attempt of one job is computed.
+
+Started by workers/attempt.py with a pipe on standard input; when that closes, the parent is gone and the whole
+process group ends at once. Keeps no lease. Exit code 0 means that there is nothing left to record but a cancellation.
+"""
+
+import faulthandler
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from dataclasses import replace
+
+from service.adapters.chained_models import open_models
+from service.adapters.directory_corpora import DirectoryCorpora
+from service.errors import AttemptSuperseded, JobCanceled
+from service.execution import Services, execute
+from service.jobs import Status
+from service.ports import CompressionOutcome, CompressionTask, Progress
+from service.progress import ProgressReporter
+from service.settings import Settings
+from workers.device import choose_device, set_threads
+from workers.parts import Parts, open_parts
+
+logger = logging.getLogger(__name__)
+
+
+def main(arguments: list[str]) -> int:
+    job_id, attempt = arguments[0], int(arguments[1])
+    threading.Thread(target=_end_with_parent, name="watchdog", daemon=True).start()
+    stopping = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stopping.set())
+    faulthandler.enable()
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # a log is no terminal
+    logging.basicConfig(
+        level=logging.INFO, format=f"%(asctime)s %(levelname)s {job_id}/{attempt} %(name)s: %(message)s"
+    )
+    parts = open_parts(Settings())
+    try:
+        return _run(job_id, attempt, parts, stopping)
+    except JobCanceled:
+        logger.info("stopped, as was asked for")
+    except AttemptSuperseded as error:
+        logger.warning("stopped: %s", error)
+    finally:
+        parts.store.close()
+    return 0
+
+
+def _run(job_id: str, attempt: int, parts: Parts, stopping: threading.Event) -> int:
+    job = parts.store.get(job_id)
+    if job.attempt != attempt or job.status is not Status.RUNNING:
+        return 0
+    progress = ProgressReporter(parts.store, job, stopping.is_set, time.monotonic)
+    ended = execute(job, _services(parts), compress_on_device, progress)
+    logger.info("ended: %s", ended.status.value)
+    return 0
+
+
+def _services(parts: Parts) -> Services:
+    settings = parts.settings
+    return Services(
+        store=parts.store,
+        artifacts=parts.artifacts,
+        corpora=DirectoryCorpora(settings.corpora_dir, settings.max_corpus_bytes, parts.clock),
+        models=open_models(settings),
+        cache_dir=settings.cache_dir,
+        device=settings.device,
+        retry=parts.retry,
+        clock=parts.clock,
+        patience_seconds=settings.lease_seconds,
+    )
+
+
+def compress_on_device(task: CompressionTask, progress: Progress) -> CompressionOutcome:
+    """The engine, loaded only now: a job whose model cannot be had never waits for torch."""
+    os.environ.pop("HEADROOM_HUB_TOKEN", None)  # the engine goes offline itself; it needs no token of ours either
+    from service.compression.pipeline import compress
+
+    set_threads(Settings().threads)
+    return compress(replace(task, device=choose_device(task.device)), progress)
+
+
+def _end_with_parent() -> None:
+    """Wait for the parent's end of the pipe to close. The kernel closes it, however the parent went."""
+    while os.read(sys.stdin.fileno(), 1):
+        pass
+    os.killpg(0, signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    code = main(sys.argv[1:])
+    logging.shutdown()
+    os._exit(code)  # taking torch down in good order takes seconds, and nothing is left to be written

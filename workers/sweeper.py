@@ -1,0 +1,103 @@
+"""`python -m workers.sweeper`: sends what was not sent, and takes back jobs whose worker is gone. Runs no job.
+
+Any number of sweepers may run: every step is fenced, and a message sent twice does nothing the second time.
+"""
+
+import logging
+import signal
+import threading
+from collections.abc import Callable
+
+from service.adapters.celery_queue import CeleryQueue
+from service.errors import AttemptSuperseded, ServiceError, WorkerLost
+from service.jobs import Job, Status
+from service.ports import JobFilter, JobQueue
+from service.retries import retry_or_fail
+from service.settings import Settings
+from workers.parts import Parts, open_parts
+
+MESSAGES_PER_SWEEP = 1000
+PAGE = 100
+
+logger = logging.getLogger(__name__)
+
+
+class Sweeper:
+    """Rounds of three steps. A step that fails is logged, and neither stops the other steps nor the next round."""
+
+    def __init__(self, parts: Parts, queue: JobQueue) -> None:
+        self._steps: dict[str, Callable[[], None]] = {
+            "sending": lambda: send_outbox(parts, queue),
+            "reclaiming": lambda: reclaim_lapsed(parts),
+            "discarding": lambda: discard_stale(parts),
+        }
+        self._said: dict[str, str] = {}  # what is wrong for an hour is said once, not at every round
+
+    def sweep(self) -> None:
+        for name, step in self._steps.items():
+            try:
+                step()
+                trouble = ""
+            except ServiceError as error:
+                trouble = error.message
+            except Exception as error:
+                trouble = repr(error)
+                if trouble != self._said.get(name):
+                    logger.exception("%s failed", name)
+            if trouble != self._said.get(name, ""):
+                logger.warning("%s: %s", name, trouble or "goes on")
+            self._said[name] = trouble
+
+
+def send_outbox(parts: Parts, queue: JobQueue) -> None:
+    """Send queued jobs that are due and whose message never left, or left long ago without being claimed."""
+    for job_id in parts.store.due_outbox(parts.settings.resend_after_seconds, MESSAGES_PER_SWEEP):
+        queue.send(job_id)
+        parts.store.mark_sent(job_id)
+
+
+def reclaim_lapsed(parts: Parts) -> None:
+    """Jobs whose lease is over go back to the queue, or fail; canceling ones are canceled."""
+    for job in parts.store.lapsed():
+        where = f"in phase {job.phase.value}" if job.phase else "before its first phase"
+        error = WorkerLost(f"the worker stopped answering {where}; it was killed, or cut off from the database")
+        try:
+            ended = retry_or_fail(parts.store, parts.artifacts, job, error, parts.retry, parts.clock())
+        except AttemptSuperseded:
+            continue  # it has just ended, or another sweeper was faster
+        logger.warning("attempt %d of %s lost its lease: now %s", job.attempt, job.id, ended.status.value)
+
+
+def discard_stale(parts: Parts) -> None:
+    """Remove what dead attempts left in staging."""
+    held = [job for status in (Status.RUNNING, Status.CANCELING) for job in _all(parts, status)]
+    removed = parts.artifacts.discard_stale({(job.id, job.attempt) for job in held})
+    if removed:
+        logger.info("removed %d staging folders of dead attempts", removed)
+
+
+def _all(parts: Parts, status: Status) -> list[Job]:
+    jobs: list[Job] = []
+    while True:
+        page = parts.store.page(JobFilter(status=status), PAGE, jobs[-1].id if jobs else None)
+        jobs += page.jobs
+        if not page.has_more:
+            return jobs
+
+
+def main() -> None:
+    """Sweep until SIGTERM or SIGINT. Reads the settings from the environment."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    stopping = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stopping.set())
+    settings = Settings()
+    parts = open_parts(settings)
+    sweeper = Sweeper(parts, CeleryQueue(settings.broker_url))
+    while not stopping.wait(settings.sweep_seconds):
+        sweeper.sweep()
+    parts.store.close()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,30 @@
+"""The Celery task. It is light: no tensors here; the work is done by a process that it starts and watches."""
+
+import logging
+import signal
+import threading
+
+from celery import shared_task
+
+from service.adapters.celery_settings import TASK_NAME
+from service.errors import StoreUnavailable
+from service.settings import Settings
+from workers.attempt import run_attempt, start_job_process
+from workers.parts import open_parts
+
+logger = logging.getLogger(__name__)
+
+
+@shared_task(name=TASK_NAME, ignore_result=True)  # type: ignore[untyped-decorator]
+def run_job(job_id: str) -> None:
+    """Run a job if it is still to be had. SIGTERM to this pool process ends the attempt, and requeues the job."""
+    stopping = threading.Event()
+    before = signal.signal(signal.SIGTERM, lambda *_: stopping.set())
+    parts = open_parts(Settings())
+    try:
+        run_attempt(job_id, parts, stopping.is_set, start_job_process)
+    except StoreUnavailable as error:
+        logger.warning("%s was not begun: %s; the sweeper sends it again", job_id, error)
+    finally:
+        parts.store.close()
+        signal.signal(signal.SIGTERM, before)
