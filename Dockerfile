@@ -3,10 +3,9 @@
 #   docker build --target api    --tag headroom-api .       API, sweeper and migration; holds no torch
 #   docker build --target worker --tag headroom-worker .    runs jobs, with torch and transformers
 #
-# The worker gets the build of torch that PyPI has for the platform: on Linux the one for CUDA, which runs on a CPU too.
-# For a much smaller image that uses the CPU only, name the index that has the other one:
-#
-#   docker build --target worker --build-arg TORCH_INDEX=https://download.pytorch.org/whl/cpu --tag headroom-worker .
+# The worker gets the build of torch that the package index has for the platform: on Linux that is one for CUDA, which
+# runs on a CPU too and is large. For a CPU only, add `--build-arg TORCH_INDEX=` and the address of PyTorch's index of
+# CPU builds.
 
 ARG PYTHON_IMAGE=python:3.11-slim-bookworm
 

@@ -119,6 +119,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except HeadroomError as error:
         show(console, Text(f"error [{error.code}]: {error.message}", "red"))
         return 1
+    except OSError as error:
+        show(console, Text(f"error [io_error]: {error.strerror}: {error.filename}", "red"))
+        return 1
     except KeyboardInterrupt:
         return 130
 

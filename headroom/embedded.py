@@ -63,8 +63,7 @@ class EmbeddedServer:
         try:
             program = self._check_installation()
             self._take_data_dir()
-            self._port = self._port or _free_port(self._host)
-            _check_port(self._host, self._port)
+            self._port = _usable_port(self._host, self._port)
             self._sign_lock()
             self._socket = broker.socket_path(self._data_dir)
             self._supervisor = Supervisor(
@@ -182,18 +181,16 @@ def _read_signature(lock: IO[str]) -> str:
         return ""  # it has only just started
 
 
-def _free_port(host: str) -> int:
-    with _listening(host, 0) as listener:
-        port: int = listener.getsockname()[1]
-        return port
-
-
-def _check_port(host: str, port: int) -> None:
+def _usable_port(host: str, port: int) -> int:
+    """The same port, or a free one for 0. InvalidArgument if nothing can listen there."""
     try:
-        _listening(host, port).close()
+        with _listening(host, port) as listener:
+            usable: int = listener.getsockname()[1]
+            return usable
     except OSError as error:
+        reason = error.strerror or error
         raise InvalidArgument(
-            f"Port {port} of {host} cannot be used ({error.strerror}); choose another with --port."
+            f"Port {port} of {host} cannot be used ({reason}); choose another --port or --host."
         ) from error
 
 

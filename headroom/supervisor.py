@@ -14,7 +14,8 @@ from headroom import tether
 
 POLL_SECONDS = 0.05
 QUICK_DEATH_SECONDS = 10.0  # a program that lived longer than this had started well
-MAX_QUICK_DEATHS = 5
+MAX_QUICK_DEATHS = 5  # in a row, of a program that has run well before
+MAX_DEATHS_AT_START = 2  # of one that never has: most likely a setting is wrong, and somebody waits to be told
 FIRST_PAUSE_SECONDS = 0.5  # before a dead program is started again; doubles with each quick death
 READY_SECONDS = 30.0
 MAX_LOG_BYTES = 10_000_000
@@ -42,6 +43,7 @@ class Child:
     program: Program
     process: subprocess.Popen[bytes]
     started_at: float = field(default_factory=time.monotonic)
+    has_run_well: bool = False
     quick_deaths: int = 0
     restart_at: float | None = None
 
@@ -59,7 +61,7 @@ class Supervisor:
         self._children: list[Child] = []
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="supervisor", daemon=True)
-        self.failure: str | None = None  # why it gave up; by then everything is stopped
+        self.failure: str | None = None  # why it gave up; everything is being stopped then
 
     def start(self) -> None:
         """Return at once; watch `failure`."""
@@ -111,8 +113,9 @@ class Supervisor:
             return
         if child.restart_at is None:
             was_quick = now - child.started_at < QUICK_DEATH_SECONDS
+            child.has_run_well |= not was_quick
             child.quick_deaths = child.quick_deaths + 1 if was_quick else 1
-            if child.quick_deaths >= MAX_QUICK_DEATHS:
+            if child.quick_deaths >= (MAX_QUICK_DEATHS if child.has_run_well else MAX_DEATHS_AT_START):
                 times = f"{child.quick_deaths} times in a row"
                 raise ProgramFailed(f"the {child.program.name} ended {times}{self._why(child.program)}")
             child.restart_at = now + FIRST_PAUSE_SECONDS * 2 ** (child.quick_deaths - 1)

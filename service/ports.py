@@ -220,7 +220,7 @@ class CompressionTask:
 
 @dataclass(frozen=True)
 class CompressionOutcome:
-    """`report` follows service.md, section 7. Nothing is in staging when the gate refused."""
+    """`report` is described in docs/report.md. Nothing is in staging when the gate refused."""
 
     accepted: bool
     report: dict[str, Any]

@@ -22,7 +22,7 @@ class Strict(BaseModel):
 
 
 class Method(StrEnum):
-    """Which basis the head is written in before its columns are deleted (engine.md, section 4)."""
+    """Which basis the head is written in before its columns are deleted (docs/methods.md)."""
 
     SLOPE = "slope"
     SPEARMAN = "spearman"

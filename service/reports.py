@@ -1,4 +1,4 @@
-"""Read the engine's report (service.md, section 7): the summary a job carries. Measures nothing."""
+"""Read the engine's report (docs/report.md): the summary a job carries. Measures nothing."""
 
 import math
 from typing import Any

@@ -11,11 +11,6 @@ from celery.worker import state
 from service.adapters.celery_settings import celery_settings
 from service.settings import Settings
 
-# Each job has a process of its own for its tensors, so the one that watches it need not be new for each job.
-TASKS_PER_POOL_PROCESS = 50
-# Celery kills a pool process that is not up after 4 s: on a busy machine it is never up, and no job ever runs.
-POOL_PROCESS_START_SECONDS = 120.0
-
 if TYPE_CHECKING:
     app: Celery
 
@@ -24,11 +19,7 @@ def build_app(settings: Settings) -> Celery:
     """An app whose worker, when told to stop, gives its running job back to the queue instead of finishing it."""
     built = Celery("headroom")
     built.conf.update(celery_settings(settings.broker_url))
-    built.conf.update(
-        imports=("workers.tasks",),
-        worker_max_tasks_per_child=TASKS_PER_POOL_PROCESS,
-        worker_proc_alive_timeout=POOL_PROCESS_START_SECONDS,
-    )
+    built.conf.update(imports=("workers.tasks",))
     worker_init.connect(_end_attempts_on_shutdown, weak=False, dispatch_uid="headroom.end_attempts")
     return built
 

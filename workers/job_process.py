@@ -1,7 +1,8 @@
 """`python -m workers.job_process JOB ATTEMPT`: the process in which one attempt of one job is computed.
 
 Started by workers/attempt.py with a pipe on standard input; when that closes, the parent is gone and the whole
-process group ends at once. Keeps no lease. Exit code 0 means that there is nothing left to record but a cancellation.
+process group ends at once. Keeps no lease. Exit code 0 means that the verdict is recorded, or that the attempt was
+told to stop or is no longer wanted.
 """
 
 import faulthandler
@@ -27,7 +28,7 @@ from workers.parts import Parts, open_parts
 logger = logging.getLogger(__name__)
 
 
-def main(arguments: list[str]) -> int:
+def main(arguments: list[str]) -> None:
     job_id, attempt = arguments[0], int(arguments[1])
     threading.Thread(target=_end_with_parent, name="watchdog", daemon=True).start()
     stopping = threading.Event()
@@ -39,24 +40,22 @@ def main(arguments: list[str]) -> int:
     )
     parts = open_parts(Settings())
     try:
-        return _run(job_id, attempt, parts, stopping)
+        _run(job_id, attempt, parts, stopping)
     except JobCanceled:
         logger.info("stopped, as was asked for")
     except AttemptSuperseded as error:
         logger.warning("stopped: %s", error)
     finally:
         parts.store.close()
-    return 0
 
 
-def _run(job_id: str, attempt: int, parts: Parts, stopping: threading.Event) -> int:
+def _run(job_id: str, attempt: int, parts: Parts, stopping: threading.Event) -> None:
     job = parts.store.get(job_id)
     if job.attempt != attempt or job.status is not Status.RUNNING:
-        return 0
+        return
     progress = ProgressReporter(parts.store, job, stopping.is_set, time.monotonic)
     ended = execute(job, _services(parts), compress_on_device, progress)
     logger.info("ended: %s", ended.status.value)
-    return 0
 
 
 def _services(parts: Parts) -> Services:
@@ -87,10 +86,12 @@ def _end_with_parent() -> None:
     """Wait for the parent's end of the pipe to close. The kernel closes it, however the parent went."""
     while os.read(sys.stdin.fileno(), 1):
         pass
-    os.killpg(0, signal.SIGKILL)
+    if os.getpgrp() == os.getpid():
+        os.killpg(0, signal.SIGKILL)
+    os.kill(os.getpid(), signal.SIGKILL)  # started by hand, in somebody else's group
 
 
 if __name__ == "__main__":
-    code = main(sys.argv[1:])
+    main(sys.argv[1:])
     logging.shutdown()
-    os._exit(code)  # taking torch down in good order takes seconds, and nothing is left to be written
+    os._exit(0)  # taking torch down in good order takes seconds, and nothing is left to be written

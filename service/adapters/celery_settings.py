@@ -9,7 +9,7 @@ WORKER_PATIENCE_SECONDS = 5.0  # more than the 1 s that a blocking pop waits for
 
 
 def celery_settings(broker_url: str, patience_seconds: float = WORKER_PATIENCE_SECONDS) -> dict[str, Any]:
-    """Settings for `app.conf.update`. Why early acknowledgement: see service.md, section 2; the sweeper sends again.
+    """Settings for `app.conf.update`. Early acknowledgement: docs/decisions/0003 says why; the sweeper sends again.
 
     patience_seconds: how long a connection or an answer may take before the broker counts as away.
     There is no result backend: the job store holds every outcome.
@@ -35,7 +35,10 @@ def celery_settings(broker_url: str, patience_seconds: float = WORKER_PATIENCE_S
         "worker_pool": "prefork",
         "worker_concurrency": 1,
         "worker_pool_start_method": "spawn",
-        "worker_max_tasks_per_child": 1,  # a fresh device context for each job, and its memory really given back
+        # Each job has a process of its own for its tensors, so the one that watches it need not be new for each job.
+        "worker_max_tasks_per_child": 50,
+        # Celery kills a pool process that is not up after 4 s: on a busy machine it is never up, and no job ever runs.
+        "worker_proc_alive_timeout": 120.0,
         "worker_cancel_long_running_tasks_on_connection_loss": False,
         "worker_hijack_root_logger": False,
         "enable_utc": True,

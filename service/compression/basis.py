@@ -1,4 +1,4 @@
-"""Which basis the head is written in, and in what order: every method of the table in engine.md, section 4.
+"""Which basis the head is written in, and in what order: every method of docs/methods.md.
 
 One form covers all: an invertible P (hidden, hidden) whose rows are ordered by importance; W h = (W P^-1)(P h) = U x,
 and keeping the first k columns of U is the pruned head. Nothing is removed here, and no head is touched.

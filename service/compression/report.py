@@ -1,4 +1,4 @@
-"""The report of a job, as service.md, section 7 names its fields. Figures only; nothing is measured or written here."""
+"""The report of a job, its fields as docs/report.md names them. Figures only; nothing is measured or written here."""
 
 from importlib.metadata import version
 from typing import Any

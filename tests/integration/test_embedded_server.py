@@ -4,6 +4,7 @@ import os
 import random
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -31,7 +32,7 @@ TIMES = {
     "HEADROOM_HUB_ENDPOINT": "",
 }
 SHORT = {"calibration_tokens": 2048, "evaluation_tokens": 2048, "window": 64}
-LONG = {"calibration_tokens": 4_000_000, "evaluation_tokens": 4_000_000, "window": 64}
+LONG = {"calibration_tokens": 2_000_000, "evaluation_tokens": 2_000_000, "window": 64}
 FINAL = {"succeeded", "failed", "canceled", "rejected"}
 
 Json = dict[str, Any]
@@ -183,9 +184,9 @@ def test_a_job_whose_process_is_killed_in_the_middle_runs_again_and_ends_once(se
 
 
 def test_a_running_job_is_canceled_within_ten_seconds_and_the_next_one_runs(service: Service, tmp_path: Path) -> None:
-    long = service.post(LONG, words=900_000)
+    long = service.post(LONG, words=300_000)
     short = service.post(SHORT)
-    service.wait(long, lambda job: job["phase"] == "encoding" and job["progress"] > 0.05)
+    service.wait(long, lambda job: job["phase"] == "encoding")
     asked = time.monotonic()
     assert service.http.post(f"/v1/jobs/{long}/cancel").status_code == 202
 
@@ -254,7 +255,7 @@ def test_after_everything_was_killed_queued_and_running_jobs_go_on(serve: Callab
 
 def test_a_server_told_to_stop_gives_its_running_job_back_and_leaves_no_process(serve: Callable[[], Served]) -> None:
     first = serve()
-    job_id = first.service.post(LONG, words=900_000)
+    job_id = first.service.post(LONG, words=300_000)
     first.service.wait(job_id, lambda job: job["phase"] == "encoding")
     everything = first.process.children(recursive=True)
 
@@ -275,13 +276,13 @@ def test_a_second_server_on_the_same_folder_is_refused_with_the_address_of_the_f
         EmbeddedServer(tmp_path / "data", None, port=0).start()
 
 
-def test_a_port_that_is_taken_is_named_before_anything_starts(server: EmbeddedServer, tmp_path: Path) -> None:
-    port = int(server.url.rsplit(":", 1)[1])
+def test_a_port_that_is_taken_is_named_before_anything_starts(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(InvalidArgument, match=f"Port {port} .* --port"):
+            EmbeddedServer(tmp_path / "data", None, port=port).start()
 
-    with pytest.raises(InvalidArgument, match=f"Port {port} .* --port"):
-        EmbeddedServer(tmp_path / "other", None, port=port).start()
-
-    assert not (tmp_path / "other" / "logs").exists()
+    assert not (tmp_path / "data" / "logs").exists()
 
 
 def test_a_deep_data_directory_with_an_odd_name_works_too(tmp_path: Path, models_dir: Path, environment: None) -> None:

@@ -1,0 +1,28 @@
+"""`python -m bench [NAME]`: run one benchmark, or all. The last line printed is one JSON object with its figures."""
+
+import importlib
+import json
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+NAMES = ("sweep", "head", "models", "overhead")
+RESULTS = Path(__file__).parent / "results"
+
+
+def main() -> None:
+    names = sys.argv[1:] or list(NAMES)
+    unknown = [name for name in names if name not in NAMES]
+    if unknown:
+        raise SystemExit(f"no benchmark {unknown[0]!r}; there are {', '.join(NAMES)}")
+    for name in names:
+        figures = importlib.import_module(f"bench.{name}").run()
+        record = {"bench": name, "time": datetime.now(UTC).isoformat(timespec="seconds")} | figures
+        RESULTS.mkdir(exist_ok=True)
+        (RESULTS / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        sys.stdout.write(json.dumps(record) + "\n")
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,44 @@
+"""`make demo` on a model of one's own."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.tiny_models import make_text, make_tiny_checkpoint
+
+pytestmark = [pytest.mark.processes, pytest.mark.slow, pytest.mark.timeout(600)]
+
+DEMO = Path(__file__).resolve().parents[2] / "examples" / "demo.py"
+
+
+def run_demo(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {
+        "HEADROOM_HUB_ENDPOINT": "",
+        "HEADROOM_MODELS_DIR": str(folder / "models"),
+        "HEADROOM_THREADS": "1",
+    }
+    command = [sys.executable, str(DEMO), "--output", "made", *arguments]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=500)
+
+
+def test_the_demo_compresses_and_generates_with_a_model_and_a_text_of_ones_own(tmp_path: Path) -> None:
+    make_tiny_checkpoint(tmp_path / "models/acme/tiny")
+    (tmp_path / "text.txt").write_text(make_text())
+    done = run_demo(tmp_path, "--model", "acme/tiny", "--corpus", "text.txt")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "▶" in done.stdout
+    assert "Report in      made/checkpoint/report.json" in done.stdout
+    assert (tmp_path / "made/checkpoint/config.json").is_file()
+    assert done.stdout.splitlines()[-1].startswith("  Return a list of the")
+
+
+def test_the_demo_says_what_is_wrong_with_its_input(tmp_path: Path) -> None:
+    (tmp_path / "models").mkdir()
+    (tmp_path / "text.txt").write_text("words")
+    done = run_demo(tmp_path, "--model", "acme/missing", "--corpus", "text.txt")
+    assert done.returncode == 1
+    assert "error [model_not_found]" in done.stdout
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,74 @@
+"""A job's process does not outlive the process that started it, nor touch a job that is not its own."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from service.adapters.migrate import upgrade
+from service.adapters.sql_store import SqlJobStore
+from service.jobs import Status
+from service.settings import Settings
+from tests.factories import add_running_job
+
+pytestmark = pytest.mark.processes
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings(data_dir=tmp_path)
+
+
+@pytest.fixture
+def store(settings: Settings) -> Iterator[SqlJobStore]:
+    upgrade(settings.database)
+    opened = SqlJobStore(settings.database, lambda: datetime.now(UTC))
+    yield opened
+    opened.close()
+
+
+def start(settings: Settings, *arguments: str) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-P", "-m", "workers.job_process", *arguments],
+        stdin=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env=dict(os.environ) | {"HEADROOM_DATA_DIR": str(settings.data_dir), "HEADROOM_HUB_ENDPOINT": ""},
+        start_new_session=True,
+    )
+
+
+def test_it_is_killed_when_the_pipe_from_its_parent_closes(settings: Settings, store: SqlJobStore) -> None:
+    job = add_running_job(store)
+    with start(settings, job.id, "1") as process:
+        assert process.stdin is not None
+        process.stdin.close()
+        assert process.wait(30) == -9
+    assert store.get(job.id).status is Status.RUNNING, "nothing was written"
+
+
+def test_it_leaves_a_job_alone_that_another_attempt_owns(settings: Settings, store: SqlJobStore) -> None:
+    job = add_running_job(store)
+    before = store.get(job.id).version
+    with start(settings, job.id, "2") as process:
+        assert process.wait(30) == 0
+    assert store.get(job.id).version == before
+
+
+def test_it_records_why_a_job_cannot_be_done(settings: Settings, store: SqlJobStore) -> None:
+    job = add_running_job(store)
+    with start(settings, job.id, "1") as process:
+        assert process.wait(30) == 0
+
+    ended = store.get(job.id)
+    assert ended.status is Status.FAILED
+    assert ended.error is not None
+    assert ended.error.code == "corpus_not_found"
+
+
+def test_a_database_that_is_missing_is_no_verdict(settings: Settings) -> None:
+    with start(settings, "job_" + "0" * 32, "1") as process:
+        assert process.wait(30) != 0
