@@ -29,7 +29,7 @@ def run() -> dict[str, Any]:
         for name in MODELS:
             rows = {f"{method}, repair {repair}": _drift(Path(folder), name, method, repair) for method, repair in ROWS}
             report = _job(Path(folder), name, {"method": "probability", "ratio": "auto"})
-            rows["probability, repair mean"] = _at_ratios(report)
+            rows["probability, repair mean"] = _curve(report)
             figures["models"][name] = {
                 "perplexity": round(report["baseline"]["perplexity"], 2),
                 "encoding_r2": round(report["encoding"]["r2"], 4),
@@ -47,11 +47,12 @@ def run() -> dict[str, Any]:
 
 def _drift(folder: Path, model: str, method: str, repair: str) -> dict[str, float]:
     fields = {"method": method, "ratio": 0.5, "drift": {"perplexity": 1e-9}, "options": {"repair": repair}}
-    return _at_ratios(_job(folder, model, fields))  # the budget refuses it: only the curve is wanted
+    return _curve(_job(folder, model, fields))  # the budget refuses it: only the curve is wanted
 
 
-def _at_ratios(report: dict[str, Any]) -> dict[str, float]:
-    return {str(p["ratio"]): p["perplexity_drift"] for p in report["curve"] if p["ratio"] in RATIOS}
+def _curve(report: dict[str, Any]) -> dict[str, float]:
+    """Ratio -> drift, at every size that was measured."""
+    return {f"{point['ratio']:.4g}": float(f"{point['perplexity_drift']:.5g}") for point in report["curve"]}
 
 
 def _job(folder: Path, model: str, fields: dict[str, Any]) -> dict[str, Any]:

@@ -66,6 +66,9 @@ class HeadroomQuantizer(HfQuantizer):  # type: ignore[misc]
 
     quantization_config: HeadroomConfig
 
+    def _convert_model_for_quantization(self, model: Any) -> None:
+        """Nothing: patching experts is for formats that quantise them, and transformers 4 needs accelerate for it."""
+
     def _process_model_before_weight_loading(self, model: Any, **kwargs: Any) -> None:
         config = self.quantization_config
         self._plain_embedding_class = type(model.get_submodule(config.embed_tokens))
@@ -77,10 +80,12 @@ class HeadroomQuantizer(HfQuantizer):  # type: ignore[misc]
             check_fingerprint(model, self.quantization_config.fingerprint)
         return model
 
-    def _dequantize(self, model: Any, dtype: torch.dtype | None = None) -> Any:
+    def _dequantize(self, model: Any, dtype: torch.dtype | str | None = None) -> Any:
         """Dense modules of the same function: the head full width and of rank k, untied from the input table."""
         config = self.quantization_config
         head = model.get_submodule(config.lm_head)
+        # save_pretrained leaves the dtype's name in the config, and the base class hands it on as it is.
+        dtype = getattr(torch, dtype) if isinstance(dtype, str) else dtype
         linear = _dense_linear(head).to(dtype)
         embedding = None
         if config.tied:

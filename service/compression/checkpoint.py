@@ -54,7 +54,7 @@ def plan_checkpoint(
     base_model_prefix: str,
     fingerprint: dict[str, Any],
 ) -> Plan:
-    """Decide every tensor and the config. keep_tied: store a tied table once, in two column groups (docs/checkpoint-format.md)."""
+    """Decide every tensor and the config. keep_tied: a tied table is stored once (docs/checkpoint-format.md)."""
     tied = head.is_tied and keep_tied
     prefix = _missing_prefix(source, head, base_model_prefix)
     embed = f"{head.embed_name}.weight"

@@ -34,7 +34,7 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 class TinyHub:
-    """One folder of repositories, with the routes and headers that huggingface_hub needs. `log` holds what was asked."""
+    """One folder of repositories, with the routes and headers that huggingface_hub needs. `log`: what was asked."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
