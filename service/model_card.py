@@ -41,7 +41,7 @@ the head has a shape that the plain architecture does not expect.
 LIMITS = """## Limits
 
 - The drift was measured on one corpus. On text unlike it the drift can be larger; measure on your own.
-- Deleting columns costs rare tokens more than frequent ones: `report.json` has the figures by frequency.
+- Deleting columns tends to cost rare tokens more than frequent ones; the figures here are means over all tokens.
 - Only the output head was changed (and, in a tied model, the table it shares with the input embedding).
   What the original model gets wrong, this one gets wrong too, and its licence and terms of use still hold.
 """
