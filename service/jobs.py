@@ -1,15 +1,16 @@
 """What a job is, and the only place that knows which transitions exist. No storage, no clock.
 
-                    a claim            c ok              d gate refused
-    QUEUED ───────────────► RUNNING ───────► SUCCEEDED   ───────► REJECTED
-      ▲  │                   │ │ │  e error
-      │  │ b cancel          │ │ └─────────► FAILED
-      │  └──► CANCELED ◄──┐  │ │
-      │                   h  │ └── g cancel ──► CANCELING ── h stopped ──► CANCELED
-      └── f lease lapsed ────┘
+                 a                  c
+    QUEUED ─────────────► RUNNING ─────────► SUCCEEDED
+     │  ▲                  │ │ │ ─────d────► REJECTED
+     │  └────────f─────────┘ │ └──────e────► FAILED
+     b                       g
+     ▼                       ▼
+  CANCELED ◄──────h────── CANCELING
 
-a: conditional update, attempt + 1, lease set. f: back with a pause, until `max_attempts`; then FAILED(worker_lost).
-g: the worker is told by flag; a lapsed lease of a canceling job also ends in CANCELED.
+a: claim by conditional update, attempt + 1, lease set. b, g: cancel; a running job's worker is told by its status.
+c: published. d: the drift gate refused. e: an error, or the last of `max_attempts` was lost.
+f: the attempt was lost; back with a pause. h: the job's process group has ended, or its lease has lapsed.
 """
 
 import secrets
@@ -39,9 +40,7 @@ FINAL = frozenset({Status.SUCCEEDED, Status.FAILED, Status.CANCELED, Status.REJE
 
 TRANSITIONS: dict[Status, frozenset[Status]] = {
     Status.QUEUED: frozenset({Status.RUNNING, Status.CANCELED}),
-    Status.RUNNING: frozenset(
-        {Status.SUCCEEDED, Status.REJECTED, Status.FAILED, Status.CANCELING, Status.CANCELED, Status.QUEUED}
-    ),
+    Status.RUNNING: frozenset({Status.SUCCEEDED, Status.REJECTED, Status.FAILED, Status.CANCELING, Status.QUEUED}),
     Status.CANCELING: frozenset({Status.CANCELED}),
 } | {status: frozenset() for status in FINAL}
 
@@ -130,7 +129,7 @@ class Event:
     job_id: str
     number: int
     time: datetime
-    type: str  # "status", "phase", "progress", "attempt"
+    type: str  # "status", "phase", "attempt"
     data: dict[str, Any]
 
 

@@ -1,4 +1,4 @@
-"""Boundaries we do not own, as Protocols. Each has an in-memory version and one contract suite (tests/contract)."""
+"""Boundaries we do not own, as Protocols. One contract suite each in tests/contract; see docs/decisions/0009."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass

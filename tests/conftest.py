@@ -1,10 +1,16 @@
 """Markers that need something this machine may lack are skipped in plain sight."""
 
+import signal
 from pathlib import Path
 
 import pytest
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+def pytest_sessionstart() -> None:
+    # A shell that starts the tests in the background has them ignore interrupts, and so would every child.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -6,7 +6,15 @@ from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    GPTNeoXConfig,
+    GPTNeoXForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+)
 
 END = "<|endoftext|>"
 
@@ -28,6 +36,18 @@ def make_model(family: str = "gpt2", *, tied: bool = True, hidden_size: int = 32
     if family == "gpt2":
         model = GPT2LMHeadModel(
             GPT2Config(n_embd=hidden_size, n_layer=2, n_head=2, n_positions=64, initializer_range=0.2, **shared)
+        )
+    elif family == "neox":
+        model = GPTNeoXForCausalLM(
+            GPTNeoXConfig(
+                hidden_size=hidden_size,
+                intermediate_size=2 * hidden_size,
+                num_hidden_layers=2,
+                num_attention_heads=2,
+                max_position_embeddings=64,
+                initializer_range=0.2,
+                **shared,
+            )
         )
     else:
         model = LlamaForCausalLM(

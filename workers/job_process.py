@@ -75,9 +75,11 @@ def _services(parts: Parts) -> Services:
 
 def compress_on_device(task: CompressionTask, progress: Progress) -> CompressionOutcome:
     """The engine, loaded only now: a job whose model cannot be had never waits for torch."""
-    os.environ.pop("HEADROOM_HUB_TOKEN", None)  # the engine goes offline itself; it needs no token of ours either
+    os.environ.pop("HEADROOM_HUB_TOKEN", None)
+    from service.compression.model_loading import go_offline
     from service.compression.pipeline import compress
 
+    go_offline()  # the model has been fetched; what is in it must not make loading it fetch more
     set_threads(Settings().threads)
     return compress(replace(task, device=choose_device(task.device)), progress)
 

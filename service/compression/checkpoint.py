@@ -15,9 +15,8 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
-from service.compression.lm_head import LmHead
+from service.compression.lm_head import LmHead, StoredNames
 from service.compression.slicing import SlicedFactors
-from service.errors import UnsupportedHead
 from service.model_files import ModelInspection, TensorEntry
 
 FORMAT_VERSION = 1
@@ -47,6 +46,7 @@ class Plan:
 def plan_checkpoint(
     source: ModelInspection,
     head: LmHead,
+    stored: StoredNames,
     factors: SlicedFactors,
     *,
     method: str,
@@ -56,17 +56,17 @@ def plan_checkpoint(
 ) -> Plan:
     """Decide every tensor and the config. keep_tied: a tied table is stored once (docs/checkpoint-format.md)."""
     tied = head.is_tied and keep_tied
-    prefix = _missing_prefix(source, head, base_model_prefix)
-    embed = f"{head.embed_name}.weight"
+    prefix = _missing_prefix(head, stored, base_model_prefix)
     new = _head_tensors(head.name, factors, with_weight=not tied)
     if tied:
         new |= _embedding_tensors(head.embed_name, factors)
-    dropped = {f"{head.name}.weight", f"{head.name}.bias"} | ({embed} if tied else set())
+    dropped = set(stored.weight + stored.bias) - (set() if tied else set(stored.embed))
     copied: dict[str, Tensor | TensorEntry] = {}
     for name, entry in source.tensors.items():
-        full = name if not prefix or name.startswith(f"{head.name}.") else prefix + name
-        if full not in dropped:
-            copied[full] = entry
+        if name not in dropped:
+            copied[name if not prefix or name.startswith(f"{head.name}.") else prefix + name] = entry
+    if not tied and not stored.embed:  # a tied table that was stored under the head's name only
+        copied[f"{head.embed_name}.weight"] = source.tensors[stored.weight[0]]
     config = dict(source.config)
     config["quantization_config"] = {
         "quant_method": "headroom",
@@ -88,15 +88,11 @@ def plan_checkpoint(
     return Plan(new | copied, config)
 
 
-def _missing_prefix(source: ModelInspection, head: LmHead, base_model_prefix: str) -> str:
+def _missing_prefix(head: LmHead, stored: StoredNames, base_model_prefix: str) -> str:
     """Checkpoints of a bare base model lack its prefix (`wte.weight` for `transformer.wte.weight`); ours never do."""
-    full = f"{head.embed_name}.weight"
-    if full in source.tensors:
-        return ""
-    prefix = f"{base_model_prefix}."
-    if full.removeprefix(prefix) in source.tensors:
-        return prefix
-    raise UnsupportedHead(f"the checkpoint stores the input embedding under another name than {full!r}")
+    full, prefix = f"{head.embed_name}.weight", f"{base_model_prefix}."
+    bare = full.removeprefix(prefix)
+    return prefix if bare != full and bare in stored.embed and full not in stored.embed else ""
 
 
 def _head_tensors(name: str, factors: SlicedFactors, *, with_weight: bool) -> dict[str, Tensor | TensorEntry]:

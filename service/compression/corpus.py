@@ -3,7 +3,6 @@
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,9 @@ from torch import Tensor
 
 from service.errors import CorpusEmpty, CorpusNotText, CorpusTooShort
 
+TEXT_PIECE = 1 << 18  # characters of a plain text read at a time
+LONGEST_LINE = 1 << 14
+TOKENIZED_AT_ONCE = 1 << 20  # characters
 # Documents beyond this many times the tokens asked for are not read: enough to choose windows from.
 OVERSAMPLING = 4
 # A document split needs this many documents on average for each side, or single documents decide the result.
@@ -41,11 +43,12 @@ class Windows:
 
 
 def read_documents(path: Path, format: str, field: str | None) -> Iterator[str]:
-    """Texts of a corpus file: one for plain text, one a line for JSON lines. CorpusNotText with the line at fault."""
+    """Pieces of a plain text, or one text a line of JSON lines. CorpusNotText with the line at fault."""
     try:
         with path.open(encoding="utf-8", newline="\n") as file:
             if format != "jsonl":
-                yield file.read()
+                while piece := file.read(TEXT_PIECE):
+                    yield piece + file.readline(LONGEST_LINE)  # to the end of the line, so that no word is cut
                 return
             for number, line in enumerate(file, start=1):
                 if line.strip():
@@ -57,22 +60,29 @@ def read_documents(path: Path, format: str, field: str | None) -> Iterator[str]:
 def _field_of(line: str, field: str, number: int) -> str:
     try:
         record = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise CorpusNotText(f"line {number} of the corpus is not JSON: {error.msg}") from error
-    if not isinstance(record, dict) or not isinstance(record.get(field), str):
-        raise CorpusNotText(f"line {number} of the corpus has no text in field {field!r}")
-    return str(record[field])
+        text = record.get(field) if isinstance(record, dict) else None
+        if not isinstance(text, str):
+            raise CorpusNotText(f"line {number} of the corpus has no text in field {field!r}")
+        text.encode()  # a lone surrogate is JSON, but no text
+    except (ValueError, RecursionError) as error:
+        raise CorpusNotText(f"line {number} of the corpus is not JSON: {error}") from error
+    return text
 
 
-def make_windows(tokenizer: Any, documents: Iterator[str], settings: WindowSettings) -> Windows:
-    """CorpusEmpty without any text; CorpusTooShort below one calibration and one evaluation window."""
+def make_windows(
+    tokenizer: Any, documents: Iterator[str], settings: WindowSettings, *, one_document: bool = False
+) -> Windows:
+    """CorpusEmpty without any text; CorpusTooShort below one calibration and one evaluation window.
+
+    one_document: `documents` are pieces of one text, which is split by window only.
+    """
     bos = _bos_id(tokenizer)
     wanted = settings.calibration_tokens + settings.evaluation_tokens
-    tokenized = list(_until(_tokenized(tokenizer, documents), OVERSAMPLING * wanted))
-    if not any(tokenized):
+    tokenized = list(_until(_tokenized(tokenizer, documents, not one_document), OVERSAMPLING * wanted))
+    if not tokenized:
         raise CorpusEmpty("the corpus holds no text")
     generator = torch.Generator().manual_seed(settings.seed)
-    if len(tokenized) >= 2 * DOCUMENTS_FOR_SPLIT:
+    if not one_document and len(tokenized) >= 2 * DOCUMENTS_FOR_SPLIT:
         windows = _split_by_document(tokenized, settings, bos, generator)
         if windows is not None:
             return windows
@@ -85,28 +95,38 @@ def _bos_id(tokenizer: Any) -> int | None:
     return tokenizer.bos_token_id if ids and ids[0] == tokenizer.bos_token_id else None
 
 
-def _tokenized(tokenizer: Any, documents: Iterator[str]) -> Iterator[list[int]]:
-    end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
-    for first, *rest in iter(lambda: list(islice(documents, 64)), []):
-        batch = [text for text in (first, *rest) if text.strip()]
-        if batch:
-            for ids in tokenizer(batch, add_special_tokens=False, verbose=False).input_ids:
-                yield [*ids, *end]
+def _tokenized(tokenizer: Any, documents: Iterator[str], with_end: bool) -> Iterator[Tensor]:
+    """(tokens,) int32 of each document that holds any text."""
+    end = [tokenizer.eos_token_id] if with_end and tokenizer.eos_token_id is not None else []
+    for batch in _batches(text for text in documents if text.strip()):
+        for ids in tokenizer(batch, add_special_tokens=False, verbose=False).input_ids:
+            yield torch.tensor([*ids, *end], dtype=torch.int32)
 
 
-def _until(tokenized: Iterator[list[int]], limit: int) -> Iterator[list[int]]:
+def _batches(documents: Iterator[str]) -> Iterator[list[str]]:
+    batch: list[str] = []
+    for text in documents:
+        batch.append(text)
+        if sum(map(len, batch)) >= TOKENIZED_AT_ONCE:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def _until(tokenized: Iterator[Tensor], limit: int) -> Iterator[Tensor]:
     seen = 0
     for ids in tokenized:
         yield ids
-        seen += len(ids)
+        seen += ids.numel()
         if seen >= limit:
             return
 
 
-def _cut(documents: list[list[int]], window: int, bos: int | None) -> Tensor:
+def _cut(documents: list[Tensor], window: int, bos: int | None) -> Tensor:
     """Documents end to end, cut into (windows, window); the last, short piece is left out."""
     body = window if bos is None else window - 1
-    stream = torch.tensor([token for ids in documents for token in ids], dtype=torch.int64)
+    stream = torch.cat([torch.empty(0, dtype=torch.int32), *documents]).long()
     rows = stream[: stream.numel() // body * body].view(-1, body)
     return rows if bos is None else torch.cat([torch.full((rows.shape[0], 1), bos), rows], dim=1)
 
@@ -116,16 +136,16 @@ def _caps(settings: WindowSettings) -> tuple[int, int]:
 
 
 def _split_by_document(
-    documents: list[list[int]], settings: WindowSettings, bos: int | None, generator: torch.Generator
+    documents: list[Tensor], settings: WindowSettings, bos: int | None, generator: torch.Generator
 ) -> Windows | None:
     """None when either side would lack a window."""
     order = torch.randperm(len(documents), generator=generator).tolist()
     calibration_cap, evaluation_cap = _caps(settings)
-    total = sum(len(ids) for ids in documents)
+    total = sum(ids.numel() for ids in documents)
     target = min(calibration_cap * settings.window, int(total * CALIBRATION_SHARE))
     taken, split = 0, 0
     while split < len(order) and taken < target:
-        taken += len(documents[order[split]])
+        taken += documents[order[split]].numel()
         split += 1
     calibration = _cut([documents[i] for i in order[:split]], settings.window, bos)[:calibration_cap]
     evaluation = _cut([documents[i] for i in order[split:]], settings.window, bos)[:evaluation_cap]
@@ -135,11 +155,11 @@ def _split_by_document(
 
 
 def _split_by_window(
-    documents: list[list[int]], settings: WindowSettings, bos: int | None, generator: torch.Generator
+    documents: list[Tensor], settings: WindowSettings, bos: int | None, generator: torch.Generator
 ) -> Windows:
     rows = _cut(documents, settings.window, bos)
     if rows.shape[0] < 2:
-        tokens = sum(len(ids) for ids in documents)
+        tokens = sum(ids.numel() for ids in documents)
         raise CorpusTooShort(
             f"the corpus has {tokens} tokens; one calibration and one evaluation window need "
             f"{2 * settings.window}: send more text or set options.window lower"

@@ -1,6 +1,5 @@
 """From a sweep to a drift curve and a verdict. Perplexity = exp(total negative log-likelihood / predicted tokens)."""
 
-import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -55,8 +54,8 @@ def drift_curve(swept: Sweep, ratio_of: dict[int, float], seed: int) -> list[Dri
                 DriftPoint(
                     ratio=ratio_of[size],
                     kept_columns=size,
-                    perplexity=math.exp(totals[index]),
-                    perplexity_drift=math.expm1(totals[index] - totals[-1]),
+                    perplexity=float(totals[index].exp()),  # a ruined head gives infinity, not an error
+                    perplexity_drift=float(torch.expm1(totals[index] - totals[-1])),
                     perplexity_drift_low=float(low[index]),
                     perplexity_drift_high=float(high[index]),
                     kl_mean=float(kl.double().mean()),
@@ -77,7 +76,7 @@ def _quantiles(values: Tensor, quantiles: Tensor) -> list[float]:
 
 def baseline_perplexity(swept: Sweep) -> float:
     predicted = swept.negative_log_likelihood.shape[0] * swept.positions_per_window
-    return math.exp(float(swept.negative_log_likelihood[:, -1].sum()) / predicted)
+    return float((swept.negative_log_likelihood[:, -1].sum() / predicted).exp())
 
 
 def bootstrap_interval(likelihood: Tensor, positions_per_window: int, seed: int) -> tuple[Tensor, Tensor]:
@@ -87,11 +86,12 @@ def bootstrap_interval(likelihood: Tensor, positions_per_window: int, seed: int)
     """
     windows = likelihood.shape[0]
     generator = torch.Generator().manual_seed(seed)
-    draws = torch.randint(windows, (RESAMPLES, windows), generator=generator)
-    counts = torch.zeros(RESAMPLES, windows, dtype=torch.float64)
-    counts.scatter_add_(1, draws, torch.ones_like(draws, dtype=torch.float64))
     paired = likelihood - likelihood[:, -1:]  # (windows, sizes)
-    drift = torch.expm1(counts @ paired / (windows * positions_per_window))
+    drift = torch.empty(RESAMPLES, likelihood.shape[1], dtype=torch.float64)
+    for resample in drift:  # one at a time: a table of resamples by windows would grow with the corpus
+        drawn = torch.randint(windows, (windows,), generator=generator)
+        counts = torch.bincount(drawn, minlength=windows).double()
+        resample.copy_(torch.expm1(counts @ paired / (windows * positions_per_window)))
     tail = (1 - CONFIDENCE) / 2
     bounds = torch.quantile(drift, torch.tensor([tail, 1 - tail], dtype=torch.float64), dim=0)
     return bounds[0], bounds[1]

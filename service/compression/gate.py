@@ -54,7 +54,7 @@ def choose(hidden: HiddenStates, head: SweepHead, recipe: CompressRecipe, progre
         raise ModelDrift("the model's own loss on this corpus is not a number: the weights are damaged")
     curve = drift_curve(swept, ratio_of, recipe.options.seed)
     if refining:
-        finer = _sizes_at_the_edge(curve, recipe.drift, multiple)
+        finer = _sizes_at_the_edge(curve, recipe.drift, size, multiple)
         if finer:
             curve = _merged(curve, hidden, head, finer, recipe, lambda done: progress(0.5 + done / 2))
     passing = sorted((p for p in curve if p.passes(recipe.drift)), key=lambda point: point.kept_columns)
@@ -67,13 +67,12 @@ def choose(hidden: HiddenStates, head: SweepHead, recipe: CompressRecipe, progre
     )
 
 
-def _sizes_at_the_edge(curve: list[DriftPoint], budget: DriftBudget, multiple: int) -> list[int]:
-    """Sizes below the smallest that passed and above the next that was measured, spread evenly."""
+def _sizes_at_the_edge(curve: list[DriftPoint], budget: DriftBudget, hidden_size: int, multiple: int) -> list[int]:
+    """Sizes below the smallest that passed (or the full one) and above the next that was measured, spread evenly."""
     best = largest_passing(curve, budget)
-    if best is None:
-        return []
-    below = max((point.kept_columns for point in curve if point.kept_columns < best.kept_columns), default=0)
-    between = list(range(below + multiple, best.kept_columns, multiple))
+    upper = hidden_size if best is None else best.kept_columns
+    below = max((point.kept_columns for point in curve if point.kept_columns < upper), default=0)
+    between = list(range(below + multiple, upper, multiple))
     stride = -(-len(between) // REFINED_SIZES) if between else 1
     return between[::stride]
 

@@ -7,6 +7,7 @@ that resident memory stays the same whatever the number of positions.
 
 import json
 import os
+import secrets
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -40,6 +42,10 @@ class HiddenStates:
     @property
     def positions(self) -> int:
         return self.windows.shape[0] * self.positions_per_window
+
+    @property
+    def nbytes(self) -> int:
+        return self.positions * self.hidden_size * self.dtype.itemsize
 
     @property
     def targets(self) -> Tensor:
@@ -69,8 +75,13 @@ class HiddenCache:
     def folder(self, key: str) -> Path:
         return self.root / key
 
-    def __contains__(self, key: str) -> bool:
-        return (self.folder(key) / "meta.json").is_file()
+    def is_whole(self, key: str) -> bool:
+        """Whether the entry is there and its files are as long as its index says."""
+        try:
+            parts = [self.open(key, part) for part in ("calibration", "evaluation")]
+            return all(part.file.stat().st_size == part.nbytes for part in parts)
+        except (OSError, ValueError, KeyError, SafetensorError):
+            return False
 
     def read_meta(self, key: str) -> dict[str, Any]:
         meta = json.loads((self.folder(key) / "meta.json").read_text(encoding="utf-8"))
@@ -99,36 +110,39 @@ class HiddenCache:
             for part, windows in parts.items():
                 save_file({"windows": windows.contiguous()}, staging / f"{part}.windows.safetensors")
                 with (staging / f"{part}.bin").open("wb") as file, stopped_at_lm_head(model) as hidden_states:
-                    blocks = torch.split(windows, _windows_at_once(windows.shape[1]))
+                    blocks = torch.split(windows, _windows_at_once(windows.shape[1], model.device))
                     for hidden in map_blocks(hidden_states, blocks, model.device):
                         predicting = hidden[:, :-1].contiguous().cpu()
                         file.write(predicting.view(torch.uint8).numpy().data)
                         done += hidden.shape[0]
                         progress(done / total)
             (staging / "meta.json").write_text(json.dumps(meta, sort_keys=True), encoding="utf-8")
-            _rename_into_place(staging, self.folder(key))
+            self._rename_into_place(staging, key)
         finally:
             shutil.rmtree(staging, ignore_errors=True)
 
     def load_tensors(self, key: str, name: str) -> dict[str, Tensor] | None:
         """What `save_tensors` kept under this name, if anything."""
-        path = self.folder(key) / f"{name}.safetensors"
-        return load_file(path) if path.is_file() else None
+        try:
+            return load_file(self.folder(key) / f"{name}.safetensors")
+        except (OSError, SafetensorError):
+            return None
 
     def save_tensors(self, key: str, name: str, tensors: dict[str, Tensor]) -> None:
         path = self.folder(key) / f"{name}.safetensors"
-        temporary = path.with_name(f".{name}-{os.getpid()}")
+        temporary = path.with_name(f".{name}-{secrets.token_hex(8)}")
         save_file({field: tensor.contiguous().cpu() for field, tensor in tensors.items()}, temporary)
         os.replace(temporary, path)
 
+    def _rename_into_place(self, staging: Path, key: str) -> None:
+        if self.is_whole(key):
+            return  # a twin job was quicker
+        if self.folder(key).exists():  # damaged: out of the way first, since only an empty folder can be replaced
+            os.rename(self.folder(key), staging / "replaced")
+            shutil.rmtree(staging / "replaced")
+        os.rename(staging, self.folder(key))
 
-def _windows_at_once(window: int, tokens: int = 2048) -> int:
-    return max(1, tokens // window)
 
-
-def _rename_into_place(staging: Path, target: Path) -> None:
-    try:
-        os.rename(staging, target)
-    except OSError:
-        if not (target / "meta.json").is_file():  # anything but a twin job that was quicker
-            raise
+def _windows_at_once(window: int, device: torch.device) -> int:
+    """On a CPU a block is one thread's work; a GPU wants more of it at a time."""
+    return max(1, (512 if device.type == "cpu" else 16_384) // window)

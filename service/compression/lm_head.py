@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from service.compression.hidden_states import hidden_states_of
-from service.errors import UnsupportedHead
+from service.errors import ModelDrift, UnsupportedHead
 
 # Share of the logits' magnitude by which our product may differ from the model's own, by the model's dtype.
 CONTRACT_TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-6, torch.bfloat16: 2e-2, torch.float16: 4e-3}
@@ -31,6 +31,18 @@ class Transform:
 
     def describe(self) -> dict[str, Any]:
         return {"scale": self.scale, "soft_cap": self.soft_cap}
+
+
+@dataclass(frozen=True)
+class StoredNames:
+    """The checkpoint's own names of the head's parameters, first the one whose bytes the model uses.
+
+    transformers renames some tensors when it loads them (`embed_out` of GPT-NeoX becomes `lm_head`).
+    """
+
+    weight: tuple[str, ...]  # of a tied head: the table's names, under the embedding or the head or both
+    bias: tuple[str, ...]
+    embed: tuple[str, ...]  # of the input embedding; may be empty where it is tied
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,7 +107,9 @@ def _check_contract(model: Any, module: nn.Linear, sample_ids: Tensor) -> Transf
     if own.shape != linear.shape:
         raise UnsupportedHead(f"the model's logits have shape {tuple(own.shape)}, its head gives {tuple(linear.shape)}")
     tolerance = CONTRACT_TOLERANCE.get(module.weight.dtype, 1e-4) * max(float(own.abs().max()), 1e-6)
-    candidates = [Transform(), *_soft_caps(model, module), Transform(scale=_fitted_scale(own, linear))]
+    if not torch.isfinite(own).all():
+        raise ModelDrift("the model's own logits on this corpus are not numbers: its weights are damaged")
+    candidates = [*_declared(model), Transform(), Transform(scale=_fitted_scale(own, linear))]
     differences = [float((candidate(linear) - own).abs().max()) for candidate in candidates]
     for candidate, difference in zip(candidates, differences, strict=True):
         if difference <= tolerance:
@@ -106,9 +120,14 @@ def _check_contract(model: Any, module: nn.Linear, sample_ids: Tensor) -> Transf
     )
 
 
-def _soft_caps(model: Any, module: nn.Linear) -> list[Transform]:
-    cap = getattr(model.config.get_text_config(), "final_logit_softcapping", None)
-    return [Transform(soft_cap=float(cap))] if cap else []
+def _declared(model: Any) -> list[Transform]:
+    """What the config says, first: on small logits a soft cap and none agree within the tolerance."""
+    config = model.config.get_text_config()
+    cap = getattr(config, "final_logit_softcapping", None)
+    scale, divisor = getattr(config, "logit_scale", None), getattr(config, "logits_scaling", None)
+    found = [Transform(soft_cap=float(cap))] if cap else []
+    found += [Transform(scale=float(scale))] if scale else []
+    return found + ([Transform(scale=1 / float(divisor))] if divisor else [])
 
 
 def _fitted_scale(own: Tensor, linear: Tensor) -> float:

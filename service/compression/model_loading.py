@@ -23,12 +23,16 @@ def load_tokenizer(path: Path) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+        reads = bool(tokenizer("a", add_special_tokens=False).input_ids)
     except Exception as error:  # whatever a hostile or foreign tokenizer file makes transformers raise
         raise UnsupportedModel(f"the model's tokenizer cannot be loaded: {_first_line(error)}") from error
+    if not reads:  # transformers makes an empty one of a folder without tokenizer files
+        raise UnsupportedModel("the model has no tokenizer: add its tokenizer.json and tokenizer_config.json")
+    return tokenizer
 
 
-def load_causal_model(path: Path, config: dict[str, Any], device: torch.device) -> Any:
+def load_causal_model(path: Path, config: dict[str, Any], stored_elements: int, device: torch.device) -> Any:
     """The model in its stored dtype, in evaluation mode. config: config.json as read by inspect_model.
 
     UnsupportedModel when transformers has no such class or it is no causal language model; CorruptCheckpoint when
@@ -38,6 +42,7 @@ def load_causal_model(path: Path, config: dict[str, Any], device: torch.device) 
     last: Exception | None = None
     for attention in ("sdpa", "eager"):  # always named, so that the config's own wish is never followed
         try:
+            _refuse_larger(path, stored_elements)
             return _load(path, attention).to(device).eval()
         except ValueError as error:
             last = error
@@ -72,13 +77,26 @@ def _load(path: Path, attention: str) -> Any:
     return model
 
 
+def _refuse_larger(path: Path, stored_elements: int) -> None:
+    """Missing layers would be made up before anything could be checked: a config must not decide what is allocated."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    with torch.device("meta"):
+        skeleton = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(path, local_files_only=True))
+    described = sum(parameter.numel() for parameter in skeleton.parameters())
+    if described > 2 * stored_elements:
+        raise CorruptCheckpoint(
+            f"config.json describes {described:,} parameters, the checkpoint holds {stored_elements:,}"
+        )
+
+
 def _refuse_foreign(config: dict[str, Any]) -> None:
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-    if "quantization_config" in config:
-        method = (config["quantization_config"] or {}).get("quant_method", "an unnamed method")
+    if config.get("quantization_config"):
+        method = config["quantization_config"].get("quant_method", "an unnamed method")
         raise UnsupportedModel(f"the model is compressed already ({method}); send the uncompressed one")
-    known = {name for names in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values() for name in _as_tuple(names)}
+    known = _as_tuple(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(config["model_type"], ()))
     architecture = config["architectures"][0]
     if config.get("is_encoder_decoder") or architecture not in known:
         raise UnsupportedModel(f"{architecture} is no causal language model that this transformers release knows")

@@ -5,8 +5,9 @@ A warm cache means that neither the backbone nor even the model is loaded: the h
 
 import hashlib
 import json
+import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -17,21 +18,21 @@ from torch import Tensor
 
 from service.compression.checkpoint import SIDE_FILE_SUFFIXES
 from service.compression.corpus import WindowSettings, make_windows, read_documents
-from service.compression.hidden_cache import HiddenCache, HiddenStates
-from service.compression.lm_head import LmHead, Transform, find_lm_head
+from service.compression.hidden_cache import DTYPES, HiddenCache, HiddenStates
+from service.compression.lm_head import LmHead, StoredNames, Transform, find_lm_head
 from service.compression.model_loading import (
     check_token_ids,
-    go_offline,
     load_causal_model,
     load_tokenizer,
     longest_window,
 )
 from service.compression.statistics import Statistics, calibrate
+from service.errors import ModelDrift, UnsupportedHead
 from service.model_files import ModelInspection, digest_model, inspect_model
 from service.ports import CompressionTask
 from service.recipes import CompressOptions, Method
 
-CACHE_FORMAT = 1
+CACHE_FORMAT = 2
 CONTRACT_WINDOWS, CONTRACT_LENGTH = 2, 64
 
 
@@ -43,6 +44,7 @@ class Source:
     digest: str  # of config and weights
     corpus_digest: str
     head: LmHead
+    stored: StoredNames
     base_model_prefix: str
     settings: dict[str, Any]  # window, split and so on, as the report states them
     calibration: HiddenStates
@@ -60,27 +62,30 @@ class Source:
             progress(1.0)
             return Statistics(**kept)
         fresh = calibrate(self.calibration, self.head, with_fisher=with_fisher, device=device, progress=progress)
+        if not torch.isfinite(fresh.second_moment_sum).all():
+            raise ModelDrift("the model's hidden states on this corpus are not numbers: its weights are damaged")
         self.cache.save_tensors(self.key, name, vars(fresh))
         return fresh
 
 
 def open_source(task: CompressionTask, device: torch.device, progress: Callable[[float], None]) -> Source:
     """Any error of model or corpus is a typed one; see model_files, model_loading, corpus and lm_head."""
-    go_offline()
     inspection = inspect_model(task.model.path)
     digest, corpus_digest = digest_model(inspection), _file_digest(task.corpus)
     cache = HiddenCache(task.cache_dir / "hidden_states")
     key = _cache_key(task, inspection.path, digest, corpus_digest, device)
-    was_warm = key in cache
+    was_warm = cache.is_whole(key)
     if not was_warm:
         _fill(cache, key, task, inspection, device, progress)
     progress(1.0)
     meta = cache.read_meta(key)
+    stored = StoredNames(**{part: tuple(names) for part, names in meta["stored"].items()})
     return Source(
         inspection=inspection,
         digest=digest,
         corpus_digest=corpus_digest,
-        head=_read_head(inspection, meta["head"], device),
+        head=_read_head(inspection, meta["head"], stored, device),
+        stored=stored,
         base_model_prefix=meta["base_model_prefix"],
         settings=meta["settings"],
         calibration=cache.open(key, "calibration"),
@@ -120,19 +125,24 @@ def _fill(
     progress: Callable[[float], None],
 ) -> None:
     tokenizer = load_tokenizer(inspection.path)
-    model = load_causal_model(inspection.path, inspection.config, device)
+    elements = sum(math.prod(entry.shape) for entry in inspection.tensors.values())
+    model = load_causal_model(inspection.path, inspection.config, elements, device)
     settings = _window_settings(task.recipe.options, longest_window(model.config))
-    windows = make_windows(tokenizer, read_documents(task.corpus, task.corpus_format, task.corpus_field), settings)
+    documents = read_documents(task.corpus, task.corpus_format, task.corpus_field)
+    windows = make_windows(tokenizer, documents, settings, one_document=task.corpus_format != "jsonl")
     parts = {"calibration": windows.calibration, "evaluation": windows.evaluation}
     for rows in parts.values():
         check_token_ids(rows, model.get_input_embeddings().weight.shape[0])
     sample = windows.evaluation[:CONTRACT_WINDOWS, :CONTRACT_LENGTH].to(device)
     head = find_lm_head(model, sample)
+    if str(head.weight.dtype) not in DTYPES:
+        raise UnsupportedHead(f"the head is stored as {head.weight.dtype}; only {', '.join(DTYPES)} can be sliced")
     stated = {"window": settings.window, "split": windows.split, "starts_with_bos": windows.starts_with_bos}
     meta = {
         "dtype": str(head.weight.dtype),
         "hidden_size": head.hidden_size,
         "head": _describe_head(head),
+        "stored": asdict(_stored_names(inspection, head, model)),
         "base_model_prefix": model.base_model_prefix,
         "settings": stated,
     }
@@ -147,7 +157,6 @@ def _window_settings(options: CompressOptions, limit: int | None) -> WindowSetti
 def _describe_head(head: LmHead) -> dict[str, Any]:
     return {
         "dtype": str(head.weight.dtype),
-        "has_bias": head.bias is not None,
         "transform": head.transform.describe(),
         "name": head.name,
         "embed_name": head.embed_name,
@@ -156,13 +165,45 @@ def _describe_head(head: LmHead) -> dict[str, Any]:
     }
 
 
-def _read_head(inspection: ModelInspection, described: dict[str, Any], device: torch.device) -> LmHead:
+def _stored_names(inspection: ModelInspection, head: LmHead, model: Any) -> StoredNames:
+    embed = f"{head.embed_name}.weight"
+    names = [embed, f"{head.name}.weight"] if head.is_tied else [f"{head.name}.weight"]
+    bias = [f"{head.name}.bias"]
+    table = model.get_input_embeddings().weight.detach()
+    return StoredNames(
+        weight=_stored_as(inspection, names, head.weight),
+        bias=() if head.bias is None else _stored_as(inspection, bias, head.bias),
+        embed=_stored_by_name(inspection, [embed]) if head.is_tied else _stored_as(inspection, [embed], table),
+    )
+
+
+def _stored_by_name(inspection: ModelInspection, names: list[str]) -> tuple[str, ...]:
+    """Those of `names` that the checkpoint has, whole or, as in a bare base model's file, without their first part."""
+    candidates = [candidate for name in names for candidate in (name, name.partition(".")[2])]
+    return tuple(name for name in candidates if name in inspection.tensors)
+
+
+def _stored_as(inspection: ModelInspection, names: list[str], tensor: Tensor) -> tuple[str, ...]:
+    """By name, else the tensor of the same content. UnsupportedHead when nothing in the checkpoint is it."""
+    found = _stored_by_name(inspection, names)
+    if found:
+        return found
+    for entry in inspection.tensors.values():
+        if entry.shape == tuple(tensor.shape):
+            stored = _read_tensor(inspection, entry.name).to(tensor.device, tensor.dtype)
+            if torch.equal(stored, tensor):
+                return (entry.name,)
+    raise UnsupportedHead(f"no tensor of the checkpoint is {names[0]!r} of the loaded model")
+
+
+def _read_head(
+    inspection: ModelInspection, described: dict[str, Any], stored: StoredNames, device: torch.device
+) -> LmHead:
     """The head from the checkpoint's own file: the same bytes that the model was built from."""
     dtype = getattr(torch, described["dtype"].removeprefix("torch."))
-    holder = described["embed_name"] if described["is_tied"] else described["name"]
     return LmHead(
-        weight=_read_tensor(inspection, f"{holder}.weight").to(device, dtype),
-        bias=_read_tensor(inspection, f"{described['name']}.bias").to(device, dtype) if described["has_bias"] else None,
+        weight=_read_tensor(inspection, stored.weight[0]).to(device, dtype),
+        bias=_read_tensor(inspection, stored.bias[0]).to(device, dtype) if stored.bias else None,
         transform=Transform(**described["transform"]),
         name=described["name"],
         embed_name=described["embed_name"],
@@ -172,9 +213,7 @@ def _read_head(inspection: ModelInspection, described: dict[str, Any], device: t
 
 
 def _read_tensor(inspection: ModelInspection, name: str) -> Tensor:
-    """By its full name, or without its first part, as checkpoints of a bare base model have it."""
-    found = name if name in inspection.tensors else name.partition(".")[2]
-    with safe_open(inspection.path / inspection.tensors[found].file, framework="pt") as file:
-        tensor = file.get_tensor(found)
+    with safe_open(inspection.path / inspection.tensors[name].file, framework="pt") as file:
+        tensor = file.get_tensor(name)
     assert isinstance(tensor, Tensor)
     return tensor

@@ -9,6 +9,7 @@ Cost: 2 products positions x hidden x vocabulary, and sizes x positions x vocabu
 Memory: the head in float32, a few tiles, and (positions x sizes) float32 for the KL quantiles.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
@@ -22,6 +23,8 @@ from service.compression.hidden_cache import HiddenStates
 from service.compression.lm_head import LmHead
 from service.compression.tiles import Tiles, tiles_for
 
+# Logits are carried in base 2 inside a block: torch's exp2 takes a third of the time of its exp on many CPUs.
+LOG2_E, LN_2 = math.log2(math.e), math.log(2.0)
 # Sums of the same products in another order differ in the last bits: logits this close (relative) count as equal.
 TIE = 1e-5
 
@@ -110,7 +113,7 @@ class _Block:
 
 
 class _Running:
-    """Running log-sum-exp of every size over the vocabulary, and the full head's arg-max."""
+    """Running log-sum-exp of every size over the vocabulary, in base 2, and the full head's arg-max."""
 
     def __init__(self, rows: int, sizes: int, device: torch.device) -> None:
         self.largest = torch.full((sizes, rows), -torch.inf, device=device)
@@ -119,11 +122,11 @@ class _Running:
         self.rescale = torch.zeros(rows, device=device)
 
     def fold(self, index: int, logits: Tensor, scratch: Tensor) -> Tensor:
-        """Take in a tile (rows, columns) of size `index`; returns exp(logits - largest so far), in `scratch`."""
+        """Take in a tile (rows, columns) of size `index`; returns 2^(logits - largest so far), in `scratch`."""
         before = self.largest[index]
         largest = torch.maximum(before, logits.amax(1))
-        self.rescale = torch.exp(before - largest)
-        shifted = torch.sub(logits, largest[:, None], out=scratch).exp_()
+        self.rescale = torch.exp2(before - largest)
+        shifted = torch.sub(logits, largest[:, None], out=scratch).exp2_()
         self.total[index] = self.total[index] * self.rescale + shifted.sum(1)
         self.largest[index] = largest
         return shifted
@@ -136,8 +139,13 @@ class _Running:
 
     @property
     def lse(self) -> Tensor:
-        """(rows, sizes)"""
-        return (self.largest + self.total.log()).T
+        """(rows, sizes), natural"""
+        return LN_2 * (self.largest + self.total.log2()).T
+
+    @property
+    def largest_logit(self) -> Tensor:
+        """(rows, sizes), natural"""
+        return LN_2 * self.largest.T
 
 
 def _segments(sizes: list[int]) -> list[slice]:
@@ -146,7 +154,7 @@ def _segments(sizes: list[int]) -> list[slice]:
 
 def _walk(hidden: Tensor, head: SweepHead, sizes: list[int], tiles: Tiles) -> _Block:
     """All tiles of a block of positions, linear transform. hidden: (rows, hidden)."""
-    scale = head.head.transform.scale
+    scale = head.head.transform.scale * LOG2_E
     unscaled = head.basis.coordinates(hidden) - head.center
     x = unscaled * scale
     running = _Running(x.shape[0], len(sizes), x.device)
@@ -167,7 +175,7 @@ def _walk(hidden: Tensor, head: SweepHead, sizes: list[int], tiles: Tiles) -> _B
     removed = products.flip(1).cumsum(1, dtype=torch.float64).flip(1)
     removed = torch.cat([removed, removed.new_zeros(x.shape[0], 1)], dim=1)[:, sizes]
     lse = running.lse
-    return _Block(unscaled, lse, running.largest.T, running.best, (removed - (lse[:, -1:] - lse)).float())
+    return _Block(unscaled, lse, running.largest_logit, running.best, (LN_2 * removed - (lse[:, -1:] - lse)).float())
 
 
 def _walk_soft_capped(hidden: Tensor, head: SweepHead, sizes: list[int], tiles: Tiles) -> _Block:
@@ -183,7 +191,7 @@ def _walk_soft_capped(hidden: Tensor, head: SweepHead, sizes: list[int], tiles: 
         capped: list[Tensor] = []
         for index, segment in enumerate(_segments(sizes)):
             logits.addmm_(x[:, segment], columns[:, segment].T)
-            capped.append(transform(logits))
+            capped.append(transform(logits).mul_(LOG2_E))
             if index < len(sizes) - 1:
                 running.fold(index, capped[-1], scratch)
         shifted = running.fold_full(capped[-1], part.start, scratch)
@@ -191,8 +199,8 @@ def _walk_soft_capped(hidden: Tensor, head: SweepHead, sizes: list[int], tiles: 
         for index, tile in enumerate(capped[:-1]):
             cross[index] += (shifted * (capped[-1] - tile)).sum(1)
     lse = running.lse
-    divergence = (cross / running.total[-1]).T - (lse[:, -1:] - lse)
-    return _Block(x, lse, running.largest.T, running.best, divergence)
+    divergence = LN_2 * (cross / running.total[-1]).T - (lse[:, -1:] - lse)
+    return _Block(x, lse, running.largest_logit, running.best, divergence)
 
 
 def _logits_of(x: Tensor, head: SweepHead, tokens: Tensor, sizes: list[int]) -> Tensor:

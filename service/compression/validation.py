@@ -1,7 +1,6 @@
 """Load a stored checkpoint as a user would, and measure it end to end. Writes nothing."""
 
 import copy
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,8 @@ from service.errors import StoredMismatch
 
 # Relative difference between predicted and stored perplexity above which a job fails.
 PERPLEXITY_TOLERANCE = 1e-3
+# A tied table that was turned is rounded once more, and the body reads it: real drift, which the budget judges.
+TURNED_TABLE_TOLERANCE = 1e-2
 ROWS_AT_ONCE = 256
 
 
@@ -31,7 +32,8 @@ class StoredMeasurement:
     @property
     def perplexity(self) -> float:
         windows = self.negative_log_likelihood.shape[0]
-        return math.exp(float(self.negative_log_likelihood.sum()) / (windows * self.positions_per_window))
+        mean = self.negative_log_likelihood.sum() / (windows * self.positions_per_window)
+        return float(mean.exp())
 
 
 def load_stored(folder: Path, device: torch.device) -> Any:
@@ -51,39 +53,39 @@ def measure_stored(
     model: Any, windows: Tensor, transform: Transform, first_positions: int, progress: Callable[[float], None]
 ) -> StoredMeasurement:
     """windows: (windows, window) ids. The model's own head module computes the logits, a few rows at a time."""
-    lm_head = copy.copy(model.get_output_embeddings())  # without the hook that stops the model there
-    lm_head._forward_pre_hooks = {}
+    # In float32, as the sweep: rounding of logits is the runtime's, and the full head has it too.
+    lm_head = copy.deepcopy(model.get_output_embeddings()).float()
     sums: list[Tensor] = []
-    first = torch.empty(0)
+    first: list[Tensor] = []
     with stopped_at_lm_head(model) as hidden_states:
 
-        def measure(window: Tensor) -> tuple[Tensor, Tensor]:
-            hidden = hidden_states(window)[0, :-1]
-            targets = window[0, 1:].to(hidden.device)
-            logits = [transform(lm_head(rows).float()) for rows in hidden[:first_positions].split(ROWS_AT_ONCE)]
-            return _loss(hidden, targets, lm_head, transform), torch.cat(logits)
+        def measure(window: Tensor) -> Tensor:
+            hidden = hidden_states(window)[0, :-1].float()
+            if window is blocks[0]:
+                first.append(transform(lm_head(hidden[:first_positions])).cpu())
+            return _loss(hidden, window[0, 1:].to(hidden.device), lm_head, transform)
 
-        for loss, logits in map_blocks(measure, windows.split(1), model.device):
-            first = logits.cpu() if not sums else first
+        blocks = windows.split(1)
+        for loss in map_blocks(measure, blocks, model.device):
             sums.append(loss)
             progress(len(sums) / windows.shape[0])
-    return StoredMeasurement(torch.stack(sums), first, windows.shape[1] - 1)
+    return StoredMeasurement(torch.stack(sums), first[0], windows.shape[1] - 1)
 
 
 def _loss(hidden: Tensor, targets: Tensor, lm_head: Any, transform: Transform) -> Tensor:
     """() summed nats of one window, float64."""
     total = torch.zeros((), dtype=torch.float64)
     for rows, wanted in zip(hidden.split(ROWS_AT_ONCE), targets.split(ROWS_AT_ONCE), strict=True):
-        logits = transform(lm_head(rows).float())
+        logits = transform(lm_head(rows))
         total += torch.nn.functional.cross_entropy(logits, wanted, reduction="none").double().sum().cpu()
     return total
 
 
-def check_reproduces(stored: StoredMeasurement, predicted_perplexity: float) -> None:
+def check_reproduces(stored: StoredMeasurement, predicted_perplexity: float, tolerance: float) -> None:
     """StoredMismatch unless what is stored is what was measured."""
     difference = abs(stored.perplexity / predicted_perplexity - 1)
-    if not difference <= PERPLEXITY_TOLERANCE:
+    if not difference <= tolerance:
         raise StoredMismatch(
             f"the stored checkpoint has perplexity {stored.perplexity:.6g}, {predicted_perplexity:.6g} was measured "
-            f"before storing ({difference:.2%} apart, {PERPLEXITY_TOLERANCE:.1%} allowed); nothing was published"
+            f"before storing ({difference:.2%} apart, {tolerance:.1%} allowed); nothing was published"
         )
