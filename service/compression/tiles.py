@@ -20,4 +20,4 @@ class Tiles:
 
 def tiles_for(device: torch.device) -> Tiles:
     """On a CPU a tile should stay in the cache; a GPU wants large products."""
-    return Tiles(256, 1024) if device.type == "cpu" else Tiles(4096, 8192)
+    return Tiles(512, 1024) if device.type == "cpu" else Tiles(4096, 8192)
