@@ -17,7 +17,7 @@ from headroom.embedded import EmbeddedServer
 from tests.tiny_models import make_text, make_tiny_checkpoint
 
 JOBS = 5
-IMPORTS = "import service.compression.pipeline, transformers, headroom; from transformers import AutoModelForCausalLM"
+IMPORTS = "import workers.job_process, service.compression.pipeline"  # what the process loads before the engine starts
 
 
 def run() -> dict[str, Any]:

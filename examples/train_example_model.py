@@ -31,7 +31,6 @@ from examples import stdlib_docstrings
 VOCABULARY = 8192
 WINDOW = 256
 BATCH = 8
-DROPOUT = 0.1
 END_OF_TEXT = "<|endoftext|>"
 LOSS_ROWS = 512  # logits computed at a time: few enough to stay in the processor's cache
 HELD_OUT_SAMPLE = 4  # while training, every fourth held-out window is measured; at the end, all of them
@@ -114,8 +113,8 @@ def build_model() -> GPT2LMHeadModel:
         n_layer=6,
         n_head=3,
         activation_function="gelu_pytorch_tanh",  # GPT-2's own gelu, in one call
-        resid_pdrop=DROPOUT,
-        embd_pdrop=DROPOUT,
+        resid_pdrop=0.0,
+        embd_pdrop=0.0,
         attn_pdrop=0.0,
         tie_word_embeddings=True,
         bos_token_id=0,
@@ -130,8 +129,8 @@ def build_optimizers(model: GPT2LMHeadModel) -> list[torch.optim.Optimizer]:
     for name, weight in model.named_parameters():
         (matrices if weight.dim() == 2 and ".h." in name else others).append(weight)
     return [
-        torch.optim.Muon(matrices, weight_decay=0.5, adjust_lr_fn="match_rms_adamw"),
-        torch.optim.AdamW(others, betas=(0.9, 0.98), weight_decay=0.1, fused=True),
+        torch.optim.Muon(matrices, weight_decay=0.1, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(others, betas=(0.9, 0.98), weight_decay=0.01, fused=True),
     ]
 
 
@@ -220,7 +219,7 @@ def training_rows(
     started, last_save = time.process_time(), time.monotonic()
     step, progress, losses = 0, 0.0, list[float]()
     while progress < 1.0:
-        batch = training_batch(text, prose_share=0.1 + 0.7 * progress)
+        batch = training_batch(text, prose_share=0.2 + 0.7 * progress)
         losses.append(training_step(model, optimizers, batch, recipe.rate(step, progress)))
         step += 1
         elapsed = time.process_time() - started
