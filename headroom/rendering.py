@@ -135,6 +135,13 @@ def bytes_view(report: Mapping[str, Any]) -> RenderableType:
     return table
 
 
+def remarks_view(report: Mapping[str, Any]) -> RenderableType:
+    """What the report wants its reader to know: what makes the figures weak, and the plain alternative."""
+    warnings = [Text(f"Note: {text}", "yellow") for text in report.get("warnings") or []]
+    advice = report.get("advice")
+    return Group(*warnings, *([Text(advice)] if advice else []))
+
+
 def verdict(job: JobRecord) -> Text:
     """One sentence on how a finished job ended."""
     result = job.result

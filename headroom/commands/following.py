@@ -12,7 +12,7 @@ from headroom.commands.output import print_error, print_json
 from headroom.errors import BAD_INPUT_CODES, HeadroomError
 from headroom.progress import display_for
 from headroom.recipe import Settings
-from headroom.rendering import bytes_view, console_for, drift_view, places_view, show, verdict
+from headroom.rendering import bytes_view, console_for, drift_view, places_view, remarks_view, show, verdict
 
 FAILED, BAD_INPUT, REJECTED, INTERRUPTED = 1, 2, 3, 130
 CANCEL_SECONDS = 20.0  # the service promises ten
@@ -69,7 +69,9 @@ def _print_outcome(job: Job, report: dict[str, Any] | None, run: Run) -> None:
         print_json(job.record.json | {"report": report, "output": output, "files": files})
     elif report is not None:
         written = [bytes_view(report), "", places_view(run.folder), ""] if done else []
-        show(console_for(sys.stdout), drift_view(job.record, report), *written, verdict(job.record))
+        show(
+            console_for(sys.stdout), drift_view(job.record, report), *written, verdict(job.record), remarks_view(report)
+        )
     if job.error:
         print_error(job.error.code, job.error.message)
     elif job.status == "canceled":

@@ -7,7 +7,7 @@ import click
 from headroom.client import Client
 from headroom.commands.options import json_option, server_option
 from headroom.commands.output import print_json
-from headroom.rendering import bytes_view, console_for, drift_view, job_view, show, verdict
+from headroom.rendering import bytes_view, console_for, drift_view, job_view, remarks_view, show, verdict
 
 
 @click.command("show")
@@ -24,6 +24,6 @@ def command(job_id: str, server: str, as_json: bool) -> int:
         return 0
     views = [job_view(job.record)]
     if report:
-        views += ["", drift_view(job.record, report), verdict(job.record), bytes_view(report)]
+        views += ["", drift_view(job.record, report), verdict(job.record), bytes_view(report), remarks_view(report)]
     show(console_for(sys.stdout), *views)
     return 0

@@ -11,7 +11,9 @@ from service.compression.gate import Choice, StoredDrift
 from service.compression.slicing import SlicedFactors
 from service.compression.source import Source
 from service.ports import CompressionTask
+from service.recipes import DriftBudget
 
+UNNOTICED_KL = 0.02  # nats a token above which a budget on perplexity alone is worth a remark
 INT8_SHARE = 0.5  # bytes of an 8-bit head, of a 16-bit one
 
 
@@ -45,7 +47,7 @@ def report_of_measurement(
         "curve": [point.as_dict() for point in choice.curve],
         "selected": selected.as_dict() | {"passes": selected.passes(recipe.drift)},
         "largest_passing_ratio": best.ratio if best else None,
-        "warnings": _warnings(source),
+        "warnings": [*_warnings(source), *_moved(selected, recipe.drift)],
     }
 
 
@@ -89,6 +91,16 @@ def _warnings(source: Source) -> list[str]:
             "more calibration text would give a better basis"
         )
     return found
+
+
+def _moved(selected: DriftPoint, budget: DriftBudget) -> list[str]:
+    """Perplexity can stay, or even fall, while the predictions change: an overfitted model is repaired by pruning."""
+    if budget.kl is not None or not selected.passes(budget) or not selected.kl_mean > UNNOTICED_KL:
+        return []
+    return [
+        f"the perplexity is inside its budget, but the predictions moved: KL {selected.kl_mean:.3g} nats a token, the "
+        f"same most probable token at {selected.top1_agreement:.1%} of positions; set drift.kl to bound that too"
+    ]
 
 
 def sizes(source: Source, plan: Plan | None, factors: SlicedFactors | None, kept: int) -> dict[str, int | None]:

@@ -325,6 +325,13 @@ def test_a_config_that_describes_more_than_is_stored_is_refused_before_it_is_bui
         run(task)
 
 
+def test_predictions_that_moved_under_an_unmoved_perplexity_are_pointed_out(make_task: MakeTask, run: Run) -> None:
+    moved = [text for text in run(make_task(method="random")).report["warnings"] if "predictions moved" in text]
+    assert len(moved) == 1
+    bounded = run(make_task(ratio=0.25, drift={"perplexity": 9.0, "kl": 9.0})).report
+    assert not any("predictions moved" in text for text in bounded["warnings"])
+
+
 def test_a_model_without_a_tokenizer_says_so(make_task: MakeTask, run: Run) -> None:
     task = make_task()
     for name in ("tokenizer.json", "tokenizer_config.json"):
