@@ -37,21 +37,13 @@ def make_model(family: str = "gpt2", *, tied: bool = True, hidden_size: int = 32
         model = GPT2LMHeadModel(
             GPT2Config(n_embd=hidden_size, n_layer=2, n_head=2, n_positions=64, initializer_range=0.2, **shared)
         )
-    elif family == "neox":
-        model = GPTNeoXForCausalLM(
-            GPTNeoXConfig(
-                hidden_size=hidden_size,
-                intermediate_size=2 * hidden_size,
-                num_hidden_layers=2,
-                num_attention_heads=2,
-                max_position_embeddings=64,
-                initializer_range=0.2,
-                **shared,
-            )
-        )
     else:
-        model = LlamaForCausalLM(
-            LlamaConfig(
+        config_class, model_class = {
+            "llama": (LlamaConfig, LlamaForCausalLM),
+            "neox": (GPTNeoXConfig, GPTNeoXForCausalLM),
+        }[family]
+        model = model_class(
+            config_class(
                 hidden_size=hidden_size,
                 intermediate_size=2 * hidden_size,
                 num_hidden_layers=2,
