@@ -1,12 +1,12 @@
 """Every kept size from one read of the hidden states: perplexity, KL divergence and top-1 agreement.
 
 Positions x vocabulary is walked in tiles. Within a tile the logits of the kept sizes are built by adding one segment
-of columns after another, so all sizes together cost one full product; one more gives E_p[U], from which the cross
-term of every KL is a suffix sum: KL_k = sum_{j>=k} E_p[U]_j x_j - (lse - lse_k). With a soft cap that is not linear,
-and the cross terms are summed tile by tile instead.
+of columns after another, so all sizes together cost one full product. The tiles of all sizes are kept until the full
+head's probabilities p of the tile are known; the cross term of every KL is then a dot product a row:
+KL_k = E_p[z - z_k] - (lse - lse_k).
 
-Cost: 2 products positions x hidden x vocabulary, and sizes x positions x vocabulary exponentials.
-Memory: the head in float32, a few tiles, and (positions x sizes) float32 for the KL quantiles.
+Cost: one product positions x hidden x vocabulary, and sizes x positions x vocabulary exponentials and products.
+Memory: the head in float32, a tile for each size (64 MB a thread on a CPU), (positions x sizes) float32 for quantiles.
 """
 
 import math
@@ -74,14 +74,13 @@ def sweep(
 ) -> Sweep:
     """kept: ascending sizes in 1..hidden; the full size is added when it is missing."""
     device = head.columns.device
-    tiles = tiles or tiles_for(device)
     sizes = sorted({*kept, head.head.hidden_size})
+    tiles = (tiles or tiles_for(device)).shared_by(len(sizes) + 1)
     likelihood = torch.zeros(hidden.positions, len(sizes))
     agreement = torch.zeros(hidden.positions, len(sizes), dtype=torch.bool)
     divergence = torch.zeros(hidden.positions, len(sizes))
-    walk = _walk_soft_capped if head.head.transform.soft_cap is not None else _walk
     blocks = hidden.blocks(tiles.rows, device)
-    walked = map_blocks(lambda block: walk(block, head, sizes, tiles), blocks, device)
+    walked = map_blocks(lambda block: _walk(block, head, sizes, tiles), blocks, device)
     start = 0
     for result, targets in zip(walked, hidden.targets.split(tiles.rows), strict=True):
         here = slice(start, start + targets.numel())
@@ -137,70 +136,51 @@ class _Running:
         self.best = torch.where(values > self.largest[-1], where + first_token, self.best)
         return self.fold(-1, logits, scratch)
 
-    @property
-    def lse(self) -> Tensor:
-        """(rows, sizes), natural"""
-        return LN_2 * (self.largest + self.total.log2()).T
-
-    @property
-    def largest_logit(self) -> Tensor:
-        """(rows, sizes), natural"""
-        return LN_2 * self.largest.T
-
-
-def _segments(sizes: list[int]) -> list[slice]:
-    return [slice(start, stop) for start, stop in pairwise([0, *sizes])]
+    def natural(self, reference: Tensor) -> tuple[Tensor, Tensor]:
+        """(log-sum-exp, largest logit), each (rows, sizes); reference: (rows,) what was taken off every logit."""
+        largest = LN_2 * (self.largest + reference).T
+        return largest + LN_2 * self.total.log2().T, largest
 
 
 def _walk(hidden: Tensor, head: SweepHead, sizes: list[int], tiles: Tiles) -> _Block:
-    """All tiles of a block of positions, linear transform. hidden: (rows, hidden)."""
-    scale = head.head.transform.scale * LOG2_E
-    unscaled = head.basis.coordinates(hidden) - head.center
-    x = unscaled * scale
-    running = _Running(x.shape[0], len(sizes), x.device)
-    expected = torch.zeros_like(x)  # (rows, hidden) E_p[U], up to the running normaliser
-    for part in tiles.vocabulary(head.columns.shape[0]):
-        columns = head.columns[part]
-        logits = (head.constant[part] * scale).expand(x.shape[0], -1).clone()
-        scratch = torch.empty_like(logits)
-        for index, segment in enumerate(_segments(sizes[:-1])):
-            logits.addmm_(x[:, segment], columns[:, segment].T)
-            running.fold(index, logits, scratch)
-        rest = slice(sizes[-2] if len(sizes) > 1 else 0, sizes[-1])
-        logits.addmm_(x[:, rest], columns[:, rest].T)
-        shifted = running.fold_full(logits, part.start, scratch)
-        expected.mul_(running.rescale[:, None]).addmm_(shifted, columns)
-    products = (expected / running.total[-1][:, None]) * x
-    # Suffix sums: what the columns after k contribute to E_p[z - z_k].
-    removed = products.flip(1).cumsum(1, dtype=torch.float64).flip(1)
-    removed = torch.cat([removed, removed.new_zeros(x.shape[0], 1)], dim=1)[:, sizes]
-    lse = running.lse
-    return _Block(unscaled, lse, running.largest_logit, running.best, (LN_2 * removed - (lse[:, -1:] - lse)).float())
+    """All tiles of a block of positions. hidden: (rows, hidden).
 
-
-def _walk_soft_capped(hidden: Tensor, head: SweepHead, sizes: list[int], tiles: Tiles) -> _Block:
-    """The same with f(z) = c tanh(s z / c): each size's capped tile is kept until the full head's weights are known."""
+    The tile of every size is kept until the full head's weights are known: E_p[z_k] is then one dot product a row.
+    A logit of each row is taken off all of its logits, so that differences of these sums lose no digits.
+    """
     transform = head.head.transform
+    linear = transform.soft_cap is None
     x = head.basis.coordinates(hidden) - head.center
-    running = _Running(x.shape[0], len(sizes), x.device)
-    cross = torch.zeros(len(sizes), x.shape[0], device=x.device)  # E_p[f(z) - f(z_k)], up to the normaliser
+    rows, count, last = x.shape[0], len(sizes), len(sizes) - 1
+    segments = [slice(start, stop) for start, stop in pairwise([0, *sizes])]
+    reference = LOG2_E * transform(x @ head.columns[0] + head.constant[0])
+    scaled = x * (transform.scale * LOG2_E) if linear else x
+    running = _Running(rows, count, x.device)
+    cross = torch.zeros(count, rows, device=x.device)  # E_p[z_k] in base 2, up to the normaliser
+    # One buffer for all tiles: allocating it anew for each took longer than filling it.
+    buffer = torch.empty(count + 1, rows * tiles.columns, device=x.device)
     for part in tiles.vocabulary(head.columns.shape[0]):
         columns = head.columns[part]
-        logits = head.constant[part].expand(x.shape[0], -1).clone()
-        scratch = torch.empty_like(logits)
-        capped: list[Tensor] = []
-        for index, segment in enumerate(_segments(sizes)):
-            logits.addmm_(x[:, segment], columns[:, segment].T)
-            capped.append(transform(logits).mul_(LOG2_E))
-            if index < len(sizes) - 1:
-                running.fold(index, capped[-1], scratch)
-        shifted = running.fold_full(capped[-1], part.start, scratch)
+        *kept, scratch = buffer[:, : rows * columns.shape[0]].view(count + 1, rows, -1)
+        logits = head.constant[part].expand(rows, -1)
+        if linear:
+            logits = logits * (transform.scale * LOG2_E) - reference[:, None]
+        for index, segment in enumerate(segments):
+            logits = torch.addmm(logits, scaled[:, segment], columns[:, segment].T, out=kept[index])
+            if linear and index < last:
+                running.fold(index, logits, scratch)
+        if not linear:  # only now: each size's raw logits were the start of the next
+            for index, tile in enumerate(kept):
+                torch.sub(transform(tile).mul_(LOG2_E), reference[:, None], out=tile)
+                if index < last:
+                    running.fold(index, tile, scratch)
+        weights = running.fold_full(kept[last], part.start, scratch)
         cross *= running.rescale
-        for index, tile in enumerate(capped[:-1]):
-            cross[index] += (shifted * (capped[-1] - tile)).sum(1)
-    lse = running.lse
-    divergence = LN_2 * (cross / running.total[-1]).T - (lse[:, -1:] - lse)
-    return _Block(x, lse, running.largest_logit, running.best, divergence)
+        for index, tile in enumerate(kept):
+            cross[index] += torch.linalg.vecdot(weights, tile)
+    lse, largest = running.natural(reference)
+    expected = LN_2 * (cross / running.total[last]).T
+    return _Block(x, lse, largest, running.best, expected[:, -1:] - expected - (lse[:, -1:] - lse))
 
 
 def _logits_of(x: Tensor, head: SweepHead, tokens: Tensor, sizes: list[int]) -> Tensor:

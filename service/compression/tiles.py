@@ -12,6 +12,11 @@ class Tiles:
 
     rows: int
     columns: int
+    elements: int = 1 << 24  # of all tiles at a time, float32
+
+    def shared_by(self, count: int) -> "Tiles":
+        """Narrower tiles, where `count` of them at a time would be more than `elements`."""
+        return Tiles(self.rows, max(64, min(self.columns, self.elements // (self.rows * count))), self.elements)
 
     def vocabulary(self, vocab_size: int) -> Iterator[slice]:
         for start in range(0, vocab_size, self.columns):
@@ -20,4 +25,4 @@ class Tiles:
 
 def tiles_for(device: torch.device) -> Tiles:
     """On a CPU a tile should stay in the cache; a GPU wants large products."""
-    return Tiles(512, 1024) if device.type == "cpu" else Tiles(4096, 8192)
+    return Tiles(512, 1024) if device.type == "cpu" else Tiles(4096, 8192, 1 << 28)
