@@ -5,7 +5,7 @@ from typing import TypeVar
 
 from service.adapters.hub_models import HubModels
 from service.adapters.local_models import LocalModels
-from service.errors import ModelNotFound
+from service.errors import HubUnavailable, ModelNotFound
 from service.ports import FoundModel, LocalModel, ModelSource
 from service.settings import Settings
 
@@ -37,6 +37,8 @@ class ChainedModels:
                 return ask(source)
             except ModelNotFound as error:
                 reasons.append(error.message)
+            except HubUnavailable as error:  # the reader should know that it was looked for here first
+                raise HubUnavailable("; ".join([*reasons, error.message])) from error
         raise ModelNotFound("; ".join(reasons) or "no source of models is set")
 
 

@@ -305,3 +305,10 @@ def test_without_an_endpoint_there_are_local_models_only(tmp_path: Path) -> None
         models.exists("acme/tiny", None)
     assert "hub" not in refusal.value.message
     assert json.dumps(models.local_ids()) == "[]"
+
+
+def test_a_hub_that_is_away_does_not_hide_that_the_model_is_not_local(tmp_path: Path) -> None:
+    hub = HubModels("http://127.0.0.1:9", "", tmp_path / "cache", 10**9)
+    models = ChainedModels([LocalModels(tmp_path / "models"), hub])
+    with pytest.raises(HubUnavailable, match=r"acme/tiny.*hub does not answer"):
+        models.exists("acme/tiny", None)
