@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+FORMAT_VERSION = 1  # of the checkpoint: who writes one and who loads one must mean the same tensors
+
 
 class SlicedHead(nn.Module):
     """An lm_head with `kept` columns. Shapes: weight (vocab, kept); basis (kept, hidden) or keep_columns (kept,)."""

@@ -12,9 +12,8 @@ from transformers.quantizers.auto import register_quantization_config, register_
 from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
-from headroom.head import SlicedEmbedding, SlicedHead
+from headroom.head import FORMAT_VERSION, SlicedEmbedding, SlicedHead
 
-FORMAT_VERSION = 1
 # Share of the spread of the fingerprint's logits by which they may differ, beside the rounding of the dtype that is
 # loaded. Another dtype moves them by a few percent of the spread, a head initialised at random by fifty and more.
 FINGERPRINT_TOLERANCE = 0.15

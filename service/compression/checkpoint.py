@@ -15,11 +15,11 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
+from headroom.head import FORMAT_VERSION
 from service.compression.lm_head import LmHead, StoredNames
 from service.compression.slicing import SlicedFactors
 from service.model_files import ModelInspection, TensorEntry
 
-FORMAT_VERSION = 1
 COPY_BYTES = 8 * 1024 * 1024
 SIDE_FILE_SUFFIXES = {".json", ".txt", ".model", ".jinja", ".tiktoken"}
 DTYPE_NAMES = {

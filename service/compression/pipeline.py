@@ -87,7 +87,7 @@ def compress(task: CompressionTask, progress: Progress) -> CompressionOutcome:
         found = {
             "selected": point.as_dict() | {"passes": drift.passes(recipe.drift)},
             "stored": stored_section(stored.perplexity, _difference(source, head, point, stored), drift, point),
-            "bytes": sizes(source, plan, factors, point.kept_columns),
+            "bytes": sizes(source, plan, factors),
         }
         if drift.passes(recipe.drift):
             return _outcome(True, report | found, timer)
@@ -96,8 +96,8 @@ def compress(task: CompressionTask, progress: Progress) -> CompressionOutcome:
         excess = drift.high - point.perplexity_drift_high
         waiting = [p for p in waiting if p.perplexity_drift_high + excess <= recipe.drift.perplexity]
         best = waiting[0].ratio if waiting else None
-        report |= found | {"bytes": sizes(source, None, None, point.kept_columns), "largest_passing_ratio": best}
-    return _outcome(False, {"bytes": sizes(source, None, None, 0)} | report, timer)
+        report |= found | {"bytes": sizes(source, None, None), "largest_passing_ratio": best}
+    return _outcome(False, {"bytes": sizes(source, None, None)} | report, timer)
 
 
 def _outcome(accepted: bool, report: dict[str, Any], timer: _Timer) -> CompressionOutcome:

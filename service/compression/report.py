@@ -103,7 +103,7 @@ def _moved(selected: DriftPoint, budget: DriftBudget) -> list[str]:
     ]
 
 
-def sizes(source: Source, plan: Plan | None, factors: SlicedFactors | None, kept: int) -> dict[str, int | None]:
+def sizes(source: Source, plan: Plan | None, factors: SlicedFactors | None) -> dict[str, int | None]:
     """Bytes before and after. What a job that stored nothing would have written is not guessed: None."""
     head, item = source.head, source.head.weight.element_size()
     table = head.vocab_size * head.hidden_size * item
