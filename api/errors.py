@@ -15,6 +15,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from service.errors import ServiceError
+from service.jobs import PHASES
 
 logger = logging.getLogger(__name__)
 
@@ -139,7 +140,12 @@ async def _http_error(request: Request, error: Exception) -> JSONResponse:
 
 
 def _field_error(item: dict[str, Any]) -> dict[str, str]:
-    parts = [str(part) for part in item["loc"] if not UNION_TAG.fullmatch(str(part))]
+    loc = item["loc"]
+    if item["type"] == "union_tag_invalid":
+        return {"field": "kind", "message": f"there is no such kind; use one of {', '.join(PHASES)}"}
+    if loc[:1] == ("body",) and loc[1:2] and loc[1] in PHASES:
+        loc = loc[:1] + loc[2:]  # the kind, by which the members of `Recipe` are told apart
+    parts = [str(part) for part in loc if not UNION_TAG.fullmatch(str(part))]
     field = ".".join(parts[1:]) or parts[0]
     return {"field": _encodable(field), "message": _encodable(item["msg"].removeprefix("Value error, "))}
 

@@ -1,13 +1,13 @@
-"""The JSON that the API answers with. What it accepts is service/recipes.py; errors are api/errors.py."""
+"""The JSON that the API answers with. What it accepts is service/recipes/; errors are api/errors.py."""
 
 from datetime import datetime, timedelta
 from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from service.jobs import PHASE_SHARE, Event, Job, Phase, Status
+from service.jobs import Event, Job, Phase, Status, phase_shares
 from service.ports import Corpus, StoredFile
-from service.recipes import CompressOptions, DriftBudget, Method, ModelReference
+from service.recipes.job_recipe import ModelReference
 from service.submission import DryRun
 
 
@@ -39,7 +39,12 @@ class JobLinks(View):
 
 
 class JobView(View):
-    """A job as a client sees it. A figure of the future is a guess from the phases that have ended."""
+    """A job as a client sees it: what is known of every job, and beside it the recipe's own fields, as posted.
+
+    A figure of the future is a guess from the phases that have ended.
+    """
+
+    model_config = ConfigDict(extra="allow")
 
     id: str
     kind: str
@@ -47,12 +52,8 @@ class JobView(View):
     phase: Phase | None
     progress: float
     model: ModelReference
-    ratio: float | str
     corpus: str
-    method: Method
-    drift: DriftBudget
-    ratios: list[float]
-    options: CompressOptions
+    options: dict[str, Any]
     labels: dict[str, str]
     created: datetime
     queued: datetime | None
@@ -73,8 +74,7 @@ class JobView(View):
         assert isinstance(recipe.corpus, str), "inline text is stored as a corpus before the job is"
         return cls(
             **{name: getattr(job, name) for name in JOB_FIELDS},
-            **{name: getattr(recipe, name) for name in RECIPE_FIELDS},
-            corpus=recipe.corpus,
+            **recipe.model_dump(mode="json"),
             attempts=[AttemptView.model_validate(attempt) for attempt in job.attempts],
             error=None if job.error is None else JobErrorView.model_validate(job.error),
             estimated_finish=_estimated_finish(job),
@@ -86,12 +86,12 @@ JOB_FIELDS = (
     *("id", "status", "phase", "progress", "created", "queued", "started", "finished"),
     *("phase_seconds", "attempt", "result"),
 )
-RECIPE_FIELDS = ("kind", "model", "ratio", "method", "drift", "ratios", "options", "labels")
 
 
 def _estimated_finish(job: Job) -> datetime | None:
     """Stretches the phases that have ended to the whole; None until one has, and when the job does not run."""
-    share = sum(PHASE_SHARE[Phase(name)] for name in job.phase_seconds if name in PHASE_SHARE)
+    shares = phase_shares(job.recipe.kind)
+    share = sum(shares[Phase(name)] for name in job.phase_seconds if name in shares)
     if job.status is not Status.RUNNING or job.started is None or share <= 0:
         return None
     return job.started + timedelta(seconds=sum(job.phase_seconds.values()) / share)

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 
 from service.compression.pipeline import compress
-from service.ports import CompressionTask, LocalModel
-from service.recipes import CompressRecipe
+from service.ports import EngineTask, LocalModel
+from service.recipes.compress import CompressRecipe
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 MODELS = ("docs-gpt2-13m", "docs-gpt2-13m-long", "docs-llama-untied-12m")
@@ -60,9 +60,7 @@ def _job(folder: Path, model: str, fields: dict[str, Any]) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(dir=folder) as staging:
         source = LocalModel(f"shared/{model}", None, SHARED / "models" / model)
         corpus = SHARED / "corpora" / "prose-valid.txt"
-        task = CompressionTask(
-            "job_bench", recipe, source, corpus, "text", None, folder / "cache", Path(staging), DEVICE
-        )
+        task = EngineTask("job_bench", recipe, source, corpus, "text", None, folder / "cache", Path(staging), DEVICE)
         return compress(task, lambda phase, fraction: None).report
 
 

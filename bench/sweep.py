@@ -21,7 +21,7 @@ from service.compression.hidden_cache import HiddenCache, HiddenStates
 from service.compression.lm_head import LmHead, Transform
 from service.compression.statistics import Statistics
 from service.compression.sweep import SweepHead, prepare, sweep
-from service.recipes import Method
+from service.recipes.compress import Method
 
 VOCAB, HIDDEN, WINDOW, WINDOWS = 50257, 768, 512, 4
 RATIOS = [round(0.05 * step, 2) for step in range(20)]  # 0, 0.05, .. 0.95: twenty sizes, the full one among them

@@ -16,6 +16,7 @@ import click
 COMMANDS = {
     "serve": "Run the whole service on this machine.",
     "compress": "Compress a model: post the job, follow it, fetch the checkpoint.",
+    "analyze": "Measure how token probability is encoded in the output head.",
     "jobs": "List jobs, newest first.",
     "show": "Show one job and what it measured.",
     "cancel": "Stop a job.",

@@ -17,7 +17,7 @@ from typing import Any, Self, Unpack
 from headroom.connection import Connection
 from headroom.downloads import OnBytes, download_files
 from headroom.errors import HeadroomError, InvalidArgument, ServerUnreachable, WaitTimeout
-from headroom.recipe import Settings, compress_body
+from headroom.recipe import Settings, compress_body, job_body
 from headroom.records import (
     Corpus,
     DryRun,
@@ -59,6 +59,21 @@ class Client:
         The corpus is a file (uploaded first; `field` as in upload_corpus), the id of an uploaded one, or `text`.
         """
         body = compress_body(model, self._corpus(corpus, text, field), settings)
+        return Job(self._connection, JobRecord.from_json(self._post_job(body, {})))
+
+    def submit(
+        self,
+        kind: str,
+        model: str,
+        corpus: str | Path | None = None,
+        *,
+        text: str | None = None,
+        field: str = "text",
+        revision: str | None = None,
+        **fields: Any,
+    ) -> "Job":
+        """Post a job of any kind; `fields` are the recipe's own, as docs/api.md names them."""
+        body = job_body(kind, model, self._corpus(corpus, text, field), revision, fields)
         return Job(self._connection, JobRecord.from_json(self._post_job(body, {})))
 
     def validate(

@@ -19,7 +19,6 @@ class Settings(TypedDict, total=False):
 
 def compress_body(model: str, corpus: str | dict[str, str], settings: Settings) -> dict[str, Any]:
     """`corpus` is the id of an uploaded one, or {"text": ...}."""
-    reference = {"id": model, "revision": settings.get("revision")}
     drift = {"perplexity": settings.get("max_drift"), "kl": settings.get("kl_budget")}
     optional = {
         "method": settings.get("method"),
@@ -28,13 +27,16 @@ def compress_body(model: str, corpus: str | dict[str, str], settings: Settings) 
         "options": dict(settings.get("options", {})),
         "labels": dict(settings.get("labels", {})),
     }
-    required = {
-        "kind": "compress",
-        "model": _present(reference),
-        "ratio": settings.get("ratio", "auto"),
-        "corpus": corpus,
-    }
-    return required | {key: value for key, value in optional.items() if value}
+    required = {"ratio": settings.get("ratio", "auto")}
+    return job_body("compress", model, corpus, settings.get("revision"), required | optional)
+
+
+def job_body(
+    kind: str, model: str, corpus: str | dict[str, str], revision: str | None, fields: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Of a job of any kind; `fields` are those of its recipe, and empty ones are left to the server."""
+    required = {"kind": kind, "model": _present({"id": model, "revision": revision}), "corpus": corpus}
+    return required | {key: value for key, value in fields.items() if value not in (None, [], {})}
 
 
 def _present(values: Mapping[str, Any]) -> dict[str, Any]:

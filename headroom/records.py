@@ -84,8 +84,6 @@ class JobRecord:
     phase: str | None
     progress: float
     model: ModelRef
-    ratio: float | str
-    method: str
     corpus: str
     labels: Mapping[str, str]
     created: datetime | None
@@ -96,7 +94,8 @@ class JobRecord:
     attempt: int
     attempts: tuple[Attempt, ...]
     error: JobError | None
-    result: Result | None
+    result: Result | None  # of a compress job
+    figures: Mapping[str, Any]  # the summary of a job of any kind; empty until it has measured something
     json: dict[str, Any] = field(repr=False, compare=False)
 
     @property
@@ -113,8 +112,6 @@ class JobRecord:
             phase=data.get("phase"),
             progress=data.get("progress") or 0.0,
             model=known_fields(ModelRef, data["model"]),
-            ratio=data["ratio"],
-            method=data["method"],
             corpus=data["corpus"],
             labels=data.get("labels") or {},
             created=parse_time(data.get("created")),
@@ -125,7 +122,8 @@ class JobRecord:
             attempt=data.get("attempt") or 0,
             attempts=tuple(known_fields(Attempt, item) for item in data.get("attempts") or ()),
             error=known_fields(JobError, error) if error else None,
-            result=known_fields(Result, result) if result else None,
+            result=known_fields(Result, result) if result and data["kind"] == "compress" else None,
+            figures=result or {},
             json=data,
         )
 

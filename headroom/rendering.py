@@ -24,6 +24,13 @@ STATUS_STYLES = {
     "canceling": "dim",
     "queued": "blue",
 }
+ENCODING_FIGURES = {
+    "R²": "r2",
+    "R², adjusted": "r2_adjusted",
+    "R², held-out rows": "r2_held_out",
+    "Spearman, fitted against true": "spearman",
+    "cosine of the slope with -mean(h)": "slope_cosine_mean_hidden",
+}
 WIDE = 96
 PIPE_WIDTH = 1000  # of a console that is no terminal: nothing is wrapped there
 
@@ -64,6 +71,18 @@ def drift_view(job: JobRecord, report: Mapping[str, Any]) -> RenderableType:
         f"perplexity {number(report['baseline']['perplexity'], ',.2f')} before; allowed {_allowed(budget)}",
     )
     return Group(caption, _curve_table(job, report["curve"], report["selected"], budget))
+
+
+def encoding_view(report: Mapping[str, Any]) -> RenderableType:
+    """How well the rows of the head tell a token's averaged probability."""
+    encoding, corpus = report["encoding"], report["corpus"]
+    caption = Text.assemble(
+        ("Encoding", "bold"), f" of token probability in the output head, on {corpus['calibration_tokens']:,} tokens"
+    )
+    table = _pairs()
+    for name, key in ENCODING_FIGURES.items():
+        table.add_row(name, number(encoding[key], ".4f"))
+    return Group(caption, table)
 
 
 def _allowed(budget: Mapping[str, Any]) -> str:
@@ -191,12 +210,13 @@ def jobs_table(jobs: Iterable[JobRecord], width: int) -> Table:
     table = _table()
     table.add_column("id", no_wrap=True)
     table.add_column("status", no_wrap=True)
+    table.add_column("kind", no_wrap=True)
     table.add_column("model", overflow="ellipsis")
     names = ("ratio",) if width < WIDE else ("ratio", "drift", "age")
     for name in names:
         table.add_column(name, no_wrap=True, justify="right")
     for job in jobs:
-        ratio = job.result.ratio if job.result else job.ratio
+        ratio = job.result.ratio if job.result else job.json.get("ratio", "")
         progress = f" {job.progress:.0%}" if job.status == "running" else ""
         right = (
             f"{ratio:.2f}" if isinstance(ratio, float) else str(ratio),
@@ -204,7 +224,7 @@ def jobs_table(jobs: Iterable[JobRecord], width: int) -> Table:
             age(job.created),
         )
         status = Text(job.status + progress, STATUS_STYLES.get(job.status, ""))
-        table.add_row(job.id, status, Text(printable(job.model.id)), *right[: len(names)])
+        table.add_row(job.id, status, job.kind, Text(printable(job.model.id)), *right[: len(names)])
     return table
 
 
@@ -215,7 +235,7 @@ def job_view(job: JobRecord) -> RenderableType:
         ("Status", Text(job.status, STATUS_STYLES.get(job.status, ""))),
         ("Model", job.model.id + (f" @ {job.model.revision}" if job.model.revision else "")),
         ("Corpus", job.corpus),
-        ("Asked for", f"ratio {job.ratio}, method {job.method}, allowed {_allowed(job.json.get('drift') or {})}"),
+        ("Asked for", _asked_for(job)),
         ("Created", f"{job.created:%Y-%m-%d %H:%M:%S} UTC, {age(job.created)} ago" if job.created else ""),
         ("Phases", ", ".join(f"{phase} {duration(seconds)}" for phase, seconds in job.phase_seconds.items())),
         ("Labels", ", ".join(f"{key}={value}" for key, value in job.labels.items())),
@@ -233,6 +253,12 @@ def job_view(job: JobRecord) -> RenderableType:
         if value:
             table.add_row(name, value if isinstance(value, Text) else Text(printable(value)))
     return table
+
+
+def _asked_for(job: JobRecord) -> str:
+    if job.kind != "compress":
+        return job.kind
+    return f"ratio {job.json['ratio']}, method {job.json['method']}, allowed {_allowed(job.json.get('drift') or {})}"
 
 
 def records_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:

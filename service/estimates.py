@@ -18,7 +18,8 @@ from dataclasses import dataclass
 from service.column_counts import checked_kept_columns
 from service.errors import UnsupportedHead, UnsupportedModel
 from service.model_files import ModelInspection
-from service.recipes import CompressRecipe, Method
+from service.recipes.compress import CompressRecipe, Method
+from service.recipes.recipe import Recipe
 from service.safetensors_header import DTYPE_BITS
 
 BYTES_PER_TOKEN = 4
@@ -67,13 +68,14 @@ def head_facts(model: ModelInspection) -> HeadFacts:
     return HeadFacts(model.vocab_size, model.hidden_size, model.is_tied, max(weight_bytes, 1))
 
 
-def estimate(recipe: CompressRecipe, model: ModelInspection, corpus_bytes: int) -> Estimate:
+def estimate(recipe: Recipe, model: ModelInspection, corpus_bytes: int) -> Estimate:
     """RatioTooSmall if the ratio would remove nothing. See the formulas above."""
     head = head_facts(model)
-    kept = _kept(recipe, head)
+    slicing = recipe if isinstance(recipe, CompressRecipe) else None
+    kept = _kept(slicing, head) if slicing else None
     return Estimate(
         kept_columns=kept,
-        head_bytes_after=None if kept is None else _head_bytes(head, kept, recipe.method),
+        head_bytes_after=_head_bytes(head, kept, slicing.method) if slicing and kept else None,
         seconds=round(_seconds(recipe, model, head, corpus_bytes), 1),
         memory_bytes=model.nbytes + 16 * head.vocab_size * head.hidden_size + 64 * head.hidden_size**2 + PROCESS_BYTES,
     )
@@ -90,7 +92,7 @@ def _head_bytes(head: HeadFacts, kept: int, method: Method) -> int:
     return head.weight_bytes * (head.vocab_size * kept + head.vocab_size) + basis
 
 
-def _seconds(recipe: CompressRecipe, model: ModelInspection, head: HeadFacts, corpus_bytes: int) -> float:
+def _seconds(recipe: Recipe, model: ModelInspection, head: HeadFacts, corpus_bytes: int) -> float:
     available = corpus_bytes // BYTES_PER_TOKEN
     evaluated = min(recipe.options.evaluation_tokens, available)
     read = min(recipe.options.calibration_tokens + recipe.options.evaluation_tokens, available)

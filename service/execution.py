@@ -1,6 +1,6 @@
 """One attempt of one job, from claim to verdict. No tensors, no processes; whatever it raises left nothing in staging.
 
-    fetching ─► compressor (encoding .. validating) ─► report saved ─┬─► rejected
+    fetching ─► engine (encoding .. validating) ─► report saved ─┬─► rejected, or succeeded without files
                                                                      └─► publishing ─► succeeded
 
 Every write is fenced by the attempt number. Between publishing the files and finishing the job the fence can fall;
@@ -23,15 +23,17 @@ from service.model_card import CARD_NAME, write_card
 from service.ports import (
     ArtifactStore,
     Clock,
-    CompressionTask,
-    Compressor,
     Corpus,
     CorpusStore,
+    Engine,
+    EngineTask,
     JobStore,
     LocalModel,
     ModelSource,
     Progress,
+    Verdict,
 )
+from service.recipes.job_recipe import JobRecipe
 from service.reports import finite, summarize, with_timing
 from service.retries import RetryPolicy, clear_away, retry_or_fail
 
@@ -56,14 +58,14 @@ class Services:
     pause: Callable[[float], None] = time.sleep
 
 
-def execute(job: Job, services: Services, compressor: Compressor, progress: Progress) -> Job:
+def execute(job: Job, services: Services, engine: Engine, progress: Progress) -> Job:
     """Run a claimed job to its verdict, and record it: the job as it was left.
 
     A failure is recorded too, or the job put back where a later attempt may succeed. Raises JobCanceled (whoever
     asked for it records it), AttemptSuperseded, and StoreUnavailable when nothing could be recorded in time.
     """
     try:
-        return _attempt(job, services, compressor, progress)
+        return _attempt(job, services, engine, progress)
     except (JobCanceled, AttemptSuperseded):
         services.artifacts.discard(job.id, job.attempt)
         raise
@@ -72,24 +74,23 @@ def execute(job: Job, services: Services, compressor: Compressor, progress: Prog
         return _record_failure(job, services, raised)
 
 
-def _attempt(job: Job, services: Services, compressor: Compressor, progress: Progress) -> Job:
+def _attempt(job: Job, services: Services, engine: Engine, progress: Progress) -> Job:
     progress(Phase.FETCHING, 0.0)
     if services.artifacts.files(job.id):
         return _adopt(job, services)  # an attempt before this one died between publishing and finishing
     corpus = _corpus(job, services)  # before the model, which may take minutes to fetch
     started = time.monotonic()
-    model = services.models.fetch(
-        job.recipe.model.id, job.recipe.model.revision, lambda fraction: progress(Phase.FETCHING, fraction)
-    )
+    models = _fetch(job, services, progress)
     fetching_seconds = time.monotonic() - started
-    task = _prepare(job, services, model, corpus)
-    outcome = compressor(task, progress)
+    task = _prepare(job, services, models, corpus)
+    outcome = engine(task, progress)
     report = finite(with_timing(outcome.report, Phase.FETCHING.value, fetching_seconds))
     _write(services, lambda: services.store.save_report(job.id, job.attempt, report))
-    if not outcome.accepted:
-        services.artifacts.discard(job.id, job.attempt)
-        return _finish(job, services, Status.REJECTED, summarize(report))
-    return _publish(job, services, model, task.staging, report, progress)
+    if outcome.verdict is Verdict.PUBLISH:
+        return _publish(job, services, task.model, task.staging, report, progress)
+    services.artifacts.discard(job.id, job.attempt)
+    status = Status.REJECTED if outcome.verdict is Verdict.REJECT else Status.SUCCEEDED
+    return _finish(job, services, status, summarize(report))
 
 
 def _corpus(job: Job, services: Services) -> Corpus:
@@ -98,12 +99,25 @@ def _corpus(job: Job, services: Services) -> Corpus:
     return services.corpora.get(job.recipe.corpus)
 
 
-def _prepare(job: Job, services: Services, model: LocalModel, corpus: Corpus) -> CompressionTask:
+def _fetch(job: Job, services: Services, progress: Progress) -> list[LocalModel]:
+    references = (job.recipe.model, *job.recipe.other_models)
+    models: list[LocalModel] = []
+
+    def tell(fraction: float) -> None:
+        progress(Phase.FETCHING, (len(models) + fraction) / len(references))
+
+    for reference in references:
+        models.append(services.models.fetch(reference.id, reference.revision, tell))
+    return models
+
+
+def _prepare(job: Job, services: Services, models: list[LocalModel], corpus: Corpus) -> EngineTask[JobRecipe]:
     services.cache_dir.mkdir(parents=True, exist_ok=True)
-    return CompressionTask(
+    return EngineTask(
         job_id=job.id,
         recipe=job.recipe,
-        model=model,
+        model=models[0],
+        other_models=tuple(models[1:]),
         corpus=services.corpora.path(corpus.id),
         corpus_format=corpus.format,
         corpus_field=corpus.field,

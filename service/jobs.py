@@ -19,7 +19,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from service.recipes import CompressRecipe
+from service.recipes.recipe import Recipe
 
 
 class Status(StrEnum):
@@ -60,7 +60,7 @@ class Phase(StrEnum):
     PUBLISHING = "publishing"
 
 
-# Share of a job's time that each phase takes on average: turns (phase, fraction) into one 0..1 figure.
+# Share of a compress job's time that each phase takes on average: turns (phase, fraction) into one 0..1 figure.
 PHASE_SHARE: dict[Phase, float] = {
     Phase.FETCHING: 0.05,
     Phase.ENCODING: 0.40,
@@ -72,11 +72,25 @@ PHASE_SHARE: dict[Phase, float] = {
 }
 
 
-def overall_progress(phase: Phase, fraction: float) -> float:
+# The phases of each kind of job, in order.
+PHASES: dict[str, tuple[Phase, ...]] = {
+    "compress": tuple(Phase),
+    "analyze": (Phase.FETCHING, Phase.ENCODING, Phase.ANALYZING),
+}
+
+
+def phase_shares(kind: str) -> dict[Phase, float]:
+    """Share of each phase in a job of this kind; they add up to 1."""
+    total = sum(PHASE_SHARE[phase] for phase in PHASES[kind])
+    return {phase: PHASE_SHARE[phase] / total for phase in PHASES[kind]}
+
+
+def overall_progress(kind: str, phase: Phase, fraction: float) -> float:
     """Progress of the whole job, 0..1, from the progress inside one phase."""
-    phases = list(PHASE_SHARE)
-    done = sum(PHASE_SHARE[earlier] for earlier in phases[: phases.index(phase)])
-    return min(1.0, done + PHASE_SHARE[phase] * min(max(fraction, 0.0), 1.0))
+    shares = phase_shares(kind)
+    phases = list(shares)
+    done = sum(shares[earlier] for earlier in phases[: phases.index(phase)])
+    return min(1.0, done + shares[phase] * min(max(fraction, 0.0), 1.0))
 
 
 @dataclass(frozen=True)
@@ -104,7 +118,7 @@ class Job:
     """One request to do a recipe. Changed only through a JobStore."""
 
     id: str
-    recipe: CompressRecipe
+    recipe: Recipe
     created: datetime
     status: Status = Status.QUEUED
     phase: Phase | None = None

@@ -5,6 +5,7 @@ from typing import Any
 
 from service.jobs import Job
 from service.ports import LocalModel
+from service.recipes.compress import CompressRecipe
 from service.reports import summarize
 
 CARD_NAME = "README.md"
@@ -83,6 +84,7 @@ def _what_was_removed(job: Job, model: LocalModel, report: dict[str, Any], figur
     kept, hidden = figures["kept_columns"], figures["hidden_size"]
     removed = f"{hidden - kept} of {hidden}" if isinstance(kept, int) and isinstance(hidden, int) else "some"
     tied = "shares its table with the input embedding" if head.get("tied") else "has a table of its own"
+    assert isinstance(job.recipe, CompressRecipe)
     method = job.recipe.method.value
     return (
         f"Made from {source}. The output head ({head.get('vocab_size', '?')} tokens, {hidden} columns, "

@@ -3,12 +3,13 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
+from enum import StrEnum
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 
 from service.jobs import Event, Job, JobError, Phase, Status
 from service.model_files import ModelInspection
-from service.recipes import CompressRecipe
+from service.recipes.job_recipe import JobRecipe
 
 Clock: TypeAlias = Callable[[], datetime]  # timezone-aware UTC
 
@@ -203,30 +204,40 @@ class ModelSource(Protocol):
         """ModelNotFound, HubUnavailable, UnsafeModel, CorruptCheckpoint, DiskFull."""
 
 
+RecipeT = TypeVar("RecipeT", bound=JobRecipe, covariant=True)
+
+
 @dataclass(frozen=True)
-class CompressionTask:
+class EngineTask(Generic[RecipeT]):
     """Everything the engine needs for one attempt; all paths exist."""
 
     job_id: str
-    recipe: CompressRecipe
+    recipe: RecipeT
     model: LocalModel
     corpus: Path
     corpus_format: str
     corpus_field: str | None
     cache_dir: Path  # survives attempts and jobs; content-keyed
-    staging: Path  # the checkpoint is written here
+    staging: Path  # a checkpoint is written here
     device: str
+    other_models: tuple[LocalModel, ...] = ()  # as recipe.other_models names them
+
+
+class Verdict(StrEnum):
+    PUBLISH = "publish"  # staging holds a checkpoint that passed
+    REPORT = "report"  # the job was to measure; it makes no files
+    REJECT = "reject"  # the drift gate refused; staging is empty
 
 
 @dataclass(frozen=True)
-class CompressionOutcome:
-    """`report` is described in docs/report.md. Nothing is in staging when the gate refused."""
+class EngineOutcome:
+    """`report` is described in docs/report.md; its `kind` is that of the recipe."""
 
-    accepted: bool
+    verdict: Verdict
     report: dict[str, Any]
 
 
-class Compressor(Protocol):
-    """The engine as the domain sees it. Real one: service/compression/pipeline.py."""
+class Engine(Protocol):
+    """The engine as the domain sees it. Real one: service/compression/kinds.py."""
 
-    def __call__(self, task: CompressionTask, progress: Progress) -> CompressionOutcome: ...
+    def __call__(self, task: EngineTask[JobRecipe], progress: Progress) -> EngineOutcome: ...

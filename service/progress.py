@@ -40,7 +40,8 @@ class ProgressReporter:
             return
         self._last_phase, self._last_at = phase, now
         try:
-            job = self._store.report_progress(self._job.id, self._job.attempt, phase, overall_progress(phase, fraction))
+            overall = overall_progress(self._job.recipe.kind, phase, fraction)
+            job = self._store.report_progress(self._job.id, self._job.attempt, phase, overall)
         except StoreUnavailable as error:
             logger.warning("progress of %s was not stored: %s", self._job.id, error)
             return

@@ -22,6 +22,8 @@ FIGURES_OF_BYTES = {
     "head_bytes_after": "head_after",
 }
 
+FIGURES_OF_ENCODING = ("r2", "r2_adjusted", "r2_held_out", "spearman", "slope_cosine_mean_hidden")
+
 
 def finite(value: Any) -> Any:
     """The same JSON value with NaN and infinities as null: JSON has no word for them, and databases refuse them."""
@@ -42,7 +44,12 @@ def with_timing(report: dict[str, Any], phase: str, seconds: float) -> dict[str,
 
 
 def summarize(report: dict[str, Any]) -> dict[str, Any]:
-    """The figures of `Job.result`. What a report does not say (a rejected job has no bytes after) is None."""
+    """The figures of `Job.result`, by the kind of job. What a report does not say is None."""
+    return SUMMARIES[report["kind"]](report)
+
+
+def _of_compression(report: dict[str, Any]) -> dict[str, Any]:
+    """A rejected job has no bytes after."""
     selected = report.get("selected") or {}
     sizes = report.get("bytes") or {}
     return (
@@ -54,3 +61,10 @@ def summarize(report: dict[str, Any]) -> dict[str, Any]:
         }
         | {name: sizes.get(figure) for name, figure in FIGURES_OF_BYTES.items()}
     )
+
+
+def _of_encoding(report: dict[str, Any]) -> dict[str, Any]:
+    return {name: report["encoding"][name] for name in FIGURES_OF_ENCODING}
+
+
+SUMMARIES = {"compress": _of_compression, "analyze": _of_encoding}

@@ -11,7 +11,8 @@ from service.errors import CorpusEmpty, CorpusInUse, QueueUnavailable, StoreUnav
 from service.estimates import Estimate, HeadFacts, estimate, head_facts
 from service.jobs import Job, Status, new_job_id
 from service.ports import Clock, CorpusStore, FoundModel, JobQueue, JobStore, ModelSource
-from service.recipes import CompressRecipe, InlineText
+from service.recipes.job_recipe import InlineText
+from service.recipes.recipe import Recipe
 
 logger = logging.getLogger(__name__)
 
@@ -41,12 +42,13 @@ class Submission:
     models: ModelSource
     clock: Clock
 
-    def accept(self, recipe: CompressRecipe) -> Job:
+    def accept(self, recipe: Recipe) -> Job:
         """Store a queued job and tell the broker. Inline text becomes a corpus, and the recipe names it.
 
         ModelNotFound, UnsafeModel, CorruptCheckpoint, CorpusNotFound, CorpusEmpty: then nothing was queued.
         """
-        self.models.exists(recipe.model.id, recipe.model.revision)
+        for reference in (recipe.model, *recipe.other_models):
+            self.models.exists(reference.id, reference.revision)
         corpus_id = self._corpus_id(recipe)
         now = self.clock()
         job = Job(
@@ -59,9 +61,11 @@ class Submission:
         self._send(job.id)
         return job
 
-    def try_out(self, recipe: CompressRecipe) -> DryRun:
+    def try_out(self, recipe: Recipe) -> DryRun:
         """The dry run: the same errors as `accept`, and those the engine would find in the headers. Stores nothing."""
         model = self.models.inspect(recipe.model.id, recipe.model.revision)
+        for reference in recipe.other_models:
+            self.models.inspect(reference.id, reference.revision)
         if isinstance(recipe.corpus, InlineText):
             if not recipe.corpus.text.strip():
                 raise CorpusEmpty("the corpus holds no text; send some")
@@ -87,7 +91,7 @@ class Submission:
             raise CorpusInUse(f"a job that has not ended reads {corpus_id}; cancel it, or wait, and delete it then")
         self.corpora.delete(corpus_id)
 
-    def _corpus_id(self, recipe: CompressRecipe) -> str:
+    def _corpus_id(self, recipe: Recipe) -> str:
         if isinstance(recipe.corpus, InlineText):
             return self.corpora.add(iter([recipe.corpus.text.encode()]), "text", None).id
         return self.corpora.get(recipe.corpus).id

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from service.jobs import Job, new_job_id
 from service.ports import JobStore
-from service.recipes import CompressRecipe
+from service.recipes.compress import CompressRecipe
 
 CORPUS_ID = "corpus_" + "0" * 32
 

@@ -19,8 +19,9 @@ from service.adapters.directory_corpora import DirectoryCorpora
 from service.errors import AttemptSuperseded, JobCanceled
 from service.execution import Services, execute
 from service.jobs import Status
-from service.ports import CompressionOutcome, CompressionTask, Progress
+from service.ports import EngineOutcome, EngineTask, Progress
 from service.progress import ProgressReporter
+from service.recipes.job_recipe import JobRecipe
 from service.settings import Settings
 from workers.device import choose_device, set_threads
 from workers.parts import Parts, open_parts
@@ -54,7 +55,7 @@ def _run(job_id: str, attempt: int, parts: Parts, stopping: threading.Event) -> 
     if job.attempt != attempt or job.status is not Status.RUNNING:
         return
     progress = ProgressReporter(parts.store, job, stopping.is_set, time.monotonic)
-    ended = execute(job, _services(parts), compress_on_device, progress)
+    ended = execute(job, _services(parts), run_on_device, progress)
     logger.info("ended: %s", ended.status.value)
 
 
@@ -73,15 +74,15 @@ def _services(parts: Parts) -> Services:
     )
 
 
-def compress_on_device(task: CompressionTask, progress: Progress) -> CompressionOutcome:
+def run_on_device(task: EngineTask[JobRecipe], progress: Progress) -> EngineOutcome:
     """The engine, loaded only now: a job whose model cannot be had never waits for torch."""
     os.environ.pop("HEADROOM_HUB_TOKEN", None)
+    from service.compression.kinds import run_engine
     from service.compression.model_loading import go_offline
-    from service.compression.pipeline import compress
 
     go_offline()  # the model has been fetched; what is in it must not make loading it fetch more
     set_threads(Settings().threads)
-    return compress(replace(task, device=choose_device(task.device)), progress)
+    return run_engine(replace(task, device=choose_device(task.device)), progress)
 
 
 def _end_with_parent() -> None:

@@ -13,7 +13,8 @@ from api.schemas import DryRunView, EventList, EventView, JobList, JobView
 from api.strict_requests import StrictRoute
 from service.jobs import Status
 from service.ports import JobFilter
-from service.recipes import LABEL_KEY, CompressRecipe
+from service.recipes.job_recipe import LABEL_KEY
+from service.recipes.recipe import Recipe
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"], route_class=StrictRoute)
 
@@ -59,7 +60,7 @@ class ListOptions(BaseModel):
     response_model=JobView,
     responses={200: {"model": DryRunView, "description": "Only validated"}, 202: {"description": "Queued"}},
 )
-def submit(recipe: CompressRecipe, options: Annotated[SubmitOptions, Query()], services: AppServices) -> Response:
+def submit(recipe: Recipe, options: Annotated[SubmitOptions, Query()], services: AppServices) -> Response:
     """Queue a job. 202 as soon as it is stored, also while the broker is away."""
     if options.validate_only:
         return _json(DryRunView.of(services.submission.try_out(recipe)))

@@ -1,7 +1,8 @@
-"""One compression from the post to the files: progress on stderr, results on stdout, the outcome as an exit code."""
+"""One job from the post to the files: progress on stderr, results on stdout, the outcome as an exit code."""
 
 import json
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,8 @@ from headroom.commands.download import fetch
 from headroom.commands.output import print_error, print_json
 from headroom.errors import BAD_INPUT_CODES, HeadroomError
 from headroom.progress import display_for
-from headroom.recipe import Settings
-from headroom.rendering import bytes_view, console_for, drift_view, places_view, remarks_view, show, verdict
+from headroom.rendering import console_for, show
+from headroom.report_views import report_views
 
 FAILED, BAD_INPUT, REJECTED, INTERRUPTED = 1, 2, 3, 130
 CANCEL_SECONDS = 20.0  # the service promises ten
@@ -20,28 +21,26 @@ CANCEL_SECONDS = 20.0  # the service promises ten
 
 @dataclass(frozen=True)
 class Run:
-    """What `headroom compress` was asked for."""
+    """What a command was asked for."""
 
-    model: str
-    corpus: str
-    field: str
-    settings: Settings
-    folder: Path
+    doing: str  # told before it starts, as "Compressing acme/tiny"
+    post: Callable[[Client], Job]
+    folder: Path | None  # where the job's files go; None where it makes none
     as_json: bool
 
 
 def follow(client: Client, run: Run) -> int:
     """Post, follow, fetch, print. An interrupt while the job runs cancels it."""
     with display_for(console_for(sys.stderr)) as display:
-        display.note(f"Compressing {run.model}, ratio {run.settings.get('ratio')}, on {client.url}")
-        job = client.compress(run.model, run.corpus, field=run.field, **run.settings)
+        display.note(f"{run.doing}, on {client.url}")
+        job = run.post(client)
         try:
             job.wait(on_update=lambda job: display.update(job.record))
         except KeyboardInterrupt:
             display.note(f"canceling {job.id}")
             return _cancel(job, run.as_json)
-    report = job.report() if job.result else None
-    if job.status == "succeeded":
+    report = job.report() if job.record.figures else None
+    if job.status == "succeeded" and run.folder is not None:
         earlier = listed_files(run.folder)
         paths = fetch(job, run.folder)
         remove_leftovers(run.folder, earlier, paths)
@@ -62,16 +61,12 @@ def _cancel(job: Job, as_json: bool) -> int:
 
 
 def _print_outcome(job: Job, report: dict[str, Any] | None, run: Run) -> None:
-    done = job.status == "succeeded"
+    folder = run.folder if job.status == "succeeded" else None
     if run.as_json:
-        output = str(run.folder) if done else None
-        files = [file.path for file in job.files()] if done else []
-        print_json(job.record.json | {"report": report, "output": output, "files": files})
+        files = [file.path for file in job.files()] if folder else []
+        print_json(job.record.json | {"report": report, "output": str(folder) if folder else None, "files": files})
     elif report is not None:
-        written = [bytes_view(report), "", places_view(run.folder), ""] if done else []
-        show(
-            console_for(sys.stdout), drift_view(job.record, report), *written, verdict(job.record), remarks_view(report)
-        )
+        show(console_for(sys.stdout), *report_views(job.record, report, folder))
     if job.error:
         print_error(job.error.code, job.error.message)
     elif job.status == "canceled":

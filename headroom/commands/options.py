@@ -1,6 +1,6 @@
 """Options that several commands share."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import click
@@ -48,3 +48,46 @@ def models_dir_option(command: CommandT) -> CommandT:
         metavar="DIR",
         help="Local models: DIR/<ns>/<name> is the model <ns>/<name>.",
     )(command)
+
+
+def read_labels(context: click.Context, option: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
+    labels = {}
+    for value in values:
+        key, equals, text = value.partition("=")
+        if not key or not equals:
+            raise click.BadParameter(f"'{value}' is not of the form key=value.")
+        labels[key] = text
+    return labels
+
+
+def reading_options(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of `job_options` that say how the corpus is read, as the recipe's `options`; only what was given."""
+    names = ("window", "calibration_tokens", "evaluation_tokens", "seed")
+    return {name: values[name] for name in names if values[name] is not None}
+
+
+def job_options(command: CommandT) -> CommandT:
+    """What every command that posts a job takes: corpus, server, how to read the corpus, labels, --json."""
+    options = [
+        click.option(
+            "--corpus", required=True, metavar="FILE", help="Text or .jsonl (also .gz, .zst), or an uploaded id."
+        ),
+        click.option(
+            "--field", default="text", show_default=True, metavar="NAME", help="Holds the text of a JSON line."
+        ),
+        click.option("--server", envvar="HEADROOM_SERVER", metavar="URL", help="Default: one started for the job."),
+        data_dir_option,
+        models_dir_option,
+        click.option("--revision", metavar="NAME", help="Branch, tag or commit of a hub model."),
+        click.option("--window", type=int, metavar="TOKENS", help="Length of a window."),
+        click.option("--calibration-tokens", type=int, metavar="N", help="At most so many tokens to calibrate on."),
+        click.option("--evaluation-tokens", type=int, metavar="N", help="At most so many tokens to measure on."),
+        click.option("--seed", type=int, metavar="N", help="Of the split, the intervals and random columns."),
+        click.option(
+            "--label", "labels", callback=read_labels, multiple=True, metavar="KEY=VALUE", help="Kept with the job."
+        ),
+        json_option,
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command

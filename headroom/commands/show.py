@@ -7,7 +7,8 @@ import click
 from headroom.client import Client
 from headroom.commands.options import json_option, server_option
 from headroom.commands.output import print_json
-from headroom.rendering import bytes_view, console_for, drift_view, job_view, remarks_view, show, verdict
+from headroom.rendering import console_for, job_view, show
+from headroom.report_views import report_views
 
 
 @click.command("show")
@@ -18,12 +19,12 @@ def command(job_id: str, server: str, as_json: bool) -> int:
     """Show one job and, once it has measured something, its drift table."""
     with Client(server) as client:
         job = client.job(job_id)
-        report = job.report() if job.result else None
+        report = job.report() if job.record.figures else None
     if as_json:
         print_json(job.record.json | {"report": report})
         return 0
     views = [job_view(job.record)]
     if report:
-        views += ["", drift_view(job.record, report), verdict(job.record), bytes_view(report), remarks_view(report)]
+        views += ["", *report_views(job.record, report)]
     show(console_for(sys.stdout), *views)
     return 0

@@ -6,7 +6,7 @@ from pathlib import Path
 from service.errors import InvalidModelId, ModelNotFound
 from service.model_files import inspect_model, refuse_outside_links
 from service.ports import FoundModel, LocalModel
-from service.recipes import MODEL_ID_PART
+from service.recipes.job_recipe import MODEL_ID_PART
 
 
 class LocalModels:

@@ -9,7 +9,7 @@ from sqlalchemy import ColumnElement, Connection, RowMapping, delete, func, inse
 
 from service.adapters.tables import attempts, events, jobs, outbox
 from service.jobs import AttemptRecord, Event, Job, JobError, Phase, Status
-from service.recipes import CompressRecipe
+from service.recipes.recipe import RECIPES
 from service.transitions import Change
 
 
@@ -125,7 +125,7 @@ def _job_of(row: RowMapping, records: list[AttemptRecord]) -> Job:
     same = ("id", "progress", "attempt", "created", "queued", "started", "finished", "lease_until", "not_before")
     return Job(
         **{name: row[name] for name in same},
-        recipe=CompressRecipe.model_validate(row["recipe"]),
+        recipe=RECIPES.validate_python(row["recipe"]),
         status=Status(row["status"]),
         phase=_phase_of(row["phase"]),
         phase_seconds=row["phase_seconds"],

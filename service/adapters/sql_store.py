@@ -22,7 +22,7 @@ from service.adapters.tables import REVISION, events, jobs, outbox, read_revisio
 from service.errors import AttemptSuperseded, InternalError, JobFinished, JobNotFound, ReportNotReady, StoreUnavailable
 from service.jobs import FINAL, Event, Job, JobError, Phase, Status, sources_of
 from service.ports import Clock, JobFilter, JobPage
-from service.recipes import LABEL_KEY
+from service.recipes.job_recipe import LABEL_KEY
 from service.transitions import HELD, Change, cancel_requested, claimed, ended, progressed, requeued
 
 

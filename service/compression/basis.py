@@ -11,7 +11,7 @@ from torch import Tensor
 
 from service.compression.encoding import regress, spearman
 from service.compression.statistics import Statistics, neg_log_alpha
-from service.recipes import Method
+from service.recipes.compress import Method
 
 # Eigenvalues of the second moment below this share of the largest are lifted to it: LayerNorm makes a direction void.
 WHITENING_FLOOR = 1e-9

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from service.compression.sweep import Sweep
-from service.recipes import DriftBudget
+from service.recipes.compress import DriftBudget
 
 RESAMPLES = 2000
 CONFIDENCE = 0.95

@@ -17,7 +17,7 @@ from service.compression.drift import (
 from service.compression.hidden_cache import HiddenStates
 from service.compression.sweep import Sweep, SweepHead, sweep
 from service.errors import ModelDrift
-from service.recipes import CompressRecipe, DriftBudget
+from service.recipes.compress import CompressRecipe, DriftBudget
 
 GRID = tuple(round(0.05 * step, 2) for step in range(1, 20))
 # `auto` looks at this many sizes between the last that passed on the grid and the first that did not.

@@ -5,9 +5,7 @@ slicing and validating (write, load through the public loader, measure, gate aga
 """
 
 import shutil
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +18,7 @@ from service.compression.checkpoint import Plan, plan_checkpoint, write_checkpoi
 from service.compression.drift import DriftPoint
 from service.compression.encoding import encode
 from service.compression.gate import Choice, StoredDrift, choose, stored_drift
+from service.compression.phase_timer import PhaseTimer
 from service.compression.report import advice, report_of_measurement, sizes, stored_section
 from service.compression.slicing import SlicedFactors, slice_head
 from service.compression.source import Source, open_source
@@ -34,7 +33,8 @@ from service.compression.validation import (
     measure_stored,
 )
 from service.jobs import Phase
-from service.ports import CompressionOutcome, CompressionTask, Progress
+from service.ports import EngineOutcome, EngineTask, Progress, Verdict
+from service.recipes.compress import CompressRecipe
 
 FINGERPRINT_TOKENS = 16
 COMPARED_POSITIONS = 16
@@ -42,24 +42,9 @@ COMPARED_POSITIONS = 16
 STORED_ATTEMPTS = 3
 
 
-class _Timer:
-    """Seconds per phase, and the way to report progress inside one."""
-
-    def __init__(self, progress: Progress) -> None:
-        self._progress = progress
-        self.seconds: dict[str, float] = {}
-
-    @contextmanager
-    def phase(self, phase: Phase) -> Iterator[Callable[[float], None]]:
-        started = time.monotonic()
-        self._progress(phase, 0.0)
-        yield lambda fraction: self._progress(phase, fraction)
-        self.seconds[phase.value] = self.seconds.get(phase.value, 0.0) + time.monotonic() - started
-
-
-def compress(task: CompressionTask, progress: Progress) -> CompressionOutcome:
-    """A ports.Compressor. Leaves a complete checkpoint in task.staging, or nothing when the gate refuses."""
-    recipe, device, timer = task.recipe, torch.device(task.device), _Timer(progress)
+def compress(task: EngineTask[CompressRecipe], progress: Progress) -> EngineOutcome:
+    """Of a compress job. Leaves a complete checkpoint in task.staging, or nothing when the gate refuses."""
+    recipe, device, timer = task.recipe, torch.device(task.device), PhaseTimer(progress)
     repair = recipe.options.repair == "mean"
     with timer.phase(Phase.ENCODING) as report_progress:
         source = open_source(task, device, lambda done: report_progress(0.75 * done))
@@ -90,22 +75,23 @@ def compress(task: CompressionTask, progress: Progress) -> CompressionOutcome:
             "bytes": sizes(source, plan, factors),
         }
         if drift.passes(recipe.drift):
-            return _outcome(True, report | found, timer)
+            return _outcome(Verdict.PUBLISH, report | found, timer)
         _empty(task.staging)
         # What storing added to the drift of this size it will add to the others: skip those that it would fail too.
         excess = drift.high - point.perplexity_drift_high
         waiting = [p for p in waiting if p.perplexity_drift_high + excess <= recipe.drift.perplexity]
         best = waiting[0].ratio if waiting else None
         report |= found | {"bytes": sizes(source, None, None), "largest_passing_ratio": best}
-    return _outcome(False, {"bytes": sizes(source, None, None)} | report, timer)
+    return _outcome(Verdict.REJECT, {"bytes": sizes(source, None, None)} | report, timer)
 
 
-def _outcome(accepted: bool, report: dict[str, Any], timer: _Timer) -> CompressionOutcome:
-    timing = timer.seconds | {"total": sum(timer.seconds.values())}
-    return CompressionOutcome(accepted, report | {"advice": advice(report["bytes"]), "timing": timing})
+def _outcome(verdict: Verdict, report: dict[str, Any], timer: PhaseTimer) -> EngineOutcome:
+    return EngineOutcome(verdict, report | {"advice": advice(report["bytes"]), "timing": timer.timing})
 
 
-def _write(task: CompressionTask, source: Source, factors: SlicedFactors, progress: Callable[[float], None]) -> Plan:
+def _write(
+    task: EngineTask[CompressRecipe], source: Source, factors: SlicedFactors, progress: Callable[[float], None]
+) -> Plan:
     options = task.recipe.options
     plan = plan_checkpoint(
         source.inspection,
@@ -137,7 +123,7 @@ def _first_hidden(source: Source, count: int) -> Tensor:
 
 
 def _validate(
-    task: CompressionTask,
+    task: EngineTask[CompressRecipe],
     source: Source,
     choice: Choice,
     point: DriftPoint,

@@ -10,25 +10,25 @@ from service.compression.encoding import Encoding
 from service.compression.gate import Choice, StoredDrift
 from service.compression.slicing import SlicedFactors
 from service.compression.source import Source
-from service.ports import CompressionTask
-from service.recipes import DriftBudget
+from service.ports import EngineTask
+from service.recipes.compress import CompressRecipe, DriftBudget
+from service.recipes.job_recipe import JobRecipe
 
 UNNOTICED_KL = 0.02  # nats a token above which a budget on perplexity alone is worth a remark
 INT8_SHARE = 0.5  # bytes of an 8-bit head, of a 16-bit one
 
 
-def report_of_measurement(
-    task: CompressionTask, source: Source, encoding: Encoding, floor_rows: int, basis: Basis, choice: Choice
+def report_of_encoding(
+    task: EngineTask[JobRecipe], source: Source, encoding: Encoding, floor_rows: int
 ) -> dict[str, Any]:
-    """Everything that is known before a checkpoint is written. `selected` is what was asked for, passing or not."""
-    recipe, head = task.recipe, source.head
-    selected = choice.asked or choice.largest_passing or min(choice.curve, key=lambda point: point.ratio)
-    best = choice.largest_passing
+    """What was worked on, and how token probability is encoded in the head."""
+    head = source.head
     return {
+        "kind": task.recipe.kind,
         "job_id": task.job_id,
         "model": {"id": task.model.id, "revision": task.model.revision, "digest": source.digest},
         "versions": {name: version(name) for name in ("headroom-lm", "torch", "transformers", "safetensors")},
-        "seed": recipe.options.seed,
+        "seed": task.recipe.options.seed,
         "device": task.device,
         "head": {
             "vocab_size": head.vocab_size,
@@ -40,6 +40,18 @@ def report_of_measurement(
         },
         "corpus": _corpus(source),
         "encoding": _encoding(encoding, floor_rows),
+        "warnings": _warnings(source),
+    }
+
+
+def report_of_measurement(
+    task: EngineTask[CompressRecipe], source: Source, encoding: Encoding, floor_rows: int, basis: Basis, choice: Choice
+) -> dict[str, Any]:
+    """Everything that is known before a checkpoint is written. `selected` is what was asked for, passing or not."""
+    recipe = task.recipe
+    selected = choice.asked or choice.largest_passing or min(choice.curve, key=lambda point: point.ratio)
+    best = choice.largest_passing
+    return report_of_encoding(task, source, encoding, floor_rows) | {
         "method": basis.method.value,
         "repair": recipe.options.repair,
         "budget": recipe.drift.model_dump(),

@@ -29,8 +29,9 @@ from service.compression.model_loading import (
 from service.compression.statistics import Statistics, calibrate
 from service.errors import ModelDrift, UnsupportedHead
 from service.model_files import ModelInspection, digest_model, inspect_model
-from service.ports import CompressionTask
-from service.recipes import CompressOptions, Method
+from service.ports import EngineTask
+from service.recipes.compress import Method
+from service.recipes.job_recipe import JobRecipe, ReadingOptions
 
 CACHE_FORMAT = 2
 CONTRACT_WINDOWS, CONTRACT_LENGTH = 2, 64
@@ -68,7 +69,7 @@ class Source:
         return fresh
 
 
-def open_source(task: CompressionTask, device: torch.device, progress: Callable[[float], None]) -> Source:
+def open_source(task: EngineTask[JobRecipe], device: torch.device, progress: Callable[[float], None]) -> Source:
     """Any error of model or corpus is a typed one; see model_files, model_loading, corpus and lm_head."""
     inspection = inspect_model(task.model.path)
     digest, corpus_digest = digest_model(inspection), _file_digest(task.corpus)
@@ -101,7 +102,7 @@ def _file_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _cache_key(task: CompressionTask, path: Path, digest: str, corpus_digest: str, device: torch.device) -> str:
+def _cache_key(task: EngineTask[JobRecipe], path: Path, digest: str, corpus_digest: str, device: torch.device) -> str:
     options = task.recipe.options
     side_files = sorted(file for file in path.iterdir() if file.suffix in SIDE_FILE_SUFFIXES and file.is_file())
     described = {
@@ -119,7 +120,7 @@ def _cache_key(task: CompressionTask, path: Path, digest: str, corpus_digest: st
 def _fill(
     cache: HiddenCache,
     key: str,
-    task: CompressionTask,
+    task: EngineTask[JobRecipe],
     inspection: ModelInspection,
     device: torch.device,
     progress: Callable[[float], None],
@@ -149,7 +150,7 @@ def _fill(
     cache.fill(key, model, parts, meta, progress)
 
 
-def _window_settings(options: CompressOptions, limit: int | None) -> WindowSettings:
+def _window_settings(options: ReadingOptions, limit: int | None) -> WindowSettings:
     window = options.window if limit is None else min(options.window, limit)
     return WindowSettings(window, options.calibration_tokens, options.evaluation_tokens, options.seed)
 

@@ -6,7 +6,16 @@ from pathlib import Path
 
 ENGINE = Path(__file__).parents[2] / "service/compression"
 # These open files or models; everything else is functions of tensors and plain values.
-AT_THE_EDGE = {"checkpoint", "corpus", "hidden_cache", "model_loading", "pipeline", "source", "validation"}
+AT_THE_EDGE = {
+    "checkpoint",
+    "corpus",
+    "hidden_cache",
+    "model_loading",
+    "phase_timer",
+    "pipeline",
+    "source",
+    "validation",
+}
 OUTSIDE = {"io", "os", "pathlib", "random", "shutil", "socket", "subprocess", "tempfile", "time"}
 NOWHERE = {"logging", "service.settings", "service.adapters", "api", "workers"}
 

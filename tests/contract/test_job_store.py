@@ -9,7 +9,7 @@ import pytest
 from service.errors import AttemptSuperseded, InternalError, JobNotFound, ReportNotReady
 from service.jobs import JobError, Phase, Status
 from service.ports import JobFilter, JobStore
-from service.recipes import ModelReference
+from service.recipes.job_recipe import ModelReference
 from tests.factories import StoppedClock, add_job, add_running_job, claim_job, list_events, make_recipe, run_at_once
 
 LEASE = 30.0

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from itertools import takewhile
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from pydantic import BaseModel
@@ -15,7 +15,9 @@ from pydantic import BaseModel
 from api.errors import CATALOGUE
 from api.main import build_app
 from service.errors import ServiceError
-from service.recipes import CompressRecipe
+from service.recipes.analyze import AnalyzeRecipe
+from service.recipes.compress import CompressRecipe
+from service.recipes.job_recipe import JobRecipe
 from service.settings import Settings
 
 ROOT = Path(__file__).parents[2]
@@ -105,9 +107,19 @@ def test_every_field_of_a_job_is_documented_with_its_default() -> None:
     assert table == dict(fields_of(CompressRecipe))
 
 
+@pytest.mark.parametrize("recipe", [AnalyzeRecipe])
+def test_the_fields_that_only_one_kind_has_are_documented_with_their_defaults(recipe: type[JobRecipe]) -> None:
+    (kind,) = get_args(recipe.model_fields["kind"].annotation)
+    assert f"#### `{kind}`" in API
+    shared = {**dict(fields_of(CompressRecipe)), **dict(fields_of(JobRecipe))}
+    own = {name: default for name, default in fields_of(recipe) if name == "kind" or name not in shared}
+    table = {plain(name): default for name, default, _ in rows(API, f"#### `{kind}`")}
+    assert table == own
+
+
 def fields_of(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, str]]:
     for name, field in model.model_fields.items():
-        default: Any = field.default
+        default: Any = field.get_default(call_default_factory=True)
         if isinstance(default, BaseModel):
             yield from fields_of(type(default), f"{name}.")
         elif field.is_required():

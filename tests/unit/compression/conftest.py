@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from service.ports import CompressionOutcome, CompressionTask, LocalModel
-from service.recipes import CompressRecipe
+from service.ports import EngineOutcome, EngineTask, LocalModel
+from service.recipes.compress import CompressRecipe
 from tests.factories import make_recipe
 from tests.tiny_models import make_text, make_tiny_checkpoint
 
@@ -13,12 +13,10 @@ OPTIONS = {"window": 32, "calibration_tokens": 2048, "evaluation_tokens": 2048}
 
 
 @pytest.fixture
-def make_task(tmp_path: Path) -> Callable[..., CompressionTask]:
+def make_task(tmp_path: Path) -> Callable[..., EngineTask]:
     """A task on a tiny checkpoint. `model` fields go to make_tiny_checkpoint, the others to the recipe."""
 
-    def make(
-        model: dict[str, Any] | None = None, options: dict[str, Any] | None = None, **recipe: Any
-    ) -> CompressionTask:
+    def make(model: dict[str, Any] | None = None, options: dict[str, Any] | None = None, **recipe: Any) -> EngineTask:
         source = tmp_path / "model"
         if not source.exists():
             make_tiny_checkpoint(source, **(model or {}))
@@ -31,13 +29,13 @@ def make_task(tmp_path: Path) -> Callable[..., CompressionTask]:
         fields = {"drift": {"perplexity": 9.0}, "options": OPTIONS | (options or {})} | recipe
         validated: CompressRecipe = make_recipe(**fields)
         local = LocalModel("acme/tiny", None, source)
-        return CompressionTask("job_t", validated, local, corpus, "text", None, tmp_path / "cache", staging, "cpu")
+        return EngineTask("job_t", validated, local, corpus, "text", None, tmp_path / "cache", staging, "cpu")
 
     return make
 
 
 @pytest.fixture
-def run() -> Callable[[CompressionTask], CompressionOutcome]:
+def run() -> Callable[[EngineTask], EngineOutcome]:
     from service.compression.pipeline import compress
 
     return lambda task: compress(task, lambda phase, fraction: None)

@@ -8,7 +8,7 @@ import torch
 from service.compression.drift import DriftPoint, bootstrap_interval, drift_curve, largest_passing
 from service.compression.gate import stored_drift
 from service.compression.sweep import Sweep
-from service.recipes import DriftBudget
+from service.recipes.compress import DriftBudget
 
 
 def make_point(kept: int, high: float, kl: float = 0.0) -> DriftPoint:

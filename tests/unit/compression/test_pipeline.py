@@ -24,11 +24,11 @@ from service.errors import (
     UnsupportedModel,
 )
 from service.model_files import inspect_model
-from service.ports import CompressionOutcome, CompressionTask
-from service.recipes import Method
+from service.ports import EngineOutcome, EngineTask, Verdict
+from service.recipes.compress import Method
 
-MakeTask = Callable[..., CompressionTask]
-Run = Callable[[CompressionTask], CompressionOutcome]
+MakeTask = Callable[..., EngineTask]
+Run = Callable[[EngineTask], EngineOutcome]
 
 KINDS = [
     pytest.param({"family": "gpt2", "tied": True}, id="gpt2-tied"),
@@ -49,7 +49,7 @@ def plain_loop_perplexity(model: Any, windows: torch.Tensor) -> float:
     return math.exp(total / predicted)
 
 
-def evaluation_windows(task: CompressionTask) -> torch.Tensor:
+def evaluation_windows(task: EngineTask) -> torch.Tensor:
     cache = HiddenCache(task.cache_dir / "hidden_states")
     (key,) = [folder.name for folder in cache.root.iterdir()]
     return cache.open(key, "evaluation").windows
@@ -79,7 +79,7 @@ def test_every_method_stores_a_checkpoint_that_generates(
 ) -> None:
     task = make_task(model=kind, method=method.value)
     outcome = run(task)
-    assert outcome.accepted
+    assert outcome.verdict is Verdict.PUBLISH
     model = AutoModelForCausalLM.from_pretrained(task.staging)
     assert model.get_output_embeddings().weight.shape == (264, 16)
     tokens = model.generate(torch.tensor([[5, 6, 7]]), max_new_tokens=5, do_sample=False, pad_token_id=0)
@@ -244,7 +244,7 @@ def test_a_ratio_over_its_budget_is_rejected_with_the_whole_curve_and_leaves_not
 ) -> None:
     task = make_task(ratio=0.9, drift={"perplexity": 9.0, "kl": 1e-4}, options={"column_multiple": 1})
     outcome = run(task)
-    assert not outcome.accepted
+    assert outcome.verdict is Verdict.REJECT
     assert list(task.staging.iterdir()) == []
     report = outcome.report
     assert len(report["curve"]) == 19
@@ -294,7 +294,7 @@ def test_a_damaged_cache_entry_is_made_again(
 def test_a_monotonous_text_in_bfloat16_raises_no_false_alarm(make_task: MakeTask, run: Run) -> None:
     task = make_task(model={"dtype": torch.bfloat16})
     task.corpus.write_text("a" * 12_000)
-    assert run(task).accepted
+    assert run(task).verdict is Verdict.PUBLISH
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -361,7 +361,7 @@ def test_a_corpus_without_two_windows_is_too_short(make_task: MakeTask, run: Run
 def test_a_compressed_model_is_refused(make_task: MakeTask, run: Run) -> None:
     task = make_task()
     run(task)
-    again = CompressionTask(**(vars(task) | {"model": type(task.model)("acme/tiny", None, task.staging)}))
+    again = EngineTask(**(vars(task) | {"model": type(task.model)("acme/tiny", None, task.staging)}))
     with pytest.raises(UnsupportedModel, match="headroom"):
         run(again)
 

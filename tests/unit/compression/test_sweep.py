@@ -14,7 +14,7 @@ from service.compression.slicing import slice_head
 from service.compression.statistics import Statistics, calibrate, neg_log_alpha
 from service.compression.sweep import prepare, sweep
 from service.compression.tiles import Tiles
-from service.recipes import Method
+from service.recipes.compress import Method
 
 VOCAB, HIDDEN, WINDOWS, WINDOW = 100, 16, 6, 11
 CPU = torch.device("cpu")

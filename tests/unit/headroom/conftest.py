@@ -46,6 +46,7 @@ def make_report(passes: bool = True) -> dict[str, Any]:
         for ratio, kept, drift in ((0.3, 12, 0.001), (0.5, 8, 0.03))
     ]
     return {
+        "kind": "compress",
         "head": {"vocab_size": 32, "hidden_size": 16, "tied": False},
         "corpus": {"evaluation_tokens": 4096},
         "method": "probability",

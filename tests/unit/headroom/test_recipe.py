@@ -1,7 +1,7 @@
 """The body of a post, against the model that the server reads it with."""
 
 from headroom.recipe import Settings, compress_body
-from service.recipes import CompressRecipe
+from service.recipes.compress import CompressRecipe
 
 CORPUS = "corpus_" + "0" * 32
 

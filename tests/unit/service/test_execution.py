@@ -1,4 +1,4 @@
-"""One attempt from claim to verdict, with real files and a compressor that only pretends to compute."""
+"""One attempt from claim to verdict, with real files and a engine that only pretends to compute."""
 
 import errno
 import hashlib
@@ -26,7 +26,7 @@ from service.errors import (
 )
 from service.execution import Services, execute
 from service.jobs import Job, Phase, Status
-from service.ports import CompressionOutcome, CompressionTask, LocalModel, Progress
+from service.ports import EngineOutcome, EngineTask, LocalModel, Progress, Verdict
 from service.retries import RetryPolicy
 from tests.factories import CORPUS_ID, add_running_job, make_recipe
 
@@ -53,16 +53,16 @@ class OneModel:
 
 
 @dataclass
-class PretendCompressor:
+class PretendEngine:
     """Writes one file of weights and reports one point. `before` runs first, `error` is raised last."""
 
     passes: bool = True
     perplexity: float = 101.0
-    before: Callable[[CompressionTask], None] = lambda task: None
+    before: Callable[[EngineTask], None] = lambda task: None
     error: Exception | None = None
-    tasks: list[CompressionTask] = field(default_factory=list)
+    tasks: list[EngineTask] = field(default_factory=list)
 
-    def __call__(self, task: CompressionTask, progress: Progress) -> CompressionOutcome:
+    def __call__(self, task: EngineTask, progress: Progress) -> EngineOutcome:
         self.tasks.append(task)
         progress(Phase.ENCODING, 0.5)
         self.before(task)
@@ -71,13 +71,14 @@ class PretendCompressor:
         if self.error is not None:
             raise self.error
         report: dict[str, Any] = {
+            "kind": "compress",
             "head": {"hidden_size": 16, "vocab_size": 32, "tied": False},
             "baseline": {"perplexity": 100.0},
             "selected": POINT | {"passes": self.passes, "perplexity": self.perplexity},
             "largest_passing_ratio": 0.25,
             "timing": {"total": 1.0},
         }
-        return CompressionOutcome(self.passes, report)
+        return EngineOutcome(Verdict.PUBLISH if self.passes else Verdict.REJECT, report)
 
 
 @dataclass
@@ -93,8 +94,8 @@ class Bench:
     def progress(self, phase: Phase, fraction: float) -> None:
         self.store.report_progress(self.job.id, self.job.attempt, phase, fraction)
 
-    def run(self, compressor: PretendCompressor) -> Job:
-        return execute(self.job, self.services, compressor, self.progress)
+    def run(self, engine: PretendEngine) -> Job:
+        return execute(self.job, self.services, engine, self.progress)
 
     def leftovers(self) -> list[Path]:
         return [path for path in (self.root / "artifacts" / "staging").rglob("*") if path.is_file()]
@@ -130,7 +131,7 @@ def bench(tmp_path: Path) -> Bench:
 
 
 def test_an_accepted_job_is_published_whole_and_ends_succeeded(bench: Bench) -> None:
-    ended = bench.run(PretendCompressor())
+    ended = bench.run(PretendEngine())
 
     assert ended.status is Status.SUCCEEDED
     assert ended.result is not None
@@ -147,11 +148,11 @@ def test_an_accepted_job_is_published_whole_and_ends_succeeded(bench: Bench) -> 
     assert bench.leftovers() == []
 
 
-def test_the_compressor_is_given_the_model_the_corpus_and_its_own_staging(bench: Bench) -> None:
-    compressor = PretendCompressor()
-    bench.run(compressor)
+def test_the_engine_is_given_the_model_the_corpus_and_its_own_staging(bench: Bench) -> None:
+    engine = PretendEngine()
+    bench.run(engine)
 
-    task = compressor.tasks[0]
+    task = engine.tasks[0]
     assert task.model.revision == "abc"
     assert task.corpus.read_bytes() == b"some text"
     assert task.cache_dir.is_dir()
@@ -159,7 +160,7 @@ def test_the_compressor_is_given_the_model_the_corpus_and_its_own_staging(bench:
 
 
 def test_a_rejected_job_keeps_its_report_and_publishes_nothing(bench: Bench) -> None:
-    ended = bench.run(PretendCompressor(passes=False))
+    ended = bench.run(PretendEngine(passes=False))
 
     assert ended.status is Status.REJECTED
     assert ended.result is not None
@@ -170,7 +171,7 @@ def test_a_rejected_job_keeps_its_report_and_publishes_nothing(bench: Bench) -> 
 
 
 def test_a_perplexity_that_is_no_number_is_stored_as_null(bench: Bench) -> None:
-    bench.run(PretendCompressor(passes=False, perplexity=float("inf")))
+    bench.run(PretendEngine(passes=False, perplexity=float("inf")))
 
     assert bench.store.report(bench.job.id)["selected"]["perplexity"] is None
 
@@ -188,7 +189,7 @@ def test_a_perplexity_that_is_no_number_is_stored_as_null(bench: Bench) -> None:
 def test_a_failure_ends_the_job_with_its_code_and_phase_and_leaves_no_staging(
     bench: Bench, raised: Exception, code: str
 ) -> None:
-    ended = bench.run(PretendCompressor(error=raised))
+    ended = bench.run(PretendEngine(error=raised))
 
     assert ended.status is Status.FAILED
     assert ended.error is not None
@@ -199,7 +200,7 @@ def test_a_failure_ends_the_job_with_its_code_and_phase_and_leaves_no_staging(
 
 def test_a_defect_of_ours_leaves_a_traceback_in_the_log(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.ERROR):
-        bench.run(PretendCompressor(error=ZeroDivisionError()))
+        bench.run(PretendEngine(error=ZeroDivisionError()))
 
     assert "ZeroDivisionError" in caplog.text
     assert "Traceback" in caplog.text
@@ -208,7 +209,7 @@ def test_a_defect_of_ours_leaves_a_traceback_in_the_log(bench: Bench, caplog: py
 def test_an_unknown_model_fails_the_job_in_fetching(bench: Bench) -> None:
     bench.services = replace(bench.services, models=OneModel(bench.root, ModelNotFound("no model acme/tiny")))
 
-    ended = bench.run(PretendCompressor())
+    ended = bench.run(PretendEngine())
 
     assert ended.error is not None
     assert (ended.error.code, ended.error.phase) == ("model_not_found", Phase.FETCHING)
@@ -218,7 +219,7 @@ def test_a_missing_corpus_fails_the_job_before_the_model_is_fetched(bench: Bench
     bench.job = replace(bench.job, recipe=make_recipe(corpus=CORPUS_ID))
     bench.services = replace(bench.services, models=OneModel(bench.root, AssertionError("fetched")))
 
-    ended = bench.run(PretendCompressor())
+    ended = bench.run(PretendEngine())
 
     assert ended.error is not None
     assert ended.error.code == "corpus_not_found"
@@ -228,7 +229,7 @@ def test_a_hub_that_is_away_puts_the_job_back_until_its_attempts_are_used_up(ben
     bench.services = replace(bench.services, models=OneModel(bench.root, HubUnavailable("the hub is away")))
     outcomes = []
     for _ in range(3):
-        outcomes.append(bench.run(PretendCompressor()).status)
+        outcomes.append(bench.run(PretendEngine()).status)
         bench.job = bench.store.claim(bench.job.id, "w", 30) or bench.job
 
     ended = bench.store.get(bench.job.id)
@@ -239,7 +240,7 @@ def test_a_hub_that_is_away_puts_the_job_back_until_its_attempts_are_used_up(ben
 
 def test_a_stopped_attempt_leaves_no_staging_and_writes_no_verdict(bench: Bench) -> None:
     with pytest.raises(JobCanceled):
-        bench.run(PretendCompressor(error=JobCanceled()))
+        bench.run(PretendEngine(error=JobCanceled()))
 
     assert bench.store.get(bench.job.id).status is Status.RUNNING
     assert bench.leftovers() == []
@@ -254,13 +255,13 @@ def test_a_cancellation_while_publishing_leaves_nothing_published(bench: Bench) 
     real_publish = bench.artifacts.publish
     bench.artifacts.publish = publish_then_cancel  # type: ignore[method-assign]
 
-    assert bench.run(PretendCompressor()).status is Status.CANCELED
+    assert bench.run(PretendEngine()).status is Status.CANCELED
     assert bench.artifacts.files(bench.job.id) == []
 
 
 def test_an_attempt_that_lost_its_fence_publishes_nothing(bench: Bench) -> None:
     with pytest.raises(AttemptSuperseded):
-        bench.run(PretendCompressor(before=lambda task: bench.take_over()))
+        bench.run(PretendEngine(before=lambda task: bench.take_over()))
 
     assert bench.artifacts.files(bench.job.id) == []
     assert bench.leftovers() == []
@@ -276,11 +277,11 @@ def test_files_published_just_before_the_fence_fell_are_adopted_by_the_next_atte
     real_publish = bench.artifacts.publish
     bench.artifacts.publish = publish_then_lose  # type: ignore[method-assign]
     with pytest.raises(AttemptSuperseded):
-        bench.run(PretendCompressor(perplexity=101.0))
+        bench.run(PretendEngine(perplexity=101.0))
     bench.artifacts.publish = real_publish  # type: ignore[method-assign]
 
     bench.job = bench.store.get(bench.job.id)
-    second = PretendCompressor(perplexity=999.0)
+    second = PretendEngine(perplexity=999.0)
     ended = bench.run(second)
 
     assert ended.status is Status.SUCCEEDED
@@ -301,7 +302,7 @@ def test_files_of_a_lost_attempt_go_if_the_job_ended_without_success_meanwhile(b
     real_publish = bench.artifacts.publish
     bench.artifacts.publish = publish_then_end  # type: ignore[method-assign]
 
-    assert bench.run(PretendCompressor()).status is Status.CANCELED
+    assert bench.run(PretendEngine()).status is Status.CANCELED
     assert bench.artifacts.files(bench.job.id) == []
 
 
@@ -315,7 +316,7 @@ def test_a_verdict_whose_answer_was_lost_is_not_taken_for_a_lost_fence(bench: Be
     bench.store.finish = finish_then_fail  # type: ignore[method-assign]
     bench.services = replace(bench.services, patience_seconds=5.0)
 
-    assert bench.run(PretendCompressor()).status is Status.SUCCEEDED
+    assert bench.run(PretendEngine()).status is Status.SUCCEEDED
     assert len(bench.artifacts.files(bench.job.id)) == 4
 
 
@@ -323,21 +324,21 @@ def test_a_short_outage_of_the_database_at_the_end_costs_nothing(bench: Bench) -
     def come_back(seconds: float) -> None:
         bench.store.away = False
 
-    def go_away(task: CompressionTask) -> None:
+    def go_away(task: EngineTask) -> None:
         bench.store.away = True
 
     bench.services = replace(bench.services, patience_seconds=5.0, pause=come_back)
-    ended = execute(bench.job, bench.services, PretendCompressor(before=go_away), lambda phase, fraction: None)
+    ended = execute(bench.job, bench.services, PretendEngine(before=go_away), lambda phase, fraction: None)
 
     assert ended.status is Status.SUCCEEDED
 
 
 def test_a_database_that_stays_away_leaves_the_job_to_its_lease(bench: Bench) -> None:
-    def go_away(task: CompressionTask) -> None:
+    def go_away(task: EngineTask) -> None:
         bench.store.away = True
 
     with pytest.raises(StoreUnavailable):
-        execute(bench.job, bench.services, PretendCompressor(before=go_away), lambda phase, fraction: None)
+        execute(bench.job, bench.services, PretendEngine(before=go_away), lambda phase, fraction: None)
 
     bench.store.away = False
     assert bench.store.get(bench.job.id).status is Status.RUNNING

@@ -7,11 +7,12 @@ import yaml
 
 from service.model_card import METHODS, write_card
 from service.ports import LocalModel
-from service.recipes import Method
+from service.recipes.compress import Method
 from tests.factories import make_job, make_recipe
 
 MODEL = LocalModel("acme/tiny", "abc123", Path("unused"))
 REPORT: dict[str, Any] = {
+    "kind": "compress",
     "head": {"vocab_size": 16384, "hidden_size": 320, "tied": True},
     "baseline": {"perplexity": 213.0},
     "selected": {

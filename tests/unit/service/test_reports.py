@@ -20,6 +20,7 @@ SELECTED = {
 
 def test_the_summary_names_every_figure_of_the_report() -> None:
     report = {
+        "kind": "compress",
         "head": {"hidden_size": 320},
         "baseline": {"perplexity": 213.0},
         "selected": SELECTED,
@@ -48,7 +49,7 @@ def test_the_summary_names_every_figure_of_the_report() -> None:
 
 
 def test_what_a_report_does_not_say_is_none_in_the_summary() -> None:
-    figures = summarize({"selected": None, "baseline": {"perplexity": 2.0}})
+    figures = summarize({"kind": "compress", "selected": None, "baseline": {"perplexity": 2.0}})
 
     assert figures["perplexity_before"] == 2.0
     assert figures["ratio"] is None
@@ -69,3 +70,9 @@ def test_time_the_engine_did_not_see_is_added_to_the_total() -> None:
 
     assert with_timing(report, "fetching", 1.5)["timing"] == {"fetching": 1.5, "encoding": 2.0, "total": 6.5}
     assert report == {"timing": {"encoding": 2.0, "total": 5.0}}
+
+
+def test_an_analysis_is_summed_up_by_its_encoding() -> None:
+    encoding = {name: 0.5 for name in ("r2", "r2_adjusted", "r2_held_out", "spearman", "slope_cosine_mean_hidden")}
+
+    assert summarize({"kind": "analyze", "encoding": encoding | {"slopes": [1.0]}}) == encoding

@@ -1,0 +1,25 @@
+"""The server that a command talks to: the one that was named, or an embedded one for the time of the command."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from headroom.rendering import console_for
+
+
+@contextmanager
+def server_for(server: str | None, data_dir: Path, models_dir: Path | None) -> Iterator[str]:
+    """The URL of the named server, or of an embedded one that stops with the block."""
+    if server is not None:
+        yield server
+        return
+    from headroom.embedded import EmbeddedServer
+
+    embedded = EmbeddedServer(data_dir, models_dir, "127.0.0.1", 0)
+    with console_for(sys.stderr).status("starting the embedded service"):
+        embedded.start()
+    try:
+        yield embedded.url
+    finally:
+        embedded.stop()

@@ -1,0 +1,33 @@
+"""What a report says, as terminal text, for every kind of job. It asks no server."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from rich.console import RenderableType
+
+from headroom.records import JobRecord
+from headroom.rendering import bytes_view, drift_view, encoding_view, places_view, remarks_view, verdict
+
+Views: TypeAlias = list[RenderableType]
+
+
+def report_views(job: JobRecord, report: Mapping[str, Any], folder: Path | None = None) -> Views:
+    """`folder` is where the job's files were written to, if they were."""
+    return VIEWS[job.kind](job, report, folder)
+
+
+def _compression(job: JobRecord, report: Mapping[str, Any], folder: Path | None) -> Views:
+    written = [bytes_view(report), "", places_view(folder), ""] if folder else []
+    sizes = [] if folder else [bytes_view(report)]
+    return [drift_view(job, report), *written, verdict(job), *sizes, remarks_view(report)]
+
+
+def _analysis(job: JobRecord, report: Mapping[str, Any], folder: Path | None) -> Views:
+    return [encoding_view(report), remarks_view(report)]
+
+
+VIEWS: dict[str, Callable[[JobRecord, Mapping[str, Any], Path | None], Views]] = {
+    "compress": _compression,
+    "analyze": _analysis,
+}

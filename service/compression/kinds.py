@@ -1,0 +1,20 @@
+"""Which engine does which kind of job. A ports.Engine; imports only what the job at hand needs."""
+
+from typing import Any
+
+from service.ports import EngineOutcome, EngineTask, Progress
+
+
+def run_engine(task: EngineTask[Any], progress: Progress) -> EngineOutcome:
+    """Do the task. Its recipe was validated, so its kind is one of these."""
+    match task.recipe.kind:
+        case "compress":
+            from service.compression.pipeline import compress
+
+            return compress(task, progress)
+        case "analyze":
+            from service.compression.analysis import analyze
+
+            return analyze(task, progress)
+        case kind:
+            raise AssertionError(f"no engine for a {kind} job")

@@ -1,0 +1,74 @@
+"""What every kind of job is asked with: a model, a corpus, how to read it, labels. Validated once, at the edge.
+
+Unknown fields are refused, numbers are never read from strings, NaN and infinities are no numbers.
+"""
+
+import re
+from typing import Annotated, Self
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+MODEL_ID_PART = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,94}[A-Za-z0-9_])?")
+LABEL_KEY = re.compile(r"[A-Za-z0-9_.-]{1,63}")
+
+
+class Strict(BaseModel):
+    """Base of every recipe model: frozen, no unknown fields, no coercion."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class ModelReference(Strict):
+    """`ns/name`, and for hub models an optional revision. A bare string is the id."""
+
+    id: Annotated[str, Field(max_length=193)]
+    revision: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,127}$")] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _accept_a_bare_id(cls, data: object) -> object:
+        return {"id": data} if isinstance(data, str) else data
+
+    @field_validator("id")
+    @classmethod
+    def _is_repository_id(cls, value: str) -> str:
+        parts = value.split("/")
+        if len(parts) != 2 or not all(MODEL_ID_PART.fullmatch(part) for part in parts) or ".." in value:
+            raise ValueError("a model id is 'namespace/name', of letters, digits, '_', '-' and '.'")
+        return value
+
+
+class InlineText(Strict):
+    """A corpus sent with the job itself."""
+
+    text: Annotated[str, Field(min_length=1, max_length=2_000_000)]
+
+
+class ReadingOptions(Strict):
+    """How the corpus is read. Token counts are caps: a shorter corpus is used whole."""
+
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    window: Annotated[int, Field(ge=8, le=8192)] = 512
+    calibration_tokens: Annotated[int, Field(ge=8, le=4_194_304)] = 16_384
+    evaluation_tokens: Annotated[int, Field(ge=8, le=4_194_304)] = 32_768
+
+
+class JobRecipe(Strict):
+    """What the recipes of all kinds have. `kind` is the tag by which they are told apart."""
+
+    kind: str
+    model: ModelReference
+    corpus: Annotated[str, Field(pattern=r"^corpus_[0-9a-f]{32}$")] | InlineText
+    options: ReadingOptions = ReadingOptions()
+    labels: Annotated[dict[str, Annotated[str, Field(max_length=255)]], Field(max_length=16)] = {}
+
+    @property
+    def other_models(self) -> tuple[ModelReference, ...]:
+        """Models beside `model` that the job reads, in the order in which its engine gets them."""
+        return ()
+
+    @model_validator(mode="after")
+    def _label_keys_are_plain(self) -> Self:
+        if not all(LABEL_KEY.fullmatch(key) for key in self.labels):
+            raise ValueError("label keys are 1-63 letters, digits, '_', '-' or '.'")
+        return self

@@ -1,0 +1,20 @@
+"""Every kind of job that can be asked for, told apart by `kind`; a body without one is a compress job."""
+
+from typing import Annotated, Any, TypeAlias
+
+from pydantic import Discriminator, Tag, TypeAdapter
+
+from service.recipes.analyze import AnalyzeRecipe
+from service.recipes.compress import CompressRecipe
+
+
+def _kind(data: Any) -> Any:
+    return data.get("kind", "compress") if isinstance(data, dict) else getattr(data, "kind", None)
+
+
+Recipe: TypeAlias = Annotated[
+    Annotated[CompressRecipe, Tag("compress")] | Annotated[AnalyzeRecipe, Tag("analyze")],
+    Discriminator(_kind),
+]
+
+RECIPES: TypeAdapter[Recipe] = TypeAdapter(Recipe)
