@@ -17,6 +17,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from bench.timing import ratio
 from service.compression.basis import build_basis
+from service.compression.examples import next_token_examples
 from service.compression.hidden_cache import HiddenCache, HiddenStates
 from service.compression.lm_head import LmHead, Transform
 from service.compression.statistics import Statistics
@@ -66,7 +67,7 @@ def run() -> dict[str, Any]:
         def cold() -> None:
             nonlocal key
             key += 1
-            cache.fill(str(key), model, {"evaluation": windows}, meta, lambda done: None)
+            cache.fill(str(key), model, {"evaluation": next_token_examples(windows)}, meta, lambda done: None)
             warm()
 
         all_of_it, curve, plain = ratio(cold, lambda: plain_evaluation(model, windows), rounds=3)
@@ -105,7 +106,7 @@ def _sweep_once(positions: int) -> None:
         with path.open("wb") as file:
             for _ in range(windows.shape[0]):
                 file.write(torch.randn(WINDOW - 1, HIDDEN).numpy().tobytes())
-        sweep(HiddenStates(path, torch.float32, HIDDEN, windows), head, KEPT)
+        sweep(HiddenStates(path, torch.float32, HIDDEN, next_token_examples(windows)), head, KEPT)
     sys.stdout.write(f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}\n")
 
 

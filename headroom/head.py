@@ -11,6 +11,12 @@ from torch.nn import functional as F
 FORMAT_VERSION = 1  # of the checkpoint: who writes one and who loads one must mean the same tensors
 
 
+def fingerprint_inputs(model: nn.Module, input_ids: Tensor) -> dict[str, Tensor]:
+    """What a fingerprint is taken with: (1, tokens) ids, given to the decoder too where there is one."""
+    is_pair = getattr(model.config, "is_encoder_decoder", False)
+    return {"input_ids": input_ids} | ({"decoder_input_ids": input_ids} if is_pair else {})
+
+
 class SlicedHead(nn.Module):
     """An lm_head with `kept` columns. Shapes: weight (vocab, kept); basis (kept, hidden) or keep_columns (kept,)."""
 

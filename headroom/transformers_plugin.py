@@ -12,7 +12,7 @@ from transformers.quantizers.auto import register_quantization_config, register_
 from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
-from headroom.head import FORMAT_VERSION, SlicedEmbedding, SlicedHead
+from headroom.head import FORMAT_VERSION, SlicedEmbedding, SlicedHead, fingerprint_inputs
 
 # Share of the spread of the fingerprint's logits by which they may differ, beside the rounding of the dtype that is
 # loaded. Another dtype moves them by a few percent of the spread, a head initialised at random by fifty and more.
@@ -78,6 +78,7 @@ class HeadroomQuantizer(HfQuantizer):  # type: ignore[misc]
         self._plain_embedding_class = type(model.get_submodule(config.embed_tokens))
         with torch.device("meta"):
             _swap(model, sliced_head(config), sliced_embedding(config, model) if config.tied else None, config)
+        _retie(model, config)
 
     def _process_model_after_weight_loading(self, model: Any, **kwargs: Any) -> Any:
         if self.quantization_config.fingerprint is not None:
@@ -102,9 +103,7 @@ class HeadroomQuantizer(HfQuantizer):  # type: ignore[misc]
             sliced = model.get_submodule(config.embed_tokens)
             embedding = _dense_embedding(sliced, self._plain_embedding_class).to(dtype)
         _swap(model, linear, embedding, config)
-        model.config.tie_word_embeddings = False
-        if hasattr(model, "all_tied_weights_keys"):
-            model.all_tied_weights_keys = {}
+        untie(model, config.lm_head)
         return model.to(dtype)
 
     def get_state_dict_and_metadata(self, model: Any) -> tuple[None, dict[str, Any]]:
@@ -149,7 +148,7 @@ def fingerprint_of(model: Any, input_ids: list[int]) -> list[float]:
     """Logits after the last of `input_ids`, at those same ids: a few numbers that depend on every part of the model."""
     device = model.get_input_embeddings().weight.device
     with torch.no_grad():
-        logits = model(input_ids=torch.tensor([input_ids], device=device)).logits[0, -1].float()
+        logits = model(**fingerprint_inputs(model, torch.tensor([input_ids], device=device))).logits[0, -1].float()
     return [float(value) for value in logits[torch.tensor(input_ids, device=logits.device)]]
 
 
@@ -170,7 +169,31 @@ def check_fingerprint(model: Any, fingerprint: dict[str, Any]) -> None:
 def _swap(model: Any, head: nn.Module, embedding: nn.Module | None, config: HeadroomConfig) -> None:
     model.set_submodule(config.lm_head, head)
     if embedding is not None:
-        model.set_submodule(config.embed_tokens, embedding)
+        model.set_input_embeddings(embedding)  # everywhere: an encoder and a decoder read the same table
+
+
+def _retie(model: Any, config: HeadroomConfig) -> None:
+    """Tell transformers which names share a tensor: it ties the weight by name, and knows no other part of a table."""
+    keys = getattr(model, "all_tied_weights_keys", {})
+    table, head = f"{config.embed_tokens}.weight", f"{config.lm_head}.weight"
+    if not config.tied:
+        keys.pop(head, None)
+        return
+    parts = ["weight_rest", "inverse_order" if config.permutation else "rotation"]
+    for name in [name for name, source in keys.items() if source == table and name != head]:
+        for part in parts:
+            keys[f"{name.removesuffix('weight')}{part}"] = f"{config.embed_tokens}.{part}"
+
+
+def untie(model: Any, lm_head: str) -> None:
+    """The head has a table of its own from now on."""
+    keys = getattr(model, "all_tied_weights_keys", {})
+    # In an encoder-decoder the same setting says that its two halves share their input table (and T5 scales by it).
+    if model.config.is_encoder_decoder:
+        keys.pop(f"{lm_head}.weight", None)
+    else:
+        keys.clear()
+        model.config.tie_word_embeddings = False
 
 
 def _dense_linear(head: SlicedHead) -> nn.Linear:

@@ -12,15 +12,15 @@ from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
-from torch import Tensor
 
+Block = TypeVar("Block")
 Result = TypeVar("Result")
 
 
-def map_blocks(work: Callable[[Tensor], Result], blocks: Iterable[Tensor], device: torch.device) -> Iterator[Result]:
+def map_blocks(work: Callable[[Block], Result], blocks: Iterable[Block], device: torch.device) -> Iterator[Result]:
     """work(block) for every block, in order. `work` runs without gradients, and must not touch shared state."""
 
-    def ungraded(block: Tensor) -> Result:
+    def ungraded(block: Block) -> Result:
         with torch.inference_mode():  # a thread-local switch
             return work(block)
 

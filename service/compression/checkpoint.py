@@ -58,6 +58,8 @@ def plan_checkpoint(
     tied = head.is_tied and keep_tied
     prefix = _missing_prefix(head, stored, base_model_prefix)
     new = _head_tensors(head.name, factors, with_weight=not tied)
+    if factors.bias is not None:  # BERT's head reads its bias from its parent, under the name that the file has
+        new |= dict.fromkeys(stored.bias, factors.bias)
     if tied:
         new |= _embedding_tensors(head.embed_name, factors)
     dropped = set(stored.weight + stored.bias) - (set() if tied else set(stored.embed))
@@ -83,7 +85,8 @@ def plan_checkpoint(
         "embed_scale": head.embed_scale if tied else 1.0,
         "fingerprint": fingerprint,
     }
-    if head.is_tied and not tied:
+    # In an encoder-decoder the same setting says that its two halves share their input table (and T5 scales by it).
+    if head.is_tied and not tied and not source.config.get("is_encoder_decoder"):
         config["tie_word_embeddings"] = False
     return Plan(new | copied, config)
 

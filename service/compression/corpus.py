@@ -24,7 +24,7 @@ CALIBRATION_SHARE = 1 / 3
 
 @dataclass(frozen=True)
 class WindowSettings:
-    """window: tokens a window holds, one prediction fewer. Token counts are caps."""
+    """window: tokens a window holds, special ones included. Token counts are caps."""
 
     window: int
     calibration_tokens: int
@@ -39,7 +39,32 @@ class Windows:
     calibration: Tensor  # (windows, window) int64
     evaluation: Tensor  # (windows, window) int64
     split: str  # "document" or "window"
-    starts_with_bos: bool
+
+
+@dataclass(frozen=True)
+class Frame:
+    """The special tokens that a tokenizer puts around a text, such as `<s>` and `</s>`."""
+
+    before: tuple[int, ...] = ()
+    after: tuple[int, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.before) + len(self.after)
+
+    def around(self, ids: Tensor) -> Tensor:
+        """ids: (..., tokens) int64 -> (..., tokens and frame)."""
+        before, after = (torch.tensor(part, dtype=torch.int64) for part in (self.before, self.after))
+        shape = ids.shape[:-1]
+        return torch.cat([before.expand(*shape, -1), ids, after.expand(*shape, -1)], dim=-1)
+
+
+def frame_of(tokenizer: Any) -> Frame:
+    """Found by reading a letter with and without special tokens."""
+    framed, bare = tokenizer("a").input_ids, tokenizer("a", add_special_tokens=False).input_ids
+    for start in range(len(framed) - len(bare) + 1):
+        if framed[start : start + len(bare)] == bare:
+            return Frame(tuple(framed[:start]), tuple(framed[start + len(bare) :]))
+    return Frame()
 
 
 def read_documents(path: Path, format: str, field: str | None) -> Iterator[str]:
@@ -70,29 +95,22 @@ def _field_of(line: str, field: str, number: int) -> str:
 
 
 def make_windows(
-    tokenizer: Any, documents: Iterator[str], settings: WindowSettings, *, one_document: bool = False
+    tokenizer: Any, documents: Iterator[str], settings: WindowSettings, frame: Frame, *, one_document: bool = False
 ) -> Windows:
     """CorpusEmpty without any text; CorpusTooShort below one calibration and one evaluation window.
 
-    one_document: `documents` are pieces of one text, which is split by window only.
+    frame: put around every window. one_document: `documents` are pieces of one text, which is split by window only.
     """
-    bos = _bos_id(tokenizer)
     wanted = settings.calibration_tokens + settings.evaluation_tokens
     tokenized = list(_until(_tokenized(tokenizer, documents, not one_document), OVERSAMPLING * wanted))
     if not tokenized:
         raise CorpusEmpty("the corpus holds no text")
     generator = torch.Generator().manual_seed(settings.seed)
     if not one_document and len(tokenized) >= 2 * DOCUMENTS_FOR_SPLIT:
-        windows = _split_by_document(tokenized, settings, bos, generator)
+        windows = _split_by_document(tokenized, settings, frame, generator)
         if windows is not None:
             return windows
-    return _split_by_window(tokenized, settings, bos, generator)
-
-
-def _bos_id(tokenizer: Any) -> int | None:
-    """The token that the tokenizer itself puts before a text, if any: such models need it in every window."""
-    ids = tokenizer("a").input_ids
-    return tokenizer.bos_token_id if ids and ids[0] == tokenizer.bos_token_id else None
+    return _split_by_window(tokenized, settings, frame, generator)
 
 
 def _tokenized(tokenizer: Any, documents: Iterator[str], with_end: bool) -> Iterator[Tensor]:
@@ -123,12 +141,11 @@ def _until(tokenized: Iterator[Tensor], limit: int) -> Iterator[Tensor]:
             return
 
 
-def _cut(documents: list[Tensor], window: int, bos: int | None) -> Tensor:
+def _cut(documents: list[Tensor], window: int, frame: Frame) -> Tensor:
     """Documents end to end, cut into (windows, window); the last, short piece is left out."""
-    body = window if bos is None else window - 1
+    body = window - len(frame)
     stream = torch.cat([torch.empty(0, dtype=torch.int32), *documents]).long()
-    rows = stream[: stream.numel() // body * body].view(-1, body)
-    return rows if bos is None else torch.cat([torch.full((rows.shape[0], 1), bos), rows], dim=1)
+    return frame.around(stream[: stream.numel() // body * body].view(-1, body))
 
 
 def _caps(settings: WindowSettings) -> tuple[int, int]:
@@ -136,7 +153,7 @@ def _caps(settings: WindowSettings) -> tuple[int, int]:
 
 
 def _split_by_document(
-    documents: list[Tensor], settings: WindowSettings, bos: int | None, generator: torch.Generator
+    documents: list[Tensor], settings: WindowSettings, frame: Frame, generator: torch.Generator
 ) -> Windows | None:
     """None when either side would lack a window."""
     order = torch.randperm(len(documents), generator=generator).tolist()
@@ -147,17 +164,17 @@ def _split_by_document(
     while split < len(order) and taken < target:
         taken += documents[order[split]].numel()
         split += 1
-    calibration = _cut([documents[i] for i in order[:split]], settings.window, bos)[:calibration_cap]
-    evaluation = _cut([documents[i] for i in order[split:]], settings.window, bos)[:evaluation_cap]
+    calibration = _cut([documents[i] for i in order[:split]], settings.window, frame)[:calibration_cap]
+    evaluation = _cut([documents[i] for i in order[split:]], settings.window, frame)[:evaluation_cap]
     if not calibration.shape[0] or not evaluation.shape[0]:
         return None
-    return Windows(calibration, evaluation, "document", bos is not None)
+    return Windows(calibration, evaluation, "document")
 
 
 def _split_by_window(
-    documents: list[Tensor], settings: WindowSettings, bos: int | None, generator: torch.Generator
+    documents: list[Tensor], settings: WindowSettings, frame: Frame, generator: torch.Generator
 ) -> Windows:
-    rows = _cut(documents, settings.window, bos)
+    rows = _cut(documents, settings.window, frame)
     if rows.shape[0] < 2:
         tokens = sum(ids.numel() for ids in documents)
         raise CorpusTooShort(
@@ -167,4 +184,4 @@ def _split_by_window(
     calibration_cap, evaluation_cap = _caps(settings)
     chosen = rows[torch.randperm(rows.shape[0], generator=generator)]
     count = min(calibration_cap, max(1, int(rows.shape[0] * CALIBRATION_SHARE)))
-    return Windows(chosen[:count], chosen[count : count + evaluation_cap], "window", bos is not None)
+    return Windows(chosen[:count], chosen[count : count + evaluation_cap], "window")

@@ -41,9 +41,9 @@ class DriftPoint:
 
 def drift_curve(swept: Sweep, ratio_of: dict[int, float], seed: int) -> list[DriftPoint]:
     """A point for every kept size in `ratio_of` (size -> the ratio asked for), by ascending ratio."""
-    predicted = swept.negative_log_likelihood.shape[0] * swept.positions_per_window
+    predicted = swept.lengths.sum()
     totals = swept.negative_log_likelihood.sum(0) / predicted
-    low, high = bootstrap_interval(swept.negative_log_likelihood, swept.positions_per_window, seed)
+    low, high = bootstrap_interval(swept.negative_log_likelihood, swept.lengths, seed)
     quantiles = torch.tensor([0.95, 0.99])
     points = []
     for index, size in enumerate(swept.kept):
@@ -75,14 +75,14 @@ def _quantiles(values: Tensor, quantiles: Tensor) -> list[float]:
 
 
 def baseline_perplexity(swept: Sweep) -> float:
-    predicted = swept.negative_log_likelihood.shape[0] * swept.positions_per_window
-    return float((swept.negative_log_likelihood[:, -1].sum() / predicted).exp())
+    return float((swept.negative_log_likelihood[:, -1].sum() / swept.lengths.sum()).exp())
 
 
-def bootstrap_interval(likelihood: Tensor, positions_per_window: int, seed: int) -> tuple[Tensor, Tensor]:
+def bootstrap_interval(likelihood: Tensor, lengths: Tensor, seed: int) -> tuple[Tensor, Tensor]:
     """95 % interval of each size's relative drift: windows are drawn with replacement, full and pruned together.
 
-    likelihood: (windows, sizes) float64, the last column the full head -> two (sizes,).
+    likelihood: (windows, sizes) float64, the last column the full head; lengths: (windows,) predicted positions
+    -> two (sizes,).
     """
     windows = likelihood.shape[0]
     generator = torch.Generator().manual_seed(seed)
@@ -91,7 +91,7 @@ def bootstrap_interval(likelihood: Tensor, positions_per_window: int, seed: int)
     for resample in drift:  # one at a time: a table of resamples by windows would grow with the corpus
         drawn = torch.randint(windows, (windows,), generator=generator)
         counts = torch.bincount(drawn, minlength=windows).double()
-        resample.copy_(torch.expm1(counts @ paired / (windows * positions_per_window)))
+        resample.copy_(torch.expm1(counts @ paired / (counts @ lengths.double())))
     tail = (1 - CONFIDENCE) / 2
     bounds = torch.quantile(drift, torch.tensor([tail, 1 - tail], dtype=torch.float64), dim=0)
     return bounds[0], bounds[1]

@@ -102,9 +102,9 @@ class StoredDrift:
         return self.high <= budget.perplexity
 
 
-def stored_drift(stored: Tensor, baseline: Tensor, positions_per_window: int, seed: int) -> StoredDrift:
-    """stored, baseline: (windows,) summed negative log-likelihood of the same windows, float64."""
+def stored_drift(stored: Tensor, baseline: Tensor, lengths: Tensor, seed: int) -> StoredDrift:
+    """Each (windows,): summed negative log-likelihood of the same windows, float64; their predicted positions."""
     paired = torch.stack([stored, baseline], dim=1)
-    low, high = bootstrap_interval(paired, positions_per_window, seed)
-    difference = (stored.sum() - baseline.sum()) / (stored.shape[0] * positions_per_window)
+    low, high = bootstrap_interval(paired, lengths, seed)
+    difference = (stored.sum() - baseline.sum()) / lengths.sum()
     return StoredDrift(float(torch.expm1(difference)), float(low[0]), float(high[0]))

@@ -1,6 +1,6 @@
 """Hidden states on disk, keyed by content: a second job on the same model and corpus skips the backbone.
 
-One folder a key: meta.json, one raw file of hidden states and one of token windows for each part, and what was
+One folder a key: meta.json, one raw file of hidden states and one of model inputs for each part, and what was
 computed from them. A folder appears by rename, whole or not at all. Reading uses plain reads, not a memory map, so
 that resident memory stays the same whatever the number of positions.
 """
@@ -12,6 +12,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -21,36 +22,43 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from service.compression.block_parallel import map_blocks
-from service.compression.hidden_states import stopped_at_lm_head
+from service.compression.examples import Examples
+from service.compression.hidden_states import HiddenStatesOf, stopped_at_lm_head
 
 DTYPES = {str(dtype): dtype for dtype in (torch.float32, torch.bfloat16, torch.float16)}
 
 
 @dataclass(frozen=True, eq=False)
 class HiddenStates:
-    """h at every predicted position, in the order of the windows; the last position of a window predicts nothing."""
+    """h at every predicted position, in the order of the windows. What is predicted, and why, is the objective's."""
 
     file: Path
     dtype: torch.dtype
     hidden_size: int
-    windows: Tensor  # (windows, window) int64
+    examples: Examples
 
     @property
-    def positions_per_window(self) -> int:
-        return self.windows.shape[1] - 1
+    def windows(self) -> Tensor:
+        """(windows, length) int64, as the model reads them."""
+        return self.examples.inputs["input_ids"]
+
+    @cached_property
+    def lengths(self) -> Tensor:
+        """(windows,) int64 predicted positions of each window."""
+        return self.examples.lengths
+
+    @cached_property
+    def targets(self) -> Tensor:
+        """(positions,) the token that each position predicts."""
+        return self.examples.targets
 
     @property
     def positions(self) -> int:
-        return self.windows.shape[0] * self.positions_per_window
+        return self.targets.numel()
 
     @property
     def nbytes(self) -> int:
         return self.positions * self.hidden_size * self.dtype.itemsize
-
-    @property
-    def targets(self) -> Tensor:
-        """(positions,) the token that each position predicts."""
-        return self.windows[:, 1:].reshape(-1)
 
     def blocks(self, rows: int, device: torch.device | str = "cpu") -> Iterator[Tensor]:
         """(<= rows, hidden) at a time, in the model's dtype."""
@@ -91,14 +99,15 @@ class HiddenCache:
     def open(self, key: str, part: str) -> HiddenStates:
         """`part` is "calibration" or "evaluation"."""
         meta, folder = self.read_meta(key), self.folder(key)
-        windows = load_file(folder / f"{part}.windows.safetensors")["windows"]
-        return HiddenStates(folder / f"{part}.bin", DTYPES[meta["dtype"]], meta["hidden_size"], windows)
+        inputs = load_file(folder / f"{part}.examples.safetensors")
+        examples = Examples(labels=inputs.pop("labels"), inputs=inputs)
+        return HiddenStates(folder / f"{part}.bin", DTYPES[meta["dtype"]], meta["hidden_size"], examples)
 
     def fill(
         self,
         key: str,
         model: Any,
-        parts: dict[str, Tensor],
+        parts: dict[str, Examples],
         meta: dict[str, Any],
         progress: Callable[[float], None],
     ) -> None:
@@ -106,16 +115,21 @@ class HiddenCache:
         self.root.mkdir(parents=True, exist_ok=True)
         staging = Path(tempfile.mkdtemp(prefix=".staging-", dir=self.root))
         try:
-            total, done = sum(windows.shape[0] for windows in parts.values()), 0
-            for part, windows in parts.items():
-                save_file({"windows": windows.contiguous()}, staging / f"{part}.windows.safetensors")
+            total, done = sum(map(len, parts.values())), 0
+            for part, examples in parts.items():
+                tensors = examples.inputs | {"labels": examples.labels}
+                path = staging / f"{part}.examples.safetensors"
+                save_file({name: rows.contiguous() for name, rows in tensors.items()}, path)
+                at_once = _windows_at_once(examples.labels.shape[1], model.device)
                 with (staging / f"{part}.bin").open("wb") as file, stopped_at_lm_head(model) as hidden_states:
-                    blocks = torch.split(windows, _windows_at_once(windows.shape[1], model.device))
-                    for hidden in map_blocks(hidden_states, blocks, model.device):
-                        predicting = hidden[:, :-1].contiguous().cpu()
-                        file.write(predicting.view(torch.uint8).numpy().data)
-                        done += hidden.shape[0]
-                        progress(done / total)
+
+                    def predicting(block: Examples, run: HiddenStatesOf = hidden_states) -> Tensor:
+                        return block.predicting(run(block.inputs)).cpu()
+
+                    for hidden in map_blocks(predicting, examples.split(at_once), model.device):
+                        file.write(hidden.view(torch.uint8).numpy().data)
+                        done += at_once
+                        progress(min(done / total, 1.0))
             (staging / "meta.json").write_text(json.dumps(meta, sort_keys=True), encoding="utf-8")
             self._rename_into_place(staging, key)
         finally:

@@ -2,10 +2,12 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
+
+HiddenStatesOf: TypeAlias = Callable[[dict[str, Tensor]], Tensor]  # inputs -> (windows, positions, hidden)
 
 
 class _Stop(Exception):
@@ -18,16 +20,16 @@ def _stop(module: Any, args: tuple[Tensor, ...]) -> None:
 
 
 @contextmanager
-def stopped_at_lm_head(model: Any) -> Iterator[Callable[[Tensor], Tensor]]:
-    """Gives a function input_ids (windows, length) -> h (windows, length, hidden), in the model's dtype.
+def stopped_at_lm_head(model: Any) -> Iterator[HiddenStatesOf]:
+    """Gives a function inputs (each (windows, length)) -> h (windows, positions, hidden), in the model's dtype.
 
     Inside, the model cannot be used in any other way; the function may be called from several threads at once.
     """
     hook = model.get_output_embeddings().register_forward_pre_hook(_stop)
 
-    def hidden_states(input_ids: Tensor) -> Tensor:
+    def hidden_states(inputs: dict[str, Tensor]) -> Tensor:
         try:
-            model(input_ids=input_ids.to(model.device), use_cache=False)
+            forward(model, inputs)
         except _Stop as stop:
             return stop.hidden
         raise AssertionError("the forward pass never reached the output embedding")
@@ -39,7 +41,13 @@ def stopped_at_lm_head(model: Any) -> Iterator[Callable[[Tensor], Tensor]]:
 
 
 @torch.inference_mode()
-def hidden_states_of(model: Any, input_ids: Tensor) -> Tensor:
-    """input_ids: (windows, length) -> (windows, length, hidden), in the model's dtype, on its device."""
+def hidden_states_of(model: Any, inputs: dict[str, Tensor]) -> Tensor:
+    """inputs: (windows, length) each -> (windows, positions, hidden), in the model's dtype, on its device."""
     with stopped_at_lm_head(model) as hidden_states:
-        return hidden_states(input_ids)
+        return hidden_states(inputs)
+
+
+def forward(model: Any, inputs: dict[str, Tensor]) -> Any:
+    """The model's own output. Nothing is kept for the next token: there is none."""
+    kept = {"use_cache": False} if model.can_generate() else {}  # an encoder knows no such argument
+    return model(**{name: rows.to(model.device) for name, rows in inputs.items()}, **kept)

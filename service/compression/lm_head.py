@@ -1,7 +1,7 @@
 """The output head of a loaded model: what it is, and whether f(W h + b) is really what the model computes.
 
 No per-family code: the head is what `get_output_embeddings()` returns, h is what enters it, and f is found by
-comparing with the model's own logits. Nothing is changed here.
+comparing with the model's own logits; so is a constant that the model adds after its head. Nothing is changed here.
 """
 
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from service.compression.hidden_states import hidden_states_of
+from service.compression.hidden_states import forward, hidden_states_of
 from service.errors import ModelDrift, UnsupportedHead
 
 # Share of the logits' magnitude by which our product may differ from the model's own, by the model's dtype.
@@ -43,6 +43,7 @@ class StoredNames:
     weight: tuple[str, ...]  # of a tied head: the table's names, under the embedding or the head or both
     bias: tuple[str, ...]
     embed: tuple[str, ...]  # of the input embedding; may be empty where it is tied
+    outside: tuple[str, ...] = ()  # of the constant that is added after the head
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,12 +51,25 @@ class LmHead:
     """logits = transform(weight @ h + bias)."""
 
     weight: Tensor  # (vocab, hidden), the model's own storage and dtype
-    bias: Tensor | None  # (vocab,)
+    module_bias: Tensor | None  # (vocab,) the part of the bias that the head module holds
     transform: Transform
     name: str  # module name in the model, e.g. "lm_head"
     embed_name: str  # module name of the input embedding
     is_tied: bool
     embed_scale: float  # what the input embedding multiplies its rows by
+    outside: Tensor | None = None  # (vocab,) the part of the bias that the model's own code adds after the module
+    outside_name: str | None = None  # of that tensor in the model
+
+    @property
+    def bias(self) -> Tensor | None:
+        """(vocab,) everything that is added to W h, whoever adds it."""
+        if self.outside is None or self.module_bias is None:
+            return self.module_bias if self.outside is None else self.outside
+        return self.module_bias + self.outside
+
+    def logits_of(self, output: Tensor) -> Tensor:
+        """What the model makes of its head module's output, (..., vocab)."""
+        return self.transform(output if self.outside is None else output + self.outside.to(output.device))
 
     @property
     def vocab_size(self) -> int:
@@ -66,11 +80,11 @@ class LmHead:
         return self.weight.shape[1]
 
 
-def find_lm_head(model: Any, sample_ids: Tensor) -> LmHead:
-    """The checked head of `model`. sample_ids: (windows, length), a few windows of real text.
+def find_lm_head(model: Any, sample: dict[str, Tensor]) -> LmHead:
+    """The checked head of `model`. sample: model inputs of a few windows of real text.
 
-    UnsupportedHead when the model has none, when it is no plain matrix, or when no scale or soft cap explains
-    the difference between W h + b and the model's logits.
+    UnsupportedHead when the model has none, when it is no plain matrix, or when no scale, soft cap or constant of the
+    model explains the difference between W h + b and its logits.
     """
     module = model.get_output_embeddings()
     embedding = model.get_input_embeddings()
@@ -81,16 +95,23 @@ def find_lm_head(model: Any, sample_ids: Tensor) -> LmHead:
             f"the output head is a {type(module).__name__}; only an unquantised linear head can be sliced"
         )
     tied = module.weight.data_ptr() == embedding.weight.data_ptr()
-    bias = module.bias.detach() if module.bias is not None else None
+    transform, added = _check_contract(model, module, sample)
     return LmHead(
         weight=module.weight.detach(),
-        bias=bias,
-        transform=_check_contract(model, module, sample_ids),
+        module_bias=module.bias.detach() if module.bias is not None else None,
+        transform=transform,
         name=_module_name(model, module),
         embed_name=_module_name(model, embedding),
         is_tied=tied,
-        embed_scale=_embedding_scale(embedding, sample_ids) if tied else 1.0,
+        embed_scale=_embedding_scale(embedding, sample["input_ids"]) if tied else 1.0,
+        outside=outside_of(added[1], transform) if added else None,
+        outside_name=added[0] if added else None,
     )
+
+
+def outside_of(added: Tensor, transform: Transform) -> Tensor:
+    """What is added to logits, as a part of the bias: before the scale. added: V elements, of any dtype."""
+    return added.detach().float().flatten() / transform.scale
 
 
 def _module_name(model: Any, wanted: nn.Module) -> str:
@@ -99,9 +120,12 @@ def _module_name(model: Any, wanted: nn.Module) -> str:
 
 
 @torch.inference_mode()
-def _check_contract(model: Any, module: nn.Linear, sample_ids: Tensor) -> Transform:
-    hidden = hidden_states_of(model, sample_ids)  # (windows, length, hidden)
-    own = model(input_ids=sample_ids, use_cache=False).logits.float()
+def _check_contract(
+    model: Any, module: nn.Linear, sample: dict[str, Tensor]
+) -> tuple[Transform, tuple[str, Tensor] | None]:
+    """f, and the constant that the model adds to f's result, with its name."""
+    hidden = hidden_states_of(model, sample)  # (windows, positions, hidden)
+    own = forward(model, sample).logits.float()
     bias = None if module.bias is None else module.bias.float()
     linear = nn.functional.linear(hidden.float(), module.weight.float(), bias)
     if own.shape != linear.shape:
@@ -109,15 +133,33 @@ def _check_contract(model: Any, module: nn.Linear, sample_ids: Tensor) -> Transf
     tolerance = CONTRACT_TOLERANCE.get(module.weight.dtype, 1e-4) * max(float(own.abs().max()), 1e-6)
     if not torch.isfinite(own).all():
         raise ModelDrift("the model's own logits on this corpus are not numbers: its weights are damaged")
-    candidates = [*_declared(model), Transform(), Transform(scale=_fitted_scale(own, linear))]
-    differences = [float((candidate(linear) - own).abs().max()) for candidate in candidates]
-    for candidate, difference in zip(candidates, differences, strict=True):
+    constants = _constants(model, module)
+    least = float("inf")
+    for transform in [*_declared(model), Transform(), Transform(scale=_fitted_scale(own, linear))]:
+        residual = transform(linear) - own
+        difference, added = float(residual.abs().max()), None
+        for name, constant in constants if transform.soft_cap is None else []:
+            with_constant = float((residual + constant.float().flatten()).abs().max())
+            if with_constant < difference:
+                difference, added = with_constant, (name, constant)
         if difference <= tolerance:
-            return candidate
+            return transform, added
+        least = min(least, difference)
     raise UnsupportedHead(
-        f"the head is not f(W h + b) with f a scale or a soft cap: the model's own logits differ by up to "
-        f"{min(differences):.3g} (allowed {tolerance:.3g})"
+        f"the head is not f(W h + b) with f a scale or a soft cap, nor that and a constant of the model: the model's "
+        f"own logits differ by up to {least:.3g} (allowed {tolerance:.3g})"
     )
+
+
+def _constants(model: Any, module: nn.Linear) -> list[tuple[str, Tensor]]:
+    """Everything in the model that could be added to its logits, but the head's own bias; zeros would add nothing."""
+    rows, own = module.weight.shape[0], None if module.bias is None else module.bias.data_ptr()
+    tensors = [*model.named_buffers(), *model.named_parameters()]
+    return [
+        (name, tensor)
+        for name, tensor in tensors
+        if tensor.numel() == rows and tensor.is_floating_point() and tensor.data_ptr() != own and tensor.any()
+    ]
 
 
 def _declared(model: Any) -> list[Transform]:

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
+from service.compression.examples import Examples
 from service.errors import CorruptCheckpoint, UnsupportedModel
 
 
@@ -32,18 +32,21 @@ def load_tokenizer(path: Path) -> Any:
     return tokenizer
 
 
-def load_causal_model(path: Path, config: dict[str, Any], stored_elements: int, device: torch.device) -> Any:
-    """The model in its stored dtype, in evaluation mode. config: config.json as read by inspect_model.
+def load_model(path: Path, config: dict[str, Any], auto_class: str, stored_elements: int, device: torch.device) -> Any:
+    """The model in its stored dtype, in evaluation mode. config: config.json as read by inspect_model; auto_class: the
+    class of transformers that loads it.
 
-    UnsupportedModel when transformers has no such class or it is no causal language model; CorruptCheckpoint when
-    weights are missing or of other shapes than the config says.
+    UnsupportedModel when transformers cannot build it; CorruptCheckpoint when weights are missing or of other shapes
+    than the config says.
     """
-    _refuse_foreign(config)
+    if config.get("quantization_config"):
+        method = config["quantization_config"].get("quant_method", "an unnamed method")
+        raise UnsupportedModel(f"the model is compressed already ({method}); send the uncompressed one")
     last: Exception | None = None
     for attention in ("sdpa", "eager"):  # always named, so that the config's own wish is never followed
         try:
-            _refuse_larger(path, stored_elements)
-            return _load(path, attention).to(device).eval()
+            _refuse_larger(path, auto_class, stored_elements)
+            return _load(path, auto_class, attention).to(device).eval()
         except ValueError as error:
             last = error
             if "attention" not in str(error).lower():
@@ -57,10 +60,10 @@ def load_causal_model(path: Path, config: dict[str, Any], stored_elements: int, 
     raise UnsupportedModel(f"transformers cannot build the model: {_first_line(last)}") from last
 
 
-def _load(path: Path, attention: str) -> Any:
-    from transformers import AutoModelForCausalLM
+def _load(path: Path, auto_class: str, attention: str) -> Any:
+    import transformers
 
-    model, info = AutoModelForCausalLM.from_pretrained(
+    model, info = getattr(transformers, auto_class).from_pretrained(
         path,
         local_files_only=True,
         use_safetensors=True,
@@ -77,12 +80,13 @@ def _load(path: Path, attention: str) -> Any:
     return model
 
 
-def _refuse_larger(path: Path, stored_elements: int) -> None:
+def _refuse_larger(path: Path, auto_class: str, stored_elements: int) -> None:
     """Missing layers would be made up before anything could be checked: a config must not decide what is allocated."""
-    from transformers import AutoConfig, AutoModelForCausalLM
+    import transformers
 
+    config = transformers.AutoConfig.from_pretrained(path, local_files_only=True)
     with torch.device("meta"):
-        skeleton = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(path, local_files_only=True))
+        skeleton = getattr(transformers, auto_class).from_config(config)
     described = sum(parameter.numel() for parameter in skeleton.parameters())
     if described > 2 * stored_elements:
         raise CorruptCheckpoint(
@@ -90,31 +94,16 @@ def _refuse_larger(path: Path, stored_elements: int) -> None:
         )
 
 
-def _refuse_foreign(config: dict[str, Any]) -> None:
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-
-    if config.get("quantization_config"):
-        method = config["quantization_config"].get("quant_method", "an unnamed method")
-        raise UnsupportedModel(f"the model is compressed already ({method}); send the uncompressed one")
-    known = _as_tuple(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(config["model_type"], ()))
-    architecture = config["architectures"][0]
-    if config.get("is_encoder_decoder") or architecture not in known:
-        raise UnsupportedModel(f"{architecture} is no causal language model that this transformers release knows")
-
-
-def _as_tuple(names: str | tuple[str, ...]) -> tuple[str, ...]:
-    return (names,) if isinstance(names, str) else names
-
-
-def longest_window(config: Any) -> int | None:
-    """Positions the model was built for, where its config says so."""
+def longest_window(config: Any, tokenizer: Any) -> int:
+    """Positions the model was built for. RoBERTa's config counts two more than it has: its tokenizer tells."""
     limit = getattr(config.get_text_config(), "max_position_embeddings", None)
-    return limit if isinstance(limit, int) and limit > 0 else None
+    known = [limit] if isinstance(limit, int) and limit > 0 else []
+    return min([*known, int(tokenizer.model_max_length)])
 
 
-def check_token_ids(windows: Tensor, embedding_rows: int) -> None:
+def check_token_ids(examples: Examples, embedding_rows: int) -> None:
     """UnsupportedModel when tokenizer and model do not belong together."""
-    largest = int(windows.max())
+    largest = max(int(ids.max()) for ids in (*examples.inputs.values(), examples.labels))
     if largest >= embedding_rows:
         raise UnsupportedModel(
             f"the tokenizer gives id {largest}, but the model has {embedding_rows} rows: they do not belong together"

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from headroom.head import SlicedEmbedding
 from service.compression.basis import build_basis
@@ -36,7 +35,6 @@ from service.jobs import Phase
 from service.ports import EngineOutcome, EngineTask, Progress, Verdict
 from service.recipes.compress import CompressRecipe
 
-FINGERPRINT_TOKENS = 16
 COMPARED_POSITIONS = 16
 # How many ratios `auto` tries when storing moved the drift of the first over the budget.
 STORED_ATTEMPTS = 3
@@ -109,17 +107,11 @@ def _write(
 
 @torch.inference_mode()
 def _fingerprint(source: Source, factors: SlicedFactors) -> dict[str, Any]:
-    """Logits that the stored head must give after the first tokens of the first window, from the original h."""
-    count = min(FINGERPRINT_TOKENS, source.evaluation.positions_per_window)
-    ids = source.evaluation.windows[0, :count]
-    last = _first_hidden(source, count)[-1:].cpu()
-    bias = 0.0 if factors.bias is None else factors.bias[ids].float()
-    logits = source.head.transform(factors.project(last) @ factors.weight[ids].float().T + bias)
-    return {"input_ids": ids.tolist(), "logits": [float(f"{value:.7g}") for value in logits[0]]}
-
-
-def _first_hidden(source: Source, count: int) -> Tensor:
-    return next(source.evaluation.blocks(count))
+    """Logits that the stored model must give for `source.fingerprint`, from the original h."""
+    ids, last = source.fingerprint.input_ids, torch.tensor([source.fingerprint.hidden])
+    output = factors.project(last) @ factors.weight.float().T + (0.0 if factors.bias is None else factors.bias.float())
+    logits = source.head.logits_of(output)[:, ids]
+    return {"input_ids": ids, "logits": [float(f"{value:.7g}") for value in logits[0]]}
 
 
 def _validate(
@@ -131,15 +123,14 @@ def _validate(
     progress: Callable[[float], None],
 ) -> tuple[StoredMeasurement, StoredDrift]:
     """Load what was written as a user would and measure it on every evaluation window."""
-    model = load_stored(task.staging, device)
-    windows = source.evaluation.windows
-    stored = measure_stored(model, windows, source.head.transform, COMPARED_POSITIONS, progress)
+    model = load_stored(task.staging, source.reading.auto_class, device)
+    stored = measure_stored(model, source.evaluation.examples, source.head, COMPARED_POSITIONS, progress)
     turned = isinstance(model.get_input_embeddings(), SlicedEmbedding) and source.head.weight.itemsize < 4
     check_reproduces(stored, point.perplexity, TURNED_TABLE_TOLERANCE if turned else PERPLEXITY_TOLERANCE)
     drift = stored_drift(
         stored.negative_log_likelihood,
         choice.baseline_likelihood,
-        stored.positions_per_window,
+        stored.lengths,
         task.recipe.options.seed,
     )
     return stored, drift
@@ -148,7 +139,7 @@ def _validate(
 @torch.inference_mode()
 def _difference(source: Source, head: SweepHead, point: DriftPoint, stored: StoredMeasurement) -> float:
     """Largest difference between the stored model's logits and the ones that the sweep measured."""
-    hidden = _first_hidden(source, stored.first_logits.shape[0]).to(head.columns.device)
+    hidden = next(source.evaluation.blocks(stored.first_logits.shape[0])).to(head.columns.device)
     x = (head.basis.coordinates(hidden) - head.center)[:, : point.kept_columns]
     predicted = source.head.transform(x @ head.columns[:, : point.kept_columns].T + head.constant)
     return float((predicted.cpu() - stored.first_logits).abs().max())

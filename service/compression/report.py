@@ -55,7 +55,7 @@ def report_of_measurement(
         "method": basis.method.value,
         "repair": recipe.options.repair,
         "budget": recipe.drift.model_dump(),
-        "baseline": {"perplexity": choice.baseline},
+        "baseline": {"perplexity": choice.baseline, "kind": source.reading.objective.perplexity},
         "curve": [point.as_dict() for point in choice.curve],
         "selected": selected.as_dict() | {"passes": selected.passes(recipe.drift)},
         "largest_passing_ratio": best.ratio if best else None,
@@ -66,6 +66,7 @@ def report_of_measurement(
 def _corpus(source: Source) -> dict[str, Any]:
     return {
         "digest": source.corpus_digest,
+        "objective": source.reading.objective.value,
         "calibration_tokens": source.calibration.positions,
         "evaluation_tokens": source.evaluation.positions,
         "calibration_windows": source.calibration.windows.shape[0],
@@ -136,7 +137,7 @@ def sizes(source: Source, plan: Plan | None, factors: SlicedFactors | None) -> d
     head_after = factors.weight.nbytes + factor + bias
     turned = plan.config["quantization_config"]["tied"]
     rotation = factors.rotation.nbytes if turned and factors.rotation is not None else 0
-    old_bias = 0 if head.bias is None else head.bias.nbytes
+    old_bias = 0 if head.module_bias is None else head.module_bias.nbytes
     return {
         "checkpoint_before": before,
         "checkpoint_after": plan.nbytes,

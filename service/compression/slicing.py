@@ -64,7 +64,7 @@ def slice_head(head: LmHead, basis: Basis, kept: int, mean_hidden: Tensor, *, re
     bare = SlicedFactors(
         weight=table[:, :kept].contiguous(),
         rest=table[:, kept:].contiguous(),
-        bias=None if head.bias is None else head.bias.detach().cpu(),
+        bias=None if head.module_bias is None else head.module_bias.detach().cpu(),
         projection=projection,
         rotation=rotation,
         order=basis.order,

@@ -16,16 +16,20 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
+from headroom.head import fingerprint_inputs
 from service.compression.checkpoint import SIDE_FILE_SUFFIXES
-from service.compression.corpus import WindowSettings, make_windows, read_documents
+from service.compression.corpus import WindowSettings
+from service.compression.examples import Examples
 from service.compression.hidden_cache import DTYPES, HiddenCache, HiddenStates
-from service.compression.lm_head import LmHead, StoredNames, Transform, find_lm_head
+from service.compression.hidden_states import hidden_states_of
+from service.compression.lm_head import LmHead, StoredNames, Transform, find_lm_head, outside_of
 from service.compression.model_loading import (
     check_token_ids,
-    load_causal_model,
+    load_model,
     load_tokenizer,
     longest_window,
 )
+from service.compression.reading import Reading, Text, read_corpus, reading_of
 from service.compression.statistics import Statistics, calibrate
 from service.errors import ModelDrift, UnsupportedHead
 from service.model_files import ModelInspection, digest_model, inspect_model
@@ -33,8 +37,17 @@ from service.ports import EngineTask
 from service.recipes.compress import Method
 from service.recipes.job_recipe import JobRecipe, ReadingOptions
 
-CACHE_FORMAT = 2
+CACHE_FORMAT = 3
+FINGERPRINT_TOKENS = 16
 CONTRACT_WINDOWS, CONTRACT_LENGTH = 2, 64
+
+
+@dataclass(frozen=True, eq=False)
+class FingerprintInput:
+    """A few tokens, as headroom/transformers_plugin.py gives them to a model, and the hidden state after the last."""
+
+    input_ids: list[int]
+    hidden: list[float]
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,12 +57,14 @@ class Source:
     inspection: ModelInspection
     digest: str  # of config and weights
     corpus_digest: str
+    reading: Reading
     head: LmHead
     stored: StoredNames
     base_model_prefix: str
     settings: dict[str, Any]  # window, split and so on, as the report states them
     calibration: HiddenStates
     evaluation: HiddenStates
+    fingerprint: FingerprintInput
     key: str
     cache: HiddenCache
     was_warm: bool
@@ -74,10 +89,12 @@ def open_source(task: EngineTask[JobRecipe], device: torch.device, progress: Cal
     inspection = inspect_model(task.model.path)
     digest, corpus_digest = digest_model(inspection), _file_digest(task.corpus)
     cache = HiddenCache(task.cache_dir / "hidden_states")
+    text = Text(task.corpus, task.corpus_format, task.corpus_field)
+    reading = reading_of(inspection.config, text)
     key = _cache_key(task, inspection.path, digest, corpus_digest, device)
     was_warm = cache.is_whole(key)
     if not was_warm:
-        _fill(cache, key, task, inspection, device, progress)
+        _fill(cache, key, task, inspection, reading, text, device, progress)
     progress(1.0)
     meta = cache.read_meta(key)
     stored = StoredNames(**{part: tuple(names) for part, names in meta["stored"].items()})
@@ -85,12 +102,14 @@ def open_source(task: EngineTask[JobRecipe], device: torch.device, progress: Cal
         inspection=inspection,
         digest=digest,
         corpus_digest=corpus_digest,
+        reading=reading,
         head=_read_head(inspection, meta["head"], stored, device),
         stored=stored,
         base_model_prefix=meta["base_model_prefix"],
         settings=meta["settings"],
         calibration=cache.open(key, "calibration"),
         evaluation=cache.open(key, "evaluation"),
+        fingerprint=FingerprintInput(**meta["fingerprint"]),
         key=key,
         cache=cache,
         was_warm=was_warm,
@@ -122,23 +141,24 @@ def _fill(
     key: str,
     task: EngineTask[JobRecipe],
     inspection: ModelInspection,
+    reading: Reading,
+    text: Text,
     device: torch.device,
     progress: Callable[[float], None],
 ) -> None:
     tokenizer = load_tokenizer(inspection.path)
     elements = sum(math.prod(entry.shape) for entry in inspection.tensors.values())
-    model = load_causal_model(inspection.path, inspection.config, elements, device)
-    settings = _window_settings(task.recipe.options, longest_window(model.config))
-    documents = read_documents(task.corpus, task.corpus_format, task.corpus_field)
-    windows = make_windows(tokenizer, documents, settings, one_document=task.corpus_format != "jsonl")
-    parts = {"calibration": windows.calibration, "evaluation": windows.evaluation}
-    for rows in parts.values():
-        check_token_ids(rows, model.get_input_embeddings().weight.shape[0])
-    sample = windows.evaluation[:CONTRACT_WINDOWS, :CONTRACT_LENGTH].to(device)
+    model = load_model(inspection.path, inspection.config, reading.auto_class, elements, device)
+    settings = _window_settings(task.recipe.options, longest_window(model.config, tokenizer))
+    corpus = read_corpus(reading, tokenizer, model.config, text, settings)
+    parts = {"calibration": corpus.calibration, "evaluation": corpus.evaluation}
+    for examples in parts.values():
+        check_token_ids(examples, model.get_input_embeddings().weight.shape[0])
+    sample = {name: ids.to(device) for name, ids in corpus.evaluation.first(CONTRACT_WINDOWS, CONTRACT_LENGTH).items()}
     head = find_lm_head(model, sample)
     if str(head.weight.dtype) not in DTYPES:
         raise UnsupportedHead(f"the head is stored as {head.weight.dtype}; only {', '.join(DTYPES)} can be sliced")
-    stated = {"window": settings.window, "split": windows.split, "starts_with_bos": windows.starts_with_bos}
+    stated = {"window": settings.window, "split": corpus.split, "starts_with_bos": corpus.starts_with_bos}
     meta = {
         "dtype": str(head.weight.dtype),
         "hidden_size": head.hidden_size,
@@ -147,12 +167,13 @@ def _fill(
         "base_model_prefix": model.base_model_prefix,
         "settings": stated,
     }
-    cache.fill(key, model, parts, meta, progress)
+    cache.fill(key, model, parts, meta | {"fingerprint": _fingerprint(model, corpus.evaluation)}, progress)
 
 
-def _window_settings(options: ReadingOptions, limit: int | None) -> WindowSettings:
-    window = options.window if limit is None else min(options.window, limit)
-    return WindowSettings(window, options.calibration_tokens, options.evaluation_tokens, options.seed)
+def _window_settings(options: ReadingOptions, limit: int) -> WindowSettings:
+    return WindowSettings(
+        min(options.window, limit), options.calibration_tokens, options.evaluation_tokens, options.seed
+    )
 
 
 def _describe_head(head: LmHead) -> dict[str, Any]:
@@ -166,15 +187,24 @@ def _describe_head(head: LmHead) -> dict[str, Any]:
     }
 
 
+@torch.inference_mode()
+def _fingerprint(model: Any, examples: Examples) -> dict[str, Any]:
+    ids = examples.inputs["input_ids"][:1, :FINGERPRINT_TOKENS]
+    hidden = hidden_states_of(model, fingerprint_inputs(model, ids))
+    return {"input_ids": ids[0].tolist(), "hidden": hidden[0, -1].tolist()}
+
+
 def _stored_names(inspection: ModelInspection, head: LmHead, model: Any) -> StoredNames:
     embed = f"{head.embed_name}.weight"
     names = [embed, f"{head.name}.weight"] if head.is_tied else [f"{head.name}.weight"]
     bias = [f"{head.name}.bias"]
     table = model.get_input_embeddings().weight.detach()
+    outside = [head.outside_name] if head.outside_name else []
     return StoredNames(
         weight=_stored_as(inspection, names, head.weight),
-        bias=() if head.bias is None else _stored_as(inspection, bias, head.bias),
+        bias=() if head.module_bias is None else _stored_as(inspection, bias, head.module_bias),
         embed=_stored_by_name(inspection, [embed]) if head.is_tied else _stored_as(inspection, [embed], table),
+        outside=_stored_as(inspection, outside, model.get_parameter_or_buffer(outside[0])) if outside else (),
     )
 
 
@@ -202,14 +232,18 @@ def _read_head(
 ) -> LmHead:
     """The head from the checkpoint's own file: the same bytes that the model was built from."""
     dtype = getattr(torch, described["dtype"].removeprefix("torch."))
+    transform = Transform(**described["transform"])
     return LmHead(
         weight=_read_tensor(inspection, stored.weight[0]).to(device, dtype),
-        bias=_read_tensor(inspection, stored.bias[0]).to(device, dtype) if stored.bias else None,
-        transform=Transform(**described["transform"]),
+        module_bias=_read_tensor(inspection, stored.bias[0]).to(device, dtype) if stored.bias else None,
+        transform=transform,
         name=described["name"],
         embed_name=described["embed_name"],
         is_tied=described["is_tied"],
         embed_scale=described["embed_scale"],
+        outside=outside_of(_read_tensor(inspection, stored.outside[0]), transform).to(device)
+        if stored.outside
+        else None,
     )
 
 

@@ -51,7 +51,7 @@ class Sweep:
     negative_log_likelihood: Tensor  # (windows, sizes) float64, summed over each window, nats
     agreement: Tensor  # (windows, sizes) float64, positions whose most probable token is the full head's
     divergence: Tensor  # (positions, sizes) float32, KL(full || size), nats
-    positions_per_window: int
+    lengths: Tensor  # (windows,) predicted positions of each window
 
 
 def prepare(head: LmHead, basis: Basis, mean_hidden: Tensor, *, repair: bool, device: torch.device) -> SweepHead:
@@ -91,13 +91,11 @@ def sweep(
         divergence[here] = result.divergence.clamp_min(0).cpu()
         start = here.stop
         progress(start / hidden.positions)
-    return Sweep(
-        sizes, _per_window(likelihood, hidden), _per_window(agreement, hidden), divergence, hidden.positions_per_window
-    )
+    return Sweep(sizes, _per_window(likelihood, hidden), _per_window(agreement, hidden), divergence, hidden.lengths)
 
 
 def _per_window(values: Tensor, hidden: HiddenStates) -> Tensor:
-    return values.view(-1, hidden.positions_per_window, values.shape[1]).sum(1, dtype=torch.float64)
+    return torch.stack([window.sum(0, dtype=torch.float64) for window in values.split(hidden.lengths.tolist())])
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from service.compression.block_parallel import map_blocks
+from service.compression.examples import Examples
 from service.compression.hidden_states import stopped_at_lm_head
-from service.compression.lm_head import Transform
+from service.compression.lm_head import LmHead
 from service.errors import StoredMismatch
 
 # Relative difference between predicted and stored perplexity above which a job fails.
@@ -27,56 +28,54 @@ class StoredMeasurement:
 
     negative_log_likelihood: Tensor  # (windows,) float64, summed over each window, nats
     first_logits: Tensor  # (positions, vocab) float32, a few positions of the first window
-    positions_per_window: int
+    lengths: Tensor  # (windows,) predicted positions of each window
 
     @property
     def perplexity(self) -> float:
-        windows = self.negative_log_likelihood.shape[0]
-        mean = self.negative_log_likelihood.sum() / (windows * self.positions_per_window)
-        return float(mean.exp())
+        return float((self.negative_log_likelihood.sum() / self.lengths.sum()).exp())
 
 
-def load_stored(folder: Path, device: torch.device) -> Any:
+def load_stored(folder: Path, auto_class: str, device: torch.device) -> Any:
     """The public way: `import headroom`, then from_pretrained, which checks the fingerprint. StoredMismatch if not."""
-    from transformers import AutoModelForCausalLM
+    import transformers
 
     import headroom  # noqa: F401  # registers the format
 
     try:
-        model = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True, dtype="auto")
+        model = getattr(transformers, auto_class).from_pretrained(folder, local_files_only=True, dtype="auto")
     except ValueError as error:  # the fingerprint
         raise StoredMismatch(f"the stored checkpoint does not load: {error}; nothing was published") from error
     return model.to(device).eval()
 
 
 def measure_stored(
-    model: Any, windows: Tensor, transform: Transform, first_positions: int, progress: Callable[[float], None]
+    model: Any, examples: Examples, head: LmHead, first_positions: int, progress: Callable[[float], None]
 ) -> StoredMeasurement:
-    """windows: (windows, window) ids. The model's own head module computes the logits, a few rows at a time."""
+    """The model's own head module computes the logits, a few rows at a time; what its code does after is `head`'s."""
     # In float32, as the sweep: rounding of logits is the runtime's, and the full head has it too.
     lm_head = copy.deepcopy(model.get_output_embeddings()).float()
     sums: list[Tensor] = []
     first: list[Tensor] = []
     with stopped_at_lm_head(model) as hidden_states:
 
-        def measure(window: Tensor) -> Tensor:
-            hidden = hidden_states(window)[0, :-1].float()
-            if window is blocks[0]:
-                first.append(transform(lm_head(hidden[:first_positions])).cpu())
-            return _loss(hidden, window[0, 1:].to(hidden.device), lm_head, transform)
+        def measure(window: Examples) -> Tensor:
+            hidden = window.predicting(hidden_states(window.inputs)).float()
+            if window is windows[0]:
+                first.append(head.logits_of(lm_head(hidden[:first_positions])).cpu())
+            return _loss(hidden, window.targets.to(hidden.device), lm_head, head)
 
-        blocks = windows.split(1)
-        for loss in map_blocks(measure, blocks, model.device):
+        windows = list(examples.split(1))
+        for loss in map_blocks(measure, windows, model.device):
             sums.append(loss)
-            progress(len(sums) / windows.shape[0])
-    return StoredMeasurement(torch.stack(sums), first[0], windows.shape[1] - 1)
+            progress(len(sums) / len(windows))
+    return StoredMeasurement(torch.stack(sums), first[0], examples.lengths)
 
 
-def _loss(hidden: Tensor, targets: Tensor, lm_head: Any, transform: Transform) -> Tensor:
+def _loss(hidden: Tensor, targets: Tensor, lm_head: Any, head: LmHead) -> Tensor:
     """() summed nats of one window, float64."""
     total = torch.zeros((), dtype=torch.float64)
     for rows, wanted in zip(hidden.split(ROWS_AT_ONCE), targets.split(ROWS_AT_ONCE), strict=True):
-        logits = transform(lm_head(rows))
+        logits = head.logits_of(lm_head(rows))
         total += torch.nn.functional.cross_entropy(logits, wanted, reduction="none").double().sum().cpu()
     return total
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from service.compression.corpus import Windows, WindowSettings, make_windows, read_documents
+from service.compression.corpus import Frame, Windows, WindowSettings, frame_of, make_windows, read_documents
 from service.errors import CorpusEmpty, CorpusNotText, CorpusTooShort
 from tests.tiny_models import make_tokenizer
 
@@ -15,7 +15,7 @@ SETTINGS = WindowSettings(window=16, calibration_tokens=64, evaluation_tokens=96
 
 
 def windows_of(documents: list[str], settings: WindowSettings = SETTINGS) -> Windows:
-    return make_windows(make_tokenizer(), iter(documents), settings)
+    return make_windows(make_tokenizer(), iter(documents), settings, Frame())
 
 
 def test_calibration_and_evaluation_share_no_window() -> None:
@@ -70,8 +70,7 @@ def test_a_tokenizer_that_begins_texts_begins_every_window() -> None:
     tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
         single="<|endoftext|> $A", special_tokens=[("<|endoftext|>", 0)]
     )
-    windows = make_windows(tokenizer, iter(["x" * 400]), SETTINGS)
-    assert windows.starts_with_bos
+    windows = make_windows(tokenizer, iter(["x" * 400]), SETTINGS, frame_of(tokenizer))
     assert (windows.evaluation[:, 0] == 0).all()
     assert (windows.evaluation[:, 1:] != 0).sum() > 0
 

@@ -25,7 +25,7 @@ def make_sweep(windows: int = 20, spread: float = 0.0) -> Sweep:
         negative_log_likelihood=torch.stack([base + extra, base], dim=1),
         agreement=torch.full((windows, 2), 4.0, dtype=torch.float64),
         divergence=torch.stack([kl, torch.zeros_like(kl)], dim=1),
-        positions_per_window=5,
+        lengths=torch.full((windows,), 5),
     )
 
 
@@ -40,10 +40,10 @@ def test_perplexity_is_token_weighted_and_drift_is_relative() -> None:
 
 
 def test_the_interval_is_a_point_when_every_window_drifts_alike_and_covers_the_drift_otherwise() -> None:
-    low, high = bootstrap_interval(make_sweep().negative_log_likelihood, 5, seed=0)
+    low, high = bootstrap_interval(make_sweep().negative_log_likelihood, torch.full((20,), 5), seed=0)
     assert float(low[0]) == pytest.approx(float(high[0]))
     spread = make_sweep(spread=0.05)
-    low, high = bootstrap_interval(spread.negative_log_likelihood, 5, seed=0)
+    low, high = bootstrap_interval(spread.negative_log_likelihood, torch.full((20,), 5), seed=0)
     (point,) = drift_curve(spread, {4: 0.5}, seed=0)
     assert low[0] < point.perplexity_drift < high[0]
     expected = 1.96 * 0.05 / math.sqrt(20) / 5  # normal theory, by hand
@@ -72,7 +72,7 @@ def test_the_largest_passing_point_has_the_fewest_columns() -> None:
 
 def test_stored_drift_is_paired_with_the_baseline() -> None:
     base = torch.rand(10, dtype=torch.float64) + 10
-    found = stored_drift(base + 0.1, base, positions_per_window=5, seed=0)
+    found = stored_drift(base + 0.1, base, torch.full((10,), 5), seed=0)
     assert found.drift == pytest.approx(math.expm1(0.02))
     assert found.passes(DriftBudget(perplexity=0.021))
     assert not found.passes(DriftBudget(perplexity=0.02))

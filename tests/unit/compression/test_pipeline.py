@@ -269,14 +269,14 @@ def test_a_second_job_loads_no_model_and_measures_the_same(
     import service.compression.source as source
 
     first = run(make_task(ratio=0.25)).report
-    monkeypatch.setattr(source, "load_causal_model", lambda *args: pytest.fail("the backbone was loaded again"))
+    monkeypatch.setattr(source, "load_model", lambda *args: pytest.fail("the backbone was loaded again"))
     second = run(make_task(ratio=0.5)).report
     assert second["corpus"]["backbone_from_cache"] is True
     assert [p["perplexity"] for p in second["curve"]] == [p["perplexity"] for p in first["curve"]]
 
 
 @pytest.mark.parametrize(
-    "name", ["evaluation.bin", "meta.json", "evaluation.windows.safetensors", "statistics.safetensors"]
+    "name", ["evaluation.bin", "meta.json", "evaluation.examples.safetensors", "statistics.safetensors"]
 )
 @pytest.mark.parametrize("damage", [lambda path: path.write_bytes(path.read_bytes()[:9]), lambda path: path.unlink()])
 def test_a_damaged_cache_entry_is_made_again(

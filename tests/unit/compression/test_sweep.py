@@ -8,6 +8,7 @@ from torch import Tensor
 
 from service.compression.basis import Basis, build_basis
 from service.compression.drift import baseline_perplexity
+from service.compression.examples import next_token_examples
 from service.compression.hidden_cache import HiddenStates
 from service.compression.lm_head import LmHead, Transform
 from service.compression.slicing import slice_head
@@ -30,7 +31,7 @@ def make_hidden(folder: Path, dtype: torch.dtype = torch.float32, seed: int = 0)
     windows = torch.randint(VOCAB, (WINDOWS, WINDOW), generator=generator)
     path = folder / f"h-{seed}.bin"
     path.write_bytes(h.view(torch.uint8).numpy().tobytes())
-    return HiddenStates(path, dtype, HIDDEN, windows), h
+    return HiddenStates(path, dtype, HIDDEN, next_token_examples(windows)), h
 
 
 def make_head(transform: Transform = TRANSFORMS[0], bias: bool = True, dtype: torch.dtype = torch.float32) -> LmHead:
@@ -171,7 +172,7 @@ def test_statistics_of_two_parts_add_up_to_those_of_the_whole(tmp_path: Path) ->
     (first, h1), (second, h2) = make_hidden(tmp_path, seed=0), make_hidden(tmp_path, seed=5)
     both = tmp_path / "both.bin"
     both.write_bytes(torch.cat([h1, h2]).view(torch.uint8).numpy().tobytes())
-    whole = HiddenStates(both, torch.float32, HIDDEN, torch.cat([first.windows, second.windows]))
+    whole = HiddenStates(both, torch.float32, HIDDEN, next_token_examples(torch.cat([first.windows, second.windows])))
     plain = [
         calibrate(part, head, with_fisher=False, device=CPU, progress=lambda fraction: None)
         for part in (first, second, whole)
