@@ -23,6 +23,20 @@ CALIBRATION_SHARE = 1 / 3
 
 
 @dataclass(frozen=True)
+class Text:
+    """A corpus file. `field` of JSON lines; two with a comma between them name source and target."""
+
+    path: Path
+    format: str
+    field: str | None
+
+    @property
+    def pair(self) -> tuple[str, str] | None:
+        source, comma, target = (self.field or "").partition(",")
+        return (source, target) if comma else None
+
+
+@dataclass(frozen=True)
 class WindowSettings:
     """window: tokens a window holds, special ones included. Token counts are caps."""
 

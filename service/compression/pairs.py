@@ -1,19 +1,18 @@
 """A corpus of (source, target) pairs, for a model that turns a text into another. Seeded, disjoint; no model here."""
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from service.compression.corpus import CALIBRATION_SHARE, OVERSAMPLING, Frame, WindowSettings, read_documents
+from service.compression.corpus import CALIBRATION_SHARE, OVERSAMPLING, Frame, Text, WindowSettings, read_documents
 from service.errors import CorpusTooShort
 
 
-def read_pairs(path: Path, fields: tuple[str, str]) -> Iterator[tuple[str, str]]:
+def read_pairs(text: Text) -> Iterator[tuple[str, str]]:
     """(source, target) of each line of JSON lines that holds both. CorpusNotText with the line at fault."""
-    sources, targets = (read_documents(path, "jsonl", field) for field in fields)
+    sources, targets = (read_documents(text.path, "jsonl", field) for field in text.pair or ())
     return ((source, target) for source, target in zip(sources, targets, strict=True) if source and target)
 
 

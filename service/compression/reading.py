@@ -7,13 +7,12 @@ hidden states and the tokens they should predict, and nothing of where they come
 import re
 from dataclasses import dataclass
 from enum import StrEnum
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from service.compression.corpus import Frame, WindowSettings, frame_of, make_windows, read_documents
+from service.compression.corpus import Frame, Text, WindowSettings, frame_of, make_windows, read_documents
 from service.compression.denoising import infilled, with_sentinels
 from service.compression.examples import Examples, masked_examples, next_token_examples, taught_examples
 from service.compression.pairs import read_pairs, split_pairs
@@ -51,20 +50,6 @@ class Reading:
     auto_class: str
 
 
-@dataclass(frozen=True)
-class Text:
-    """A corpus file. `field` of JSON lines; two with a comma between them name source and target."""
-
-    path: Path
-    format: str
-    field: str | None
-
-    @property
-    def pair(self) -> tuple[str, str] | None:
-        source, comma, target = (self.field or "").partition(",")
-        return (source, target) if comma else None
-
-
 @dataclass(frozen=True, eq=False)
 class ReadCorpus:
     """A model's examples of a corpus, in two disjoint parts."""
@@ -96,7 +81,7 @@ def read_corpus(reading: Reading, tokenizer: Any, config: Any, text: Text, setti
     """config: the loaded model's. Raises what make_windows, split_pairs and the reading of a file raise."""
     frame = frame_of(tokenizer)
     if text.pair:
-        pairs = split_pairs(tokenizer, read_pairs(text.path, text.pair), settings, frame)
+        pairs = split_pairs(tokenizer, read_pairs(text), settings, frame)
         taught = [
             _taught([source for source, _ in part], [target for _, target in part], tokenizer, config) for part in pairs
         ]

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from headroom.head import fingerprint_inputs
 from service.compression.checkpoint import SIDE_FILE_SUFFIXES
-from service.compression.corpus import WindowSettings
+from service.compression.corpus import Text, WindowSettings
 from service.compression.examples import Examples
 from service.compression.hidden_cache import DTYPES, HiddenCache, HiddenStates
 from service.compression.hidden_states import hidden_states_of
@@ -29,7 +29,7 @@ from service.compression.model_loading import (
     load_tokenizer,
     longest_window,
 )
-from service.compression.reading import Reading, Text, read_corpus, reading_of
+from service.compression.reading import Reading, read_corpus, reading_of
 from service.compression.statistics import Statistics, calibrate
 from service.errors import ModelDrift, UnsupportedHead
 from service.model_files import ModelInspection, digest_model, inspect_model
