@@ -2,7 +2,8 @@
 
 vs_plain_evaluation: backbone pass + 20 kept sizes (perplexity, KL, top-1), over plain model(ids) + cross-entropy.
 warm_vs_plain_evaluation: the same from cached hidden states. rss_20k_over_2k: peak memory of the sweep, 20k positions
-over 2k, each in a process of its own. Weights are random: only shapes matter for time.
+over 2k, each in a process of its own. selected_vs_curve: the figures of one size position by position, over the
+warm curve. Weights are random: only shapes matter for time.
 """
 
 import resource
@@ -22,6 +23,7 @@ from service.compression.hidden_cache import HiddenCache, HiddenStates
 from service.compression.lm_head import LmHead, Transform
 from service.compression.statistics import Statistics
 from service.compression.sweep import SweepHead, prepare, sweep
+from service.compression.token_drift import token_drift
 from service.recipes.compress import Method
 
 VOCAB, HIDDEN, WINDOW, WINDOWS = 50257, 768, 512, 4
@@ -72,6 +74,9 @@ def run() -> dict[str, Any]:
 
         all_of_it, curve, plain = ratio(cold, lambda: plain_evaluation(model, windows), rounds=3)
         from_cache, warm_seconds, _ = ratio(warm, lambda: plain_evaluation(model, windows), rounds=3)
+        selected, _, _ = ratio(
+            lambda: token_drift(cache.open(str(key), "evaluation"), head, HIDDEN // 2), warm, rounds=3
+        )
     small, large = _peak(2048), _peak(20480)
     return {
         "device": str(DEVICE),
@@ -80,6 +85,7 @@ def run() -> dict[str, Any]:
         "ratios": len(KEPT),
         "vs_plain_evaluation": round(all_of_it, 3),
         "warm_vs_plain_evaluation": round(from_cache, 3),
+        "selected_vs_curve": round(selected, 3),
         "curve_seconds": round(curve, 2),
         "warm_curve_seconds": round(warm_seconds, 2),
         "plain_seconds": round(plain, 2),

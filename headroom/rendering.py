@@ -53,7 +53,8 @@ def show(console: Console, *views: RenderableType) -> None:
     console.file.write("".join(f"{line.rstrip()}\n" for line in captured.get().splitlines()))
 
 
-def _table() -> Table:
+def figures_table() -> Table:
+    """Columns of figures under bold headings."""
     return Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
 
 
@@ -97,25 +98,25 @@ def _allowed(budget: Mapping[str, Any]) -> str:
 def _curve_table(
     job: JobRecord, curve: Sequence[Mapping[str, Any]], selected: Mapping[str, Any], budget: Mapping[str, Any]
 ) -> Table:
-    table = _table()
+    table = figures_table()
     table.add_column("")
     for name in ("ratio", "kept", "perplexity", "drift, %", "95 % interval", "KL, nats", "top-1, %"):
         table.add_column(name, justify="right", no_wrap=True)
     fallback = job.result.largest_passing_ratio if job.result and not job.result.passes else None
     points = sorted(curve, key=lambda point: float(point["ratio"]))
-    low_width = max((len(_drift(point["perplexity_drift_low"])) for point in points), default=0)
-    high_width = max((len(_drift(point["perplexity_drift_high"])) for point in points), default=0)
+    low_width = max((len(drift_percent(point["perplexity_drift_low"])) for point in points), default=0)
+    high_width = max((len(drift_percent(point["perplexity_drift_high"])) for point in points), default=0)
     for point in points:
         chosen = point["kept_columns"] == selected["kept_columns"]
         fits = bool(selected.get("passes")) if chosen else _fits(point, budget)
         mark, style = _mark(chosen, fits, point["ratio"] == fallback)
-        low, high = _drift(point["perplexity_drift_low"]), _drift(point["perplexity_drift_high"])
+        low, high = drift_percent(point["perplexity_drift_low"]), drift_percent(point["perplexity_drift_high"])
         table.add_row(
             mark,
             f"{point['ratio']:.2f}",
             f"{point['kept_columns']:,}",
             number(point["perplexity"], ",.2f"),
-            _drift(point["perplexity_drift"]),
+            drift_percent(point["perplexity_drift"]),
             f"{low:>{low_width}} … {high:>{high_width}}",
             number(point["kl_mean"], ".5f"),
             number(hundredfold(point["top1_agreement"]), ".2f"),
@@ -124,7 +125,7 @@ def _curve_table(
     return table
 
 
-def _drift(fraction: float | None) -> str:
+def drift_percent(fraction: float | None) -> str:
     """Per cent with as many decimals in every row, so that a column can be read at a glance."""
     return number(hundredfold(fraction), "+,.3f")
 
@@ -207,7 +208,7 @@ def places_view(folder: Path) -> RenderableType:
 
 def jobs_table(jobs: Iterable[JobRecord], width: int) -> Table:
     """An id is there to be copied, so it is never shortened; a narrow terminal gets fewer columns."""
-    table = _table()
+    table = figures_table()
     table.add_column("id", no_wrap=True)
     table.add_column("status", no_wrap=True)
     table.add_column("kind", no_wrap=True)
@@ -263,7 +264,7 @@ def _asked_for(job: JobRecord) -> str:
 
 def records_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
     """A plain list of short fields."""
-    table = _table()
+    table = figures_table()
     for name in columns:
         table.add_column(name, overflow="fold")
     for row in rows:

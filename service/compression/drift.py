@@ -6,11 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from service.compression.bootstrap import interval_of_means
 from service.compression.sweep import Sweep
 from service.recipes.compress import DriftBudget
 
-RESAMPLES = 2000
-CONFIDENCE = 0.95
 # Below this many evaluation windows a bootstrap over windows says little, and the report says so.
 WINDOWS_FOR_INTERVAL = 8
 
@@ -44,12 +43,11 @@ def drift_curve(swept: Sweep, ratio_of: dict[int, float], seed: int) -> list[Dri
     predicted = swept.lengths.sum()
     totals = swept.negative_log_likelihood.sum(0) / predicted
     low, high = bootstrap_interval(swept.negative_log_likelihood, swept.lengths, seed)
-    quantiles = torch.tensor([0.95, 0.99])
     points = []
     for index, size in enumerate(swept.kept):
         if size in ratio_of:
             kl = swept.divergence[:, index]
-            p95, p99 = _quantiles(kl, quantiles)
+            p95, p99 = quantiles(kl, torch.tensor([0.95, 0.99]))
             points.append(
                 DriftPoint(
                     ratio=ratio_of[size],
@@ -67,10 +65,10 @@ def drift_curve(swept: Sweep, ratio_of: dict[int, float], seed: int) -> list[Dri
     return sorted(points, key=lambda point: point.ratio)
 
 
-def _quantiles(values: Tensor, quantiles: Tensor) -> list[float]:
+def quantiles(values: Tensor, shares: Tensor) -> list[float]:
     """Nearest-rank quantiles; torch.quantile refuses more than 16 million values."""
     ordered = values.sort().values
-    ranks = (quantiles * values.numel()).ceil().long().clamp(1, values.numel()) - 1
+    ranks = (shares * values.numel()).ceil().long().clamp(1, values.numel()) - 1
     return [float(value) for value in ordered[ranks]]
 
 
@@ -84,17 +82,8 @@ def bootstrap_interval(likelihood: Tensor, lengths: Tensor, seed: int) -> tuple[
     likelihood: (windows, sizes) float64, the last column the full head; lengths: (windows,) predicted positions
     -> two (sizes,).
     """
-    windows = likelihood.shape[0]
-    generator = torch.Generator().manual_seed(seed)
-    paired = likelihood - likelihood[:, -1:]  # (windows, sizes)
-    drift = torch.empty(RESAMPLES, likelihood.shape[1], dtype=torch.float64)
-    for resample in drift:  # one at a time: a table of resamples by windows would grow with the corpus
-        drawn = torch.randint(windows, (windows,), generator=generator)
-        counts = torch.bincount(drawn, minlength=windows).double()
-        resample.copy_(torch.expm1(counts @ paired / (counts @ lengths.double())))
-    tail = (1 - CONFIDENCE) / 2
-    bounds = torch.quantile(drift, torch.tensor([tail, 1 - tail], dtype=torch.float64), dim=0)
-    return bounds[0], bounds[1]
+    low, high = interval_of_means(likelihood - likelihood[:, -1:], lengths, seed)
+    return torch.expm1(low), torch.expm1(high)
 
 
 def largest_passing(points: list[DriftPoint], budget: DriftBudget) -> DriftPoint | None:

@@ -38,6 +38,11 @@ class Choice:
     def largest_passing(self) -> DriftPoint | None:
         return self.candidates[0] if self.candidates else None
 
+    @property
+    def selected(self) -> DriftPoint:
+        """What was asked for, passing or not; of `auto` the largest that passes, or the smallest when none does."""
+        return self.asked or self.largest_passing or min(self.curve, key=lambda point: point.ratio)
+
 
 def choose(hidden: HiddenStates, head: SweepHead, recipe: CompressRecipe, progress: Callable[[float], None]) -> Choice:
     """One sweep over the grid and the ratios asked for; for `auto` a second one near the edge of the budget."""

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from headroom.head import SlicedEmbedding
+from service.compression.bands import drift_by_band
 from service.compression.basis import build_basis
 from service.compression.checkpoint import Plan, plan_checkpoint, write_checkpoint
 from service.compression.drift import DriftPoint
@@ -23,6 +24,7 @@ from service.compression.slicing import SlicedFactors, slice_head
 from service.compression.source import Source, open_source
 from service.compression.statistics import neg_log_alpha
 from service.compression.sweep import SweepHead, prepare
+from service.compression.token_drift import token_drift
 from service.compression.validation import (
     PERPLEXITY_TOLERANCE,
     TURNED_TABLE_TOLERANCE,
@@ -55,8 +57,15 @@ def compress(task: EngineTask[CompressRecipe], progress: Progress) -> EngineOutc
         report_progress(0.9)
         head = prepare(source.head, basis, statistics.mean_hidden, repair=repair, device=device)
     with timer.phase(Phase.SWEEPING) as report_progress:
-        choice = choose(source.evaluation, head, recipe, report_progress)
+        choice = choose(source.evaluation, head, recipe, lambda done: report_progress(0.6 * done))
+        moved = token_drift(
+            source.evaluation,
+            head,
+            choice.selected.kept_columns,
+            progress=lambda done: report_progress(0.6 + 0.4 * done),
+        )
     report = report_of_measurement(task, source, encoding, floor_rows, basis, choice)
+    report |= {"bands": drift_by_band(moved, statistics.alpha, recipe.options.seed)}
     waiting = choice.candidates if choice.asked is None else [p for p in choice.candidates if p is choice.asked]
     for _ in range(STORED_ATTEMPTS):
         if not waiting:
@@ -67,6 +76,9 @@ def compress(task: EngineTask[CompressRecipe], progress: Progress) -> EngineOutc
             plan = _write(task, source, factors, report_progress)
         with timer.phase(Phase.VALIDATING) as report_progress:
             stored, drift = _validate(task, source, choice, point, device, report_progress)
+            if point is not choice.selected:
+                moved = token_drift(source.evaluation, head, point.kept_columns)
+                report |= {"bands": drift_by_band(moved, statistics.alpha, recipe.options.seed)}
         found = {
             "selected": point.as_dict() | {"passes": drift.passes(recipe.drift)},
             "stored": stored_section(stored.perplexity, _difference(source, head, point, stored), drift, point),

@@ -49,8 +49,7 @@ def report_of_measurement(
 ) -> dict[str, Any]:
     """Everything that is known before a checkpoint is written. `selected` is what was asked for, passing or not."""
     recipe = task.recipe
-    selected = choice.asked or choice.largest_passing or min(choice.curve, key=lambda point: point.ratio)
-    best = choice.largest_passing
+    selected, best = choice.selected, choice.largest_passing
     return report_of_encoding(task, source, encoding, floor_rows) | {
         "method": basis.method.value,
         "repair": recipe.options.repair,

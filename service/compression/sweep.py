@@ -10,7 +10,7 @@ Memory: the head in float32, a tile for each size (64 MB a thread on a CPU), (po
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -73,25 +73,46 @@ def sweep(
     tiles: Tiles | None = None,
 ) -> Sweep:
     """kept: ascending sizes in 1..hidden; the full size is added when it is missing."""
-    device = head.columns.device
     sizes = sorted({*kept, head.head.hidden_size})
-    tiles = (tiles or tiles_for(device)).shared_by(len(sizes) + 1)
     likelihood = torch.zeros(hidden.positions, len(sizes))
     agreement = torch.zeros(hidden.positions, len(sizes), dtype=torch.bool)
     divergence = torch.zeros(hidden.positions, len(sizes))
-    blocks = hidden.blocks(tiles.rows, device)
-    walked = map_blocks(lambda block: _walk(block, head, sizes, tiles), blocks, device)
     start = 0
-    for result, targets in zip(walked, hidden.targets.split(tiles.rows), strict=True):
-        here = slice(start, start + targets.numel())
-        target_logits = _logits_of(result.x, head, targets.to(device), sizes)
-        best_logits = _logits_of(result.x, head, result.best, sizes)
-        likelihood[here] = (result.lse - target_logits).cpu()
-        agreement[here] = (best_logits >= result.largest - TIE * result.largest.abs()).cpu()
-        divergence[here] = result.divergence.clamp_min(0).cpu()
+    for block in sweep_positions(hidden, head, sizes, tiles=tiles):
+        here = slice(start, start + block.likelihood.shape[0])
+        likelihood[here], agreement[here], divergence[here] = block.likelihood, block.agreement, block.divergence
         start = here.stop
         progress(start / hidden.positions)
     return Sweep(sizes, _per_window(likelihood, hidden), _per_window(agreement, hidden), divergence, hidden.lengths)
+
+
+@dataclass(frozen=True, eq=False)
+class Positions:
+    """What was measured on a block of positions, each (positions, sizes), on the CPU."""
+
+    likelihood: Tensor  # float32, negative log-likelihood of the target, nats
+    agreement: Tensor  # bool, the full head's most probable token is this size's
+    divergence: Tensor  # float32, KL(full || size), nats
+    overlap: Tensor  # float32, share of the full head's `top` most probable tokens that are among this size's
+
+
+def sweep_positions(
+    hidden: HiddenStates, head: SweepHead, sizes: list[int], *, top: int = 0, tiles: Tiles | None = None
+) -> Iterator[Positions]:
+    """Block after block, in order. sizes: ascending, the last the full one. top: 0 leaves `overlap` without columns."""
+    device = head.columns.device
+    tiles = (tiles or tiles_for(device)).shared_by(len(sizes) + 1)
+    blocks = hidden.blocks(tiles.rows, device)
+    walked = map_blocks(lambda block: _walk(block, head, sizes, tiles, top), blocks, device)
+    for result, targets in zip(walked, hidden.targets.split(tiles.rows), strict=True):
+        target_logits = _logits_of(result.x, head, targets.to(device), sizes)
+        best_logits = _logits_of(result.x, head, result.best, sizes)
+        yield Positions(
+            likelihood=(result.lse - target_logits).cpu(),
+            agreement=(best_logits >= result.largest - TIE * result.largest.abs()).cpu(),
+            divergence=result.divergence.clamp_min(0).cpu(),
+            overlap=result.overlap.cpu(),
+        )
 
 
 def _per_window(values: Tensor, hidden: HiddenStates) -> Tensor:
@@ -107,6 +128,7 @@ class _Block:
     largest: Tensor  # (rows, sizes) the largest logit
     best: Tensor  # (rows,) the full head's most probable token
     divergence: Tensor  # (rows, sizes)
+    overlap: Tensor  # (rows, sizes), or (rows, 0)
 
 
 class _Running:
@@ -140,7 +162,28 @@ class _Running:
         return largest + LN_2 * self.total.log2().T, largest
 
 
-def _walk(hidden: Tensor, head: SweepHead, sizes: list[int], tiles: Tiles) -> _Block:
+class _Top:
+    """The most probable tokens of every size so far."""
+
+    def __init__(self, count: int, sizes: int, rows: int, device: torch.device) -> None:
+        self.logits = torch.full((sizes, rows, count), -torch.inf, device=device)
+        self.tokens = torch.full((sizes, rows, count), -1, device=device)
+
+    def fold(self, tiles: list[Tensor], first_token: int) -> None:
+        """Take in the tiles (rows, columns) of all sizes."""
+        count = self.logits.shape[2]
+        for logits, tokens, tile in zip(self.logits, self.tokens, tiles, strict=True):
+            found, where = tile.topk(min(count, tile.shape[1]), sorted=False)
+            both, chosen = torch.cat([logits, found], 1).topk(count)
+            tokens.copy_(torch.cat([tokens, where + first_token], 1).gather(1, chosen))
+            logits.copy_(both)
+
+    def overlap(self) -> Tensor:
+        """(rows, sizes) share of the last size's tokens that are among each size's."""
+        return (self.tokens[:, :, :, None] == self.tokens[-1, :, None, :]).any(2).float().mean(2).T
+
+
+def _walk(hidden: Tensor, head: SweepHead, sizes: list[int], tiles: Tiles, top: int) -> _Block:
     """All tiles of a block of positions. hidden: (rows, hidden).
 
     The tile of every size is kept until the full head's weights are known: E_p[z_k] is then one dot product a row.
@@ -154,6 +197,7 @@ def _walk(hidden: Tensor, head: SweepHead, sizes: list[int], tiles: Tiles) -> _B
     reference = LOG2_E * transform(x @ head.columns[0] + head.constant[0])
     scaled = x * (transform.scale * LOG2_E) if linear else x
     running = _Running(rows, count, x.device)
+    best = _Top(min(top, head.columns.shape[0]), count, rows, x.device)
     cross = torch.zeros(count, rows, device=x.device)  # E_p[z_k] in base 2, up to the normaliser
     # One buffer for all tiles: allocating it anew for each took longer than filling it.
     buffer = torch.empty(count + 1, rows * tiles.columns, device=x.device)
@@ -172,13 +216,16 @@ def _walk(hidden: Tensor, head: SweepHead, sizes: list[int], tiles: Tiles) -> _B
                 torch.sub(transform(tile).mul_(LOG2_E), reference[:, None], out=tile)
                 if index < last:
                     running.fold(index, tile, scratch)
+        if top:
+            best.fold(kept, part.start)
         weights = running.fold_full(kept[last], part.start, scratch)
         cross *= running.rescale
         for index, tile in enumerate(kept):
             cross[index] += torch.linalg.vecdot(weights, tile)
     lse, largest = running.natural(reference)
     expected = LN_2 * (cross / running.total[last]).T
-    return _Block(x, lse, largest, running.best, expected[:, -1:] - expected - (lse[:, -1:] - lse))
+    divergence = expected[:, -1:] - expected - (lse[:, -1:] - lse)
+    return _Block(x, lse, largest, running.best, divergence, best.overlap() if top else x.new_zeros(rows, 0))
 
 
 def _logits_of(x: Tensor, head: SweepHead, tokens: Tensor, sizes: list[int]) -> Tensor:

@@ -133,6 +133,15 @@ def test_without_repair_the_dense_model_can_be_saved_and_loaded_as_a_plain_one(
     torch.testing.assert_close(plain(ids).logits, before, rtol=1e-4, atol=1e-4)
 
 
+def test_bands_are_of_the_selected_size_and_of_every_evaluated_position(make_task: MakeTask, run: Run) -> None:
+    report = run(make_task()).report
+    everything, *bands = report["bands"]
+    assert [band["tokens"] for band in bands] == [3, 24, 237]
+    assert sum(band["positions"] for band in bands) == everything["positions"] == report["corpus"]["evaluation_tokens"]
+    for figure in ("perplexity_drift", "perplexity_drift_high", "kl_mean", "kl_p99", "top1_agreement"):
+        assert everything[figure] == pytest.approx(report["selected"][figure], rel=1e-3, abs=1e-5)
+
+
 def test_untying_leaves_the_input_table_alone(make_task: MakeTask, run: Run) -> None:
     task = make_task(options={"tied": "untie"})
     run(task)

@@ -6,6 +6,7 @@ from typing import Any
 
 from rich.console import Console, RenderableType
 
+from headroom.drift_parts import bands_view
 from headroom.records import DryRun, JobRecord
 from headroom.rendering import bytes_view, console_for, drift_view, dry_run_view, job_view, jobs_table, show, verdict
 
@@ -185,3 +186,17 @@ def test_a_terminal_is_left_to_rich() -> None:
     show(console, verdict(make_record()))
     assert isinstance(console.file, io.StringIO)
     assert "\x1b[1;32mSucceeded" in console.file.getvalue()
+
+
+def test_bands_stand_in_a_table_and_one_without_positions_shows_no_figures() -> None:
+    figures = {"perplexity_drift": 0.01, "perplexity_drift_low": 0.002, "perplexity_drift_high": 0.02, "kl_mean": 0.003}
+    figures |= {"kl_p99": 0.04, "top1_agreement": 0.97, "top5_overlap": 0.95}
+    bands = [{"band": "all", "positions": 4096} | figures, {"band": "rest", "positions": 0} | dict.fromkeys(figures)]
+    rows = {
+        row[0]: " ".join(row[1:])
+        for line in text_of(bands_view({"bands": bands})).splitlines()
+        if (row := line.split())
+    }
+    assert rows["all"] == "4,096 +1.000 +0.200 … +2.000 0.00300 0.04000 97.00 95.00"
+    assert rows["rest"] == "0 - - … - - - - -"
+    assert not text_of(bands_view({})).strip()

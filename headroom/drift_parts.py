@@ -1,0 +1,39 @@
+"""Drift of parts of the evaluation text, as tables: which tokens moved, and how far."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from headroom.figures import hundredfold, number, printable
+from headroom.rendering import drift_percent, figures_table
+
+
+def bands_view(report: Mapping[str, Any]) -> RenderableType:
+    """Frequent and rare tokens apart; nothing where the report has no bands."""
+    bands = report.get("bands") or []
+    if not bands:
+        return Group()
+    caption = Text.assemble(("Drift by token frequency", "bold"), " of the selected size")
+    return Group(caption, _parts_table("tokens", ((band["band"], band) for band in bands)))
+
+
+def _parts_table(heading: str, parts: Iterable[tuple[str, Mapping[str, Any]]]) -> Table:
+    table = figures_table()
+    table.add_column(heading, no_wrap=True)
+    for name in ("positions", "drift, %", "95 % interval", "KL, nats", "p99", "top-1, %", "top-5, %"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for name, part in parts:
+        table.add_row(
+            Text(printable(name)),
+            f"{part['positions']:,}",
+            drift_percent(part["perplexity_drift"]),
+            f"{drift_percent(part['perplexity_drift_low'])} … {drift_percent(part['perplexity_drift_high'])}",
+            number(part["kl_mean"], ".5f"),
+            number(part["kl_p99"], ".5f"),
+            number(hundredfold(part["top1_agreement"]), ".2f"),
+            number(hundredfold(part["top5_overlap"]), ".2f"),
+        )
+    return table
