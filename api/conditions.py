@@ -58,3 +58,16 @@ def _suffix(length: int, size: int) -> Slice | Unsatisfiable | None:
     if length == 0:
         return Unsatisfiable()
     return Slice(max(size - length, 0), size) if size else None
+
+
+def prefers_html(accept: str) -> bool:
+    """Whether an Accept header names text/html with a higher weight than JSON. `*/*` alone is no wish for a page."""
+    weights: dict[str, float] = {}
+    for item in accept.split(","):
+        name, *parameters = (part.strip().lower() for part in item.split(";"))
+        quality = next((part[2:] for part in parameters if part.startswith("q=")), "1")
+        try:
+            weights[name] = float(quality)
+        except ValueError:
+            weights[name] = 0.0
+    return weights.get("text/html", 0.0) > weights.get("application/json", 0.0)

@@ -200,7 +200,7 @@ def places_view(folder: Path) -> RenderableType:
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
     table.add_row(Text("Checkpoint in", "bold"), Text(str(folder)))
-    table.add_row(Text("Report in", "bold"), Text(str(folder / "report.json")))
+    table.add_row(Text("Report in", "bold"), Text(str(folder / "report.html")))
     load = f'import headroom; AutoModelForCausalLM.from_pretrained("{folder}")'
     table.add_row(Text("Load with", "bold"), Text(load))
     return table

@@ -34,8 +34,10 @@ from service.ports import (
     Verdict,
 )
 from service.recipes.job_recipe import JobRecipe
+from service.report_page import PAGE_NAME, write_page
 from service.reports import finite, summarize, with_timing
 from service.retries import RetryPolicy, clear_away, retry_or_fail
+from service.rollout import roll_out
 
 logger = logging.getLogger(__name__)
 
@@ -85,6 +87,8 @@ def _attempt(job: Job, services: Services, engine: Engine, progress: Progress) -
     task = _prepare(job, services, models, corpus)
     outcome = engine(task, progress)
     report = finite(with_timing(outcome.report, Phase.FETCHING.value, fetching_seconds))
+    if "selected" in report:
+        report |= {"rollout": roll_out(report)}
     _write(services, lambda: services.store.save_report(job.id, job.attempt, report))
     if outcome.verdict is Verdict.PUBLISH:
         return _publish(job, services, task.model, task.staging, report, progress)
@@ -132,6 +136,7 @@ def _publish(
 ) -> Job:
     progress(Phase.PUBLISHING, 0.0)
     write_whole(staging / REPORT_NAME, as_json(report))
+    write_whole(staging / PAGE_NAME, write_page(report).encode())
     write_whole(staging / CARD_NAME, write_card(job, model, report).encode())
     hashes = hash_files(staging, lambda fraction: progress(Phase.PUBLISHING, 0.9 * fraction))
     write_whole(staging / MANIFEST_NAME, as_json(describe_artifact(job, model, hashes)))

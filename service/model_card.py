@@ -61,6 +61,7 @@ def write_card(job: Job, model: LocalModel, report: dict[str, Any]) -> str:
             _drift_table(figures),
             LOADING,
             LIMITS,
+            "The plots, a roll-out in stages and what to check before signing off are in `report.html`.\n",
             f"Made by Headroom, job `{job.id}`. `headroom.json` holds the recipe and the hash of every file, "
             "`report.json` everything that was measured.\n",
         ]

@@ -4,10 +4,10 @@ import re
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
-from fastapi.responses import JSONResponse
+from fastapi.responses import HTMLResponse, JSONResponse
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from api.conditions import is_unchanged
+from api.conditions import is_unchanged, prefers_html
 from api.dependencies import AppServices
 from api.schemas import DryRunView, EventList, EventView, JobList, JobView
 from api.strict_requests import StrictRoute
@@ -15,9 +15,12 @@ from service.jobs import Status
 from service.ports import JobFilter
 from service.recipes.job_recipe import LABEL_KEY
 from service.recipes.recipe import Recipe
+from service.report_page import write_page
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"], route_class=StrictRoute)
 
+# The page is whole in itself: nothing else may be loaded or sent.
+PAGE_POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:"
 LABEL_PARAMETER = re.compile(r"labels\[(.*)\]")
 
 
@@ -110,10 +113,18 @@ def events(
     return EventList(data=[EventView.of(event) for event in found[:limit]], has_more=len(found) > limit)
 
 
-@router.get("/{job_id}/report", response_model=dict[str, Any])
-def report(job_id: str, services: AppServices) -> Response:
-    """Everything that was measured; a rejected job has a report too."""
-    return JSONResponse(services.store.report(job_id))
+@router.get(
+    "/{job_id}/report",
+    response_model=dict[str, Any],
+    responses={200: {"content": {"text/html": {}}, "description": "As JSON, or as a page with plots"}},
+)
+def report(job_id: str, request: Request, services: AppServices) -> Response:
+    """Everything that was measured; a rejected job has a report too. `Accept: text/html` gives it as a page."""
+    found = services.store.report(job_id)
+    headers = {"Vary": "Accept"}
+    if prefers_html(request.headers.get("accept", "")):
+        return HTMLResponse(write_page(found), headers=headers | {"Content-Security-Policy": PAGE_POLICY})
+    return JSONResponse(found, headers=headers)
 
 
 def _json(view: BaseModel, status: int = 200, headers: dict[str, str] | None = None) -> Response:

@@ -15,6 +15,7 @@ from headroom.head import SlicedEmbedding
 from service.compression.bands import drift_by_band
 from service.compression.basis import build_basis
 from service.compression.checkpoint import Plan, plan_checkpoint, write_checkpoint
+from service.compression.comparisons import compare_methods, compared_sizes
 from service.compression.drift import DriftPoint
 from service.compression.encoding import encode
 from service.compression.gate import Choice, StoredDrift, choose, stored_drift
@@ -62,10 +63,24 @@ def compress(task: EngineTask[CompressRecipe], progress: Progress) -> EngineOutc
             source.evaluation,
             head,
             choice.selected.kept_columns,
-            progress=lambda done: report_progress(0.6 + 0.4 * done),
+            progress=lambda done: report_progress(0.6 + 0.1 * done),
+        )
+        comparisons = compare_methods(
+            source.evaluation,
+            source.head,
+            statistics,
+            [method for method in recipe.options.compare if method is not recipe.method],
+            compared_sizes(source.head.hidden_size, recipe.options.column_multiple),
+            recipe.options.seed,
+            repair=repair,
+            device=device,
+            progress=lambda done: report_progress(0.7 + 0.3 * done),
         )
     report = report_of_measurement(task, source, encoding, floor_rows, basis, choice)
-    report |= {"bands": drift_by_band(moved, statistics.alpha, recipe.options.seed)}
+    report |= {
+        "bands": drift_by_band(moved, statistics.alpha, recipe.options.seed),
+        "comparisons": {method: [point.as_dict() for point in points] for method, points in comparisons.items()},
+    }
     waiting = choice.candidates if choice.asked is None else [p for p in choice.candidates if p is choice.asked]
     for _ in range(STORED_ATTEMPTS):
         if not waiting:

@@ -35,6 +35,9 @@ class CompressOptions(ReadingOptions):
 
     repair: Literal["mean", "none"] = "mean"
     tied: Literal["keep", "untie"] = "keep"
+    compare: list[Annotated[Method, Field(strict=False)]] = Field(
+        default_factory=lambda: [Method.SLOPE, Method.RANDOM], max_length=8
+    )
     column_multiple: Annotated[int, Field(ge=1, le=256)] = 8
     max_shard_bytes: Annotated[int, Field(ge=1_000_000, le=50_000_000_000)] = 5_000_000_000
 

@@ -30,7 +30,7 @@ def test_the_demo_compresses_and_generates_with_a_model_and_a_text_of_ones_own(t
     done = run_demo(tmp_path, "--model", "acme/tiny", "--corpus", "text.txt")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "▶" in done.stdout
-    assert "Report in      made/checkpoint/report.json" in done.stdout
+    assert "Report in      made/checkpoint/report.html" in done.stdout
     assert (tmp_path / "made/checkpoint/config.json").is_file()
     assert done.stdout.splitlines()[-1].startswith("  Return a list of the")
 

@@ -180,7 +180,9 @@ def test_a_job_whose_process_is_killed_in_the_middle_runs_again_and_ends_once(se
     assert [attempt["outcome"] for attempt in ended["attempts"]] == ["worker_lost", "succeeded"]
     assert service.ends(job_id) == ["succeeded"]
     listed = service.http.get(f"/v1/jobs/{job_id}/files").json()["data"]
-    assert {"config.json", "headroom.json", "README.md", "report.json"} <= {file["path"] for file in listed}
+    assert {"config.json", "headroom.json", "README.md", "report.json", "report.html"} <= {
+        file["path"] for file in listed
+    }
 
 
 def test_a_running_job_is_canceled_within_ten_seconds_and_the_next_one_runs(service: Service, tmp_path: Path) -> None:

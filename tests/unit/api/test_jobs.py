@@ -7,6 +7,7 @@ from fastapi.testclient import TestClient
 from api.dependencies import Services
 from service.jobs import Job, JobError, Phase, Status
 from tests.factories import make_job, make_recipe
+from tests.reports import make_report
 
 TEXT = {"text": "It was a dark and stormy night."}
 
@@ -304,3 +305,15 @@ def test_the_report_is_there_once_measured_also_for_a_rejected_job(client: TestC
     services.store.save_report(job.id, job.attempt, {"curve": [1, 2]})
     services.store.finish(job.id, job.attempt, Status.REJECTED, None, None)
     assert client.get(f"/v1/jobs/{job.id}/report").json() == {"curve": [1, 2]}
+
+
+def test_a_browser_gets_the_report_as_a_page_that_may_load_nothing(client: TestClient, services: Services) -> None:
+    job = running(services)
+    services.store.save_report(job.id, job.attempt, make_report(drifts={0.5: 0.004}, chosen=0.5))
+
+    page = client.get(f"/v1/jobs/{job.id}/report", headers={"Accept": "text/html,*/*;q=0.8"})
+
+    assert page.headers["content-type"].startswith("text/html")
+    assert "default-src 'none'" in page.headers["content-security-policy"]
+    assert "acme/tiny" in page.text
+    assert client.get(f"/v1/jobs/{job.id}/report").json()["kind"] == "compress"

@@ -29,6 +29,7 @@ from service.jobs import Job, Phase, Status
 from service.ports import EngineOutcome, EngineTask, LocalModel, Progress, Verdict
 from service.retries import RetryPolicy
 from tests.factories import CORPUS_ID, add_running_job, make_recipe
+from tests.reports import make_report
 
 POINT = {"ratio": 0.5, "kept_columns": 8, "perplexity": 101.0, "perplexity_drift": 0.01, "passes": True}
 
@@ -70,14 +71,8 @@ class PretendEngine:
         progress(Phase.VALIDATING, 1.0)
         if self.error is not None:
             raise self.error
-        report: dict[str, Any] = {
-            "kind": "compress",
-            "head": {"hidden_size": 16, "vocab_size": 32, "tied": False},
-            "baseline": {"perplexity": 100.0},
-            "selected": POINT | {"passes": self.passes, "perplexity": self.perplexity},
-            "largest_passing_ratio": 0.25,
-            "timing": {"total": 1.0},
-        }
+        report = make_report(drifts={0.5: 0.01}, chosen=0.5)
+        report["selected"] |= {"passes": self.passes, "perplexity": self.perplexity}
         return EngineOutcome(Verdict.PUBLISH if self.passes else Verdict.REJECT, report)
 
 
@@ -135,10 +130,10 @@ def test_an_accepted_job_is_published_whole_and_ends_succeeded(bench: Bench) -> 
 
     assert ended.status is Status.SUCCEEDED
     assert ended.result is not None
-    assert (ended.result["ratio"], ended.result["largest_passing_ratio"]) == (0.5, 0.25)
-    assert ended.result["perplexity_before"] == 100.0
+    assert (ended.result["ratio"], ended.result["largest_passing_ratio"]) == (0.5, 0.5)
+    assert ended.result["perplexity_before"] == 200.0
     files = {file.path: file.sha256 for file in bench.artifacts.files(bench.job.id)}
-    assert set(files) == {"README.md", "headroom.json", "model.safetensors", "report.json"}
+    assert set(files) == {"README.md", "headroom.json", "model.safetensors", "report.html", "report.json"}
     manifest = json.loads(bench.artifacts.open(bench.job.id, "headroom.json")[1].read_bytes())
     assert manifest["files"] == {path: digest for path, digest in files.items() if path != "headroom.json"}
     report = bench.artifacts.open(bench.job.id, "report.json")[1].read_bytes()
@@ -317,7 +312,7 @@ def test_a_verdict_whose_answer_was_lost_is_not_taken_for_a_lost_fence(bench: Be
     bench.services = replace(bench.services, patience_seconds=5.0)
 
     assert bench.run(PretendEngine()).status is Status.SUCCEEDED
-    assert len(bench.artifacts.files(bench.job.id)) == 4
+    assert len(bench.artifacts.files(bench.job.id)) == 5
 
 
 def test_a_short_outage_of_the_database_at_the_end_costs_nothing(bench: Bench) -> None:

@@ -56,7 +56,7 @@ def test_a_success_prints_the_table_and_leaves_the_checkpoint(
     output = capsys.readouterr()
     assert "▶" in output.out
     assert "Succeeded: 30.0 % of the head's columns removed, 12 of 16 kept" in output.out
-    assert "Report in      out/report.json" in output.out
+    assert "Report in      out/report.html" in output.out
     assert f"{hand.newest()} succeeded" in output.err
     assert json.loads((tmp_path / "out/report.json").read_bytes())["method"] == "probability"
     recipe = services.store.get(hand.newest()).recipe

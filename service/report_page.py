@@ -1,0 +1,259 @@
+"""A report as one self-contained HTML page: tables and words from the report, plots by plotly's own script."""
+
+import json
+from collections.abc import Iterable, Sequence
+from html import escape
+from typing import Any
+
+from plotly.offline import get_plotlyjs
+
+from service.report_figures import Figure, bytes_figure, drift_figure, slopes_figure
+
+PAGE_NAME = "report.html"
+
+STYLE = """
+:root { color-scheme: light dark; --ink: #1b1f24; --dim: #5d6670; --paper: #ffffff; --line: #d8dde3; --good: #00735a;
+  --bad: #b34700; --card: #f5f7f9; }
+@media (prefers-color-scheme: dark) { :root { --ink: #e6e9ec; --dim: #9aa4ae; --paper: #15191d; --line: #333b43;
+  --good: #35c69d; --bad: #ff9a57; --card: #1d2328; } }
+body { font: 16px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper); max-width: 60rem;
+  margin: 2rem auto; padding: 0 1rem; }
+h1 { font-size: 1.6rem; margin-bottom: .2rem; } h2 { font-size: 1.2rem; margin-top: 2.2rem; }
+p.dim, caption, td.dim { color: var(--dim); } code { font-size: .92em; overflow-wrap: anywhere; }
+.verdict { border-left: .4rem solid var(--good); background: var(--card); padding: .7rem 1rem; margin: 1rem 0; }
+.verdict.bad { border-color: var(--bad); }
+.wide { overflow-x: auto; } table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
+th, td { text-align: right; padding: .3rem .6rem; border-bottom: 1px solid var(--line); vertical-align: top; }
+th:first-child, td:first-child, td.text, th.text { text-align: left; }
+tr.chosen td { font-weight: 700; } .good { color: var(--good); } .bad { color: var(--bad); }
+.plot { height: 26rem; } .plot.low { height: 16rem; }
+@media print { .plot { break-inside: avoid; } }
+"""
+
+# Plots take the page's colours, and again when the reader switches between light and dark.
+DRAW = """
+const figures = JSON.parse(document.getElementById("figures").textContent);
+function draw() {
+  const style = getComputedStyle(document.documentElement), ink = style.getPropertyValue("--ink").trim();
+  const line = style.getPropertyValue("--line").trim();
+  for (const [id, figure] of Object.entries(figures)) {
+    const layout = structuredClone(figure.layout);
+    Object.assign(layout, { paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", font: { color: ink },
+      margin: { t: 20, r: 60, b: 50, l: 75 } });
+    layout.legend = Object.assign({ orientation: "h", y: 1.12 }, layout.legend);
+    for (const axis of ["xaxis", "yaxis", "yaxis2"])
+      if (layout[axis]) Object.assign(layout[axis], { gridcolor: line, zerolinecolor: line, automargin: true });
+    Plotly.react(id, structuredClone(figure.data), layout, { responsive: true, displayModeBar: false });
+  }
+}
+draw();
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
+"""
+
+
+def write_page(report: dict[str, Any]) -> str:
+    """The page of a report of any kind. About 5 MB, nearly all of it plotly's script: it opens without a network."""
+    sections, figures = (_compression if report["kind"] == "compress" else _analysis)(report)
+    name = escape(report["model"]["id"])
+    title = f"{name}: {escape(report['kind'])} report"
+    data = json.dumps(figures, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
+    return "\n".join(
+        [
+            '<!doctype html><html lang="en"><head><meta charset="utf-8">',
+            '<meta name="viewport" content="width=device-width, initial-scale=1">',
+            f"<title>{title}</title><style>{STYLE}</style></head><body><main>",
+            f"<h1>{name}</h1>",
+            f'<p class="dim">{escape(report["kind"])} report of job <code>{escape(report["job_id"])}</code></p>',
+            *sections,
+            "</main>",
+            f'<script type="application/json" id="figures">{data}</script>',
+            f"<script>{get_plotlyjs()}</script><script>{DRAW}</script></body></html>",
+        ]
+    )
+
+
+def _compression(report: dict[str, Any]) -> tuple[list[str], dict[str, Figure]]:
+    figures = {"drift": drift_figure(report), "slopes": slopes_figure(report)}
+    sections = [
+        _verdict(report),
+        _remarks(report),
+        "<h2>Drift</h2>",
+        _plot("drift", "Growth of perplexity against the share of columns removed, on a logarithmic scale."),
+        _curve_table(report),
+        _bands(report),
+    ]
+    sizes = bytes_figure(report)
+    if sizes is not None:
+        figures["bytes"] = sizes
+        sections += ["<h2>Bytes</h2>", _plot("bytes", "Bytes before and after.", low=True)]
+    sections += [f"<p>{escape(report['advice'])}</p>", *_rollout(report.get("rollout")), *_encoding(report)]
+    return [*sections, *_how_measured(report)], figures
+
+
+def _analysis(report: dict[str, Any]) -> tuple[list[str], dict[str, Figure]]:
+    return [_remarks(report), *_encoding(report), *_how_measured(report)], {"slopes": slopes_figure(report)}
+
+
+def _verdict(report: dict[str, Any]) -> str:
+    selected, hidden = report["selected"], report["head"]["hidden_size"]
+    passes = bool(selected.get("passes"))
+    removed = f"{1 - selected['kept_columns'] / hidden:.1%} of the head's columns"
+    drift = (
+        f"perplexity {_percent(selected['perplexity_drift'])} (95 % interval "
+        f"{_percent(selected['perplexity_drift_low'])} to {_percent(selected['perplexity_drift_high'])}), "
+        f"budget {_percent(report['budget']['perplexity'])}"
+    )
+    best = report.get("largest_passing_ratio")
+    hint = f" The largest ratio that passes is {best:.4g}." if best and not passes else ""
+    words = "Inside the budget" if passes else "Refused"
+    kind = "" if passes else " bad"
+    return f'<div class="verdict{kind}"><strong>{words}.</strong> {removed} removed: {escape(drift)}.{hint}</div>'
+
+
+def _remarks(report: dict[str, Any]) -> str:
+    found = report.get("warnings") or []
+    return "" if not found else "<ul>" + "".join(f"<li>{escape(text)}</li>" for text in found) + "</ul>"
+
+
+def _plot(name: str, caption: str, low: bool = False) -> str:
+    size = " low" if low else ""
+    return f'<div class="plot{size}" id="{name}" role="img" aria-label="{escape(caption)}"></div>'
+
+
+def _curve_table(report: dict[str, Any]) -> str:
+    chosen = report["selected"]["kept_columns"]
+    head = ("ratio", "kept columns", "perplexity", "drift", "at most (95 %)", "KL, nats", "same top token")
+    rows = [
+        (
+            point["kept_columns"] == chosen,
+            [
+                f"{point['ratio']:.3f}",
+                f"{point['kept_columns']:,}",
+                _number(point["perplexity"], ",.2f"),
+                _percent(point["perplexity_drift"]),
+                _percent(point["perplexity_drift_high"]),
+                _number(point["kl_mean"], ".3g"),
+                f"{point['top1_agreement']:.2%}",
+            ],
+        )
+        for point in report["curve"]
+    ]
+    return _table(head, rows)
+
+
+def _bands(report: dict[str, Any]) -> str:
+    """Figures by frequency of the token: columns that go hurt rare tokens first."""
+    head = ("tokens", "positions", "drift", "KL, nats", "same top token")
+    rows = [
+        (
+            False,
+            [
+                escape(band["band"]),
+                f"{band['positions']:,}",
+                _percent(band["perplexity_drift"]),
+                _number(band["kl_mean"], ".3g"),
+                _number(band["top1_agreement"], ".2%"),
+            ],
+        )
+        for band in report.get("bands", [])
+    ]
+    return "<h2>By frequency of the token</h2>" + _table(head, rows) if rows else ""
+
+
+def _rollout(plan: dict[str, Any] | None) -> list[str]:
+    if not plan:
+        return []
+    head = ("stage", "traffic", "kept columns", "drift to expect", "stop if KL is above", "or the same top token below")
+    stages = [
+        (
+            False,
+            [
+                str(number),
+                f"{stage['traffic']:.0%}",
+                f"{stage['kept_columns']:,}",
+                _percent(stage["perplexity_drift"]),
+                f"{stage['stop_above_kl']:.2g}",
+                f"{stage['stop_below_agreement']:.2%}",
+            ],
+        )
+        for number, stage in enumerate(plan["stages"], start=1)
+    ]
+    marks = {True: '<span class="good">yes</span>', False: '<span class="bad">no</span>', None: "☐"}
+    checks = [
+        f'<tr><td>{marks[item["ok"]]}</td><td class="text">{escape(item["text"])}</td>'
+        f'<td class="text dim">{escape(item["evidence"])}</td></tr>'
+        for item in plan["checklist"]
+    ]
+    back = "".join(f"<li>{escape(step)}</li>" for step in plan["back"])
+    return [
+        "<h2>Roll-out in stages</h2>",
+        f"<p>Go on to the next stage after {plan['sampled_positions']:,} sampled positions without an alarm "
+        "(<code>headroom.monitor</code> samples them).</p>",
+        _table(head, stages),
+        f"<p>The way back, at any stage:</p><ul>{back}</ul>",
+        "<h2>Before signing off</h2>",
+        f'<div class="wide"><table>{"".join(checks)}</table></div>',
+    ]
+
+
+def _encoding(report: dict[str, Any]) -> list[str]:
+    encoding = report["encoding"]
+    named = {
+        "R²": "r2",
+        "R², adjusted": "r2_adjusted",
+        "R², held-out rows": "r2_held_out",
+        "Spearman, fitted against true": "spearman",
+        "cosine of the slope with -mean(h)": "slope_cosine_mean_hidden",
+    }
+    rows = [(False, [escape(name), _number(encoding.get(key), ".4f")]) for name, key in named.items()]
+    return [
+        "<h2>How token probability is encoded</h2>",
+        "<p>Regression of -log averaged token probability on the rows of the output head.</p>",
+        _table(("figure", "value"), rows),
+        _plot("slopes", "Sorted magnitudes of the slopes, and the R² that the largest reach together."),
+    ]
+
+
+def _how_measured(report: dict[str, Any]) -> list[str]:
+    corpus, head = report["corpus"], report["head"]
+    facts = [
+        (
+            "model",
+            report["model"]["id"] + (f" at {report['model']['revision']}" if report["model"]["revision"] else ""),
+        ),
+        ("model digest", report["model"]["digest"]),
+        (
+            "head",
+            f"{head['vocab_size']:,} tokens x {head['hidden_size']:,} columns, {'tied' if head['tied'] else 'untied'}",
+        ),
+        ("corpus digest", corpus["digest"]),
+        (
+            "tokens",
+            f"{corpus['calibration_tokens']:,} to calibrate, {corpus['evaluation_tokens']:,} to evaluate, "
+            f"windows of {corpus['window']}",
+        ),
+        ("seed", str(report["seed"])),
+        ("versions", ", ".join(f"{name} {version}" for name, version in report["versions"].items())),
+    ]
+    rows = [
+        f'<tr><td>{escape(name)}</td><td class="text"><code>{escape(value)}</code></td></tr>' for name, value in facts
+    ]
+    return ["<h2>How it was measured</h2>", f'<div class="wide"><table>{"".join(rows)}</table></div>']
+
+
+def _table(head: Sequence[str], rows: Iterable[tuple[bool, Sequence[str]]]) -> str:
+    """Cells are HTML already."""
+    titles = "".join(f"<th>{escape(title)}</th>" for title in head)
+    body = "".join(
+        f"<tr{' class=chosen' if chosen else ''}>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
+        for chosen, cells in rows
+    )
+    return f'<div class="wide"><table><thead><tr>{titles}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
+def _number(value: float | None, form: str) -> str:
+    return "not measured" if value is None else format(value, form)
+
+
+def _percent(fraction: float | None) -> str:
+    return "not measured" if fraction is None else f"{fraction:+.3%}"

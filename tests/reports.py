@@ -1,0 +1,64 @@
+"""Makers of whole reports, shaped as docs/report.md says."""
+
+from typing import Any
+
+
+def make_report(drifts: dict[float, float], chosen: float, hidden: int = 100) -> dict[str, Any]:
+    """A compress report that passes. `drifts`: ratio -> drift of perplexity, the interval being a tenth around it."""
+    curve = [
+        {
+            "ratio": ratio,
+            "kept_columns": round(hidden * (1 - ratio)),
+            "perplexity": 200 * (1 + drift),
+            "perplexity_drift": drift,
+            "perplexity_drift_low": 0.9 * drift,
+            "perplexity_drift_high": 1.1 * drift,
+            "kl_mean": drift,
+            "kl_p95": 4 * drift,
+            "kl_p99": 9 * drift,
+            "top1_agreement": 1 - drift,
+        }
+        for ratio, drift in drifts.items()
+    ]
+    selected = next(point for point in curve if point["ratio"] == chosen)
+    encoding = {"r2": 0.9, "r2_adjusted": 0.89, "r2_held_out": 0.88, "spearman": 0.8, "slope_cosine_mean_hidden": 0.7}
+    return {
+        "kind": "compress",
+        "job_id": "job_" + "0" * 32,
+        "model": {"id": "acme/tiny", "revision": None, "digest": "ab" * 32},
+        "versions": {"torch": "2.13.0"},
+        "seed": 0,
+        "head": {"vocab_size": 1000, "hidden_size": hidden, "tied": True},
+        "corpus": {
+            "digest": "cd" * 32,
+            "calibration_tokens": 4096,
+            "evaluation_tokens": 8192,
+            "evaluation_windows": 16,
+            "window": 512,
+        },
+        "encoding": encoding
+        | {"slopes": [0.5, -2.0, 1.0], "sparsity": [{"columns": 1, "r2": 0.6}, {"columns": 3, "r2": 0.9}]},
+        "method": "probability",
+        "repair": "mean",
+        "budget": {"perplexity": 0.01, "kl": None},
+        "baseline": {"perplexity": 200.0},
+        "curve": curve,
+        "comparisons": {"slope": curve},
+        "selected": selected | {"passes": True},
+        "largest_passing_ratio": chosen,
+        "stored": {
+            "perplexity": selected["perplexity"],
+            "predicted_perplexity": selected["perplexity"],
+            "perplexity_drift_high": selected["perplexity_drift_high"],
+        },
+        "bytes": {
+            "checkpoint_before": 5000,
+            "checkpoint_after": 4500,
+            "head_before": 2048,
+            "head_after": 1536,
+            "decode_read_before": 4000,
+            "decode_read_after": 3500,
+        },
+        "advice": "Compare with an 8-bit head.",
+        "warnings": [],
+    }

@@ -1,0 +1,90 @@
+"""The page of a report: whole in itself, true to the report, and plots that plotly itself accepts."""
+
+import json
+import re
+from typing import Any
+
+import pytest
+from plotly.graph_objects import Figure
+
+from service.report_figures import bytes_figure, drift_figure, slopes_figure
+from service.report_page import write_page
+from service.rollout import roll_out
+from tests.reports import make_report
+
+
+@pytest.fixture
+def report() -> dict[str, Any]:
+    found = make_report(drifts={0.1: 0.0001, 0.3: 0.0008, 0.5: 0.004, 0.7: 0.02}, chosen=0.5)
+    return found | {"rollout": roll_out(found)}
+
+
+def figures_of(page: str) -> dict[str, Any]:
+    found = re.search(r'<script type="application/json" id="figures">(.*?)</script>', page, re.DOTALL)
+    assert found is not None
+    figures: dict[str, Any] = json.loads(found[1])
+    return figures
+
+
+@pytest.mark.parametrize("make", [drift_figure, slopes_figure, bytes_figure])
+def test_plotly_accepts_every_figure(make: Any, report: dict[str, Any]) -> None:
+    Figure(make(report))  # raises for a property or value that plotly does not know
+
+
+def test_every_figure_has_its_place_on_the_page(report: dict[str, Any]) -> None:
+    page = write_page(report)
+
+    assert set(figures_of(page)) == {"drift", "slopes", "bytes"}
+    assert all(f'id="{name}"' in page for name in figures_of(page))
+
+
+def test_the_page_loads_nothing_from_elsewhere(report: dict[str, Any]) -> None:
+    page = write_page(report)
+
+    assert not re.search(r"<(?:script|link|img|iframe)[^>]+(?:src|href)=", page)
+
+
+def test_the_drift_plot_shows_the_chosen_method_the_others_and_the_budget(report: dict[str, Any]) -> None:
+    figure = drift_figure(report)
+
+    names = [trace["name"] for trace in figure["data"]]
+    assert names == ["95 % interval", "probability", "slope", "chosen"]
+    assert figure["layout"]["shapes"][0]["y0"] == 0.01
+    assert figure["data"][1]["y"] == [point["perplexity_drift"] for point in report["curve"]]
+
+
+def test_a_drift_below_zero_is_drawn_at_the_edge_of_the_logarithm() -> None:
+    report = make_report(drifts={0.1: -0.001, 0.5: 0.004}, chosen=0.5)
+
+    assert min(drift_figure(report)["data"][1]["y"]) == 1e-6
+
+
+def test_slopes_are_sorted_by_magnitude(report: dict[str, Any]) -> None:
+    assert slopes_figure(report)["data"][0]["y"] == [2.0, 1.0, 0.5]
+
+
+def test_a_job_that_stored_nothing_has_no_plot_of_bytes(report: dict[str, Any]) -> None:
+    refused = report | {"bytes": report["bytes"] | {"head_after": None}, "rollout": None}
+    refused["selected"] = report["selected"] | {"passes": False}
+    page = write_page(refused)
+
+    assert set(figures_of(page)) == {"drift", "slopes"}
+    assert "<strong>Refused.</strong>" in page
+    assert "Roll-out" not in page
+
+
+def test_what_a_model_is_called_cannot_become_markup(report: dict[str, Any]) -> None:
+    hostile = report | {"warnings": ["</script><script>alert(1)</script>"], "method": "</script><b>"}
+    page = write_page(hostile)
+
+    assert "alert(1)</script>" not in page.replace("&lt;", "<").split("<main>")[0]
+    assert "<script>alert(1)" not in page
+    assert "</script><b>" not in page
+
+
+def test_an_analysis_has_a_page_too(report: dict[str, Any]) -> None:
+    names = ("kind", "job_id", "model", "versions", "seed", "head", "corpus", "encoding", "warnings")
+    page = write_page({name: report[name] for name in names} | {"kind": "analyze"})
+
+    assert set(figures_of(page)) == {"slopes"}
+    assert "0.9000" in page
