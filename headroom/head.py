@@ -102,3 +102,20 @@ class SlicedEmbedding(nn.Module):
 
     def extra_repr(self) -> str:
         return f"{self.num_embeddings}, {self.embedding_dim}, kept={self.weight.shape[1]}"
+
+
+class SameEmbedding(nn.Module):
+    """A SlicedEmbedding at another place of the model: the halves of an encoder-decoder read one table.
+
+    Only `weight` has a second name, which transformers ties and leaves out of files; the rest is reached, not owned.
+    """
+
+    def __init__(self, table: SlicedEmbedding) -> None:
+        super().__init__()
+        self.weight = table.weight
+        self._table = (table,)  # a tuple hides it from state_dict
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        """ids (...) -> embeddings (..., hidden)."""
+        embeddings: Tensor = self._table[0](input_ids)
+        return embeddings

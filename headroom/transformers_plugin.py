@@ -12,7 +12,7 @@ from transformers.quantizers.auto import register_quantization_config, register_
 from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
-from headroom.head import FORMAT_VERSION, SlicedEmbedding, SlicedHead, fingerprint_inputs
+from headroom.head import FORMAT_VERSION, SameEmbedding, SlicedEmbedding, SlicedHead, fingerprint_inputs
 
 # Share of the spread of the fingerprint's logits by which they may differ, beside the rounding of the dtype that is
 # loaded. Another dtype moves them by a few percent of the spread, a head initialised at random by fifty and more.
@@ -78,7 +78,8 @@ class HeadroomQuantizer(HfQuantizer):  # type: ignore[misc]
         self._plain_embedding_class = type(model.get_submodule(config.embed_tokens))
         with torch.device("meta"):
             _swap(model, sliced_head(config), sliced_embedding(config, model) if config.tied else None, config)
-        _retie(model, config)
+        if not config.tied:
+            getattr(model, "all_tied_weights_keys", {}).pop(f"{config.lm_head}.weight", None)
 
     def _process_model_after_weight_loading(self, model: Any, **kwargs: Any) -> Any:
         if self.quantization_config.fingerprint is not None:
@@ -169,20 +170,11 @@ def check_fingerprint(model: Any, fingerprint: dict[str, Any]) -> None:
 def _swap(model: Any, head: nn.Module, embedding: nn.Module | None, config: HeadroomConfig) -> None:
     model.set_submodule(config.lm_head, head)
     if embedding is not None:
-        model.set_input_embeddings(embedding)  # everywhere: an encoder and a decoder read the same table
-
-
-def _retie(model: Any, config: HeadroomConfig) -> None:
-    """Tell transformers which names share a tensor: it ties the weight by name, and knows no other part of a table."""
-    keys = getattr(model, "all_tied_weights_keys", {})
-    table, head = f"{config.embed_tokens}.weight", f"{config.lm_head}.weight"
-    if not config.tied:
-        keys.pop(head, None)
-        return
-    parts = ["weight_rest", "inverse_order" if config.permutation else "rotation"]
-    for name in [name for name, source in keys.items() if source == table and name != head]:
-        for part in parts:
-            keys[f"{name.removesuffix('weight')}{part}"] = f"{config.embed_tokens}.{part}"
+        model.set_input_embeddings(embedding)
+        if isinstance(embedding, SlicedEmbedding):
+            for name, module in list(model.named_modules(remove_duplicate=False)):
+                if module is embedding and name != config.embed_tokens:
+                    model.set_submodule(name, SameEmbedding(embedding))
 
 
 def untie(model: Any, lm_head: str) -> None:
@@ -201,7 +193,8 @@ def _dense_linear(head: SlicedHead) -> nn.Linear:
     linear = nn.Linear(head.in_features, head.out_features, bias=head.bias is not None, device="meta")
     linear.weight = nn.Parameter(dense, requires_grad=False)
     if head.bias is not None:
-        linear.bias = nn.Parameter(head.bias.detach(), requires_grad=False)
+        # A copy: BERT knows it by a second name, under which a dense, untied model would not look for it.
+        linear.bias = nn.Parameter(head.bias.detach().clone(), requires_grad=False)
     return linear
 
 

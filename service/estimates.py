@@ -27,6 +27,7 @@ FLOPS_PER_SECOND = 3e10
 START_SECONDS = 10.0
 PROCESS_BYTES = 600_000_000
 GENERAL_BASES = frozenset({Method.PCA, Method.ACTIVATION, Method.PROBABILITY})
+WITHOUT_LM_HEAD = ("Classification", "QuestionAnswering", "MultipleChoice")
 CONFIG_DTYPE_BYTES = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}
 
 
@@ -55,10 +56,10 @@ class Estimate:
 
 
 def head_facts(model: ModelInspection) -> HeadFacts:
-    """UnsupportedModel for what is plainly no causal model; UnsupportedHead when no head can be made out."""
-    names = model.config["architectures"]
-    if model.config.get("is_encoder_decoder") is True or any(name.endswith("ForMaskedLM") for name in names):
-        raise UnsupportedModel(f"{', '.join(names)} is no causal language model; use one with a left-to-right head")
+    """UnsupportedModel for what plainly predicts no tokens; UnsupportedHead when no head can be made out."""
+    architecture = model.config["architectures"][0]
+    if architecture.endswith(WITHOUT_LM_HEAD):
+        raise UnsupportedModel(f"{architecture} predicts no tokens; use a causal, masked or encoder-decoder model")
     if model.vocab_size is None or model.hidden_size is None:
         raise UnsupportedHead("config.json and the tensor names do not tell where the output head is")
     if model.head:

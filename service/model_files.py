@@ -38,8 +38,11 @@ PICKLE_SUFFIXES = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt"}
 IMPLEMENTATION_KEY = re.compile(r".*_implementation(_internal)?")
 PLAIN_IMPLEMENTATION = re.compile(r"[A-Za-z0-9_|]*")
 
-HEAD_NAMES = ("lm_head.weight", "embed_out.weight")
-EMBEDDING_NAMES = ("embed_tokens.weight", "wte.weight", "embed_in.weight", "word_embeddings.weight", "shared.weight")
+# Most telling first. An encoder-decoder's `shared` may stand beside copies of it under the names of its two halves.
+EMBEDDING_NAMES = ("shared.weight", "embed_tokens.weight", "wte.weight", "embed_in.weight", "word_embeddings.weight")
+CAUSAL_HEAD_NAMES = ("lm_head.weight", "embed_out.weight")
+MASKED_HEAD_NAMES = ("cls.predictions.decoder.weight", "lm_head.decoder.weight", "vocab_projector.weight")
+HEAD_NAMES = CAUSAL_HEAD_NAMES + MASKED_HEAD_NAMES
 DTYPE_NAMES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32", "F64": "float64"}
 
 
@@ -240,23 +243,25 @@ def _check_index(weight_map: dict[str, str], tensors: dict[str, TensorEntry]) ->
 
 
 def _is_tied(config: dict[str, Any], tensors: dict[str, TensorEntry]) -> bool:
-    """What the config says; where it is silent, tied is who stores no head of its own."""
+    """What the config says; where it is silent, tied is who stores no head of its own, and every masked model.
+
+    Old files of those hold the table under both names.
+    """
     inner = config.get("text_config")
     for place in (config, inner if isinstance(inner, dict) else {}):
         if isinstance(place.get("tie_word_embeddings"), bool):
             return bool(place["tie_word_embeddings"])
-    return _head_name(tensors, HEAD_NAMES) is None
+    return _head_name(tensors, CAUSAL_HEAD_NAMES) is None
 
 
 def _head_name(tensors: dict[str, TensorEntry], endings: tuple[str, ...]) -> str | None:
-    """The one matrix with such a name, also below a prefix. None when there is none, or more than one."""
-    found = [
-        entry.name
-        for entry in tensors.values()
-        if len(entry.shape) == 2
-        and any(entry.name == ending or entry.name.endswith(f".{ending}") for ending in endings)
-    ]
-    return found[0] if len(found) == 1 else None
+    """The one matrix with the first of such names, also below a prefix. None when no name has exactly one."""
+    matrices = [entry.name for entry in tensors.values() if len(entry.shape) == 2]
+    for ending in endings:
+        found = [name for name in matrices if name == ending or name.endswith(f".{ending}")]
+        if len(found) == 1:
+            return found[0]
+    return None
 
 
 def _positive(config: dict[str, Any], *keys: str) -> int | None:

@@ -38,7 +38,7 @@ class PlainTextCheck:
 
 
 class JsonLinesCheck:
-    """Like PlainTextCheck, for lines that are JSON objects with a string in `field`.
+    """Like PlainTextCheck, for lines that are JSON objects with a string in `field`, or in two with a comma between.
 
     Empty lines are skipped; messages name the line.
     """
@@ -80,12 +80,13 @@ class JsonLinesCheck:
             raise self._refused("is not UTF-8") from None
         except (ValueError, RecursionError):
             raise self._refused("is not JSON") from None
-        text = record.get(self._field) if isinstance(record, dict) else None
-        if not isinstance(text, str):
-            raise self._refused(f"is not an object with a string in {self._field!r}")
-        if "\0" in text or not _is_encodable(text):
-            raise self._refused("has a NUL or half a surrogate pair in its text")
-        self._has_text = self._has_text or _is_text(text)
+        for field in self._field.split(","):
+            text = record.get(field) if isinstance(record, dict) else None
+            if not isinstance(text, str):
+                raise self._refused(f"is not an object with a string in {field!r}")
+            if "\0" in text or not _is_encodable(text):
+                raise self._refused("has a NUL or half a surrogate pair in its text")
+            self._has_text = self._has_text or _is_text(text)
 
     def _refused(self, reason: str) -> CorpusNotText:
         return CorpusNotText(f"line {self._line:,} of the corpus {reason}; every line must be a JSON object")

@@ -52,7 +52,7 @@ def plan_checkpoint(
     method: str,
     keep_tied: bool,
     base_model_prefix: str,
-    fingerprint: dict[str, Any],
+    fingerprint: dict[str, Any] | None,
 ) -> Plan:
     """Decide every tensor and the config. keep_tied: a tied table is stored once (docs/checkpoint-format.md)."""
     tied = head.is_tied and keep_tied
