@@ -10,6 +10,7 @@ import json
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, Unpack
@@ -56,9 +57,10 @@ class Client:
     ) -> "Job":
         """Post a compression job.
 
-        The corpus is a file (uploaded first; `field` as in upload_corpus), the id of an uploaded one, or `text`.
+        The corpus is a file (uploaded first; `field` as in upload_corpus), the id of an uploaded one, or `text`; a file
+        or an id are those of settings `evaluation` too.
         """
-        body = compress_body(model, self._corpus(corpus, text, field), settings)
+        body = compress_body(model, self._corpus(corpus, text, field), self._uploaded(settings, field))
         return Job(self._connection, JobRecord.from_json(self._post_job(body, {})))
 
     def submit(
@@ -86,7 +88,7 @@ class Client:
         **settings: Unpack[Settings],
     ) -> DryRun:
         """What `compress` would do; raises what it would raise. A corpus file is uploaded, but no job is made."""
-        body = compress_body(model, self._corpus(corpus, text, field), settings)
+        body = compress_body(model, self._corpus(corpus, text, field), self._uploaded(settings, field))
         answer = self._post_job(body, {"validate_only": "true"})
         return DryRun(answer.get("model") or {}, answer.get("head") or {}, answer.get("estimate") or {})
 
@@ -166,9 +168,17 @@ class Client:
             raise InvalidArgument("Name one corpus: a file, the id of an uploaded one, or text=...")
         if text is not None:
             return {"text": text}
+        return self._corpus_id(corpus or "", field)
+
+    def _corpus_id(self, corpus: str | Path, field: str) -> str:
         if isinstance(corpus, str) and CORPUS_ID.fullmatch(corpus):
             return corpus
-        return self.upload_corpus(corpus or "", field=field).id
+        return self.upload_corpus(corpus, field=field).id
+
+    def _uploaded(self, settings: Settings, field: str) -> Settings:
+        """Files of `evaluation` as ids."""
+        others = [replace(one, corpus=self._corpus_id(one.corpus, field)) for one in settings.get("evaluation", ())]
+        return Settings(**{**settings, "evaluation": others})
 
 
 class Job:

@@ -20,6 +20,36 @@ def bands_view(report: Mapping[str, Any]) -> RenderableType:
     return Group(caption, _parts_table("tokens", ((band["band"], band) for band in bands)))
 
 
+def corpora_view(report: Mapping[str, Any]) -> RenderableType:
+    """Each corpus with its budget and verdict; nothing where the job had but one."""
+    corpora = report.get("corpora") or []
+    if len(corpora) < 2:
+        return Group()
+    table = figures_table()
+    table.add_column("corpus", no_wrap=True)
+    for name in ("tokens", "before", "drift, %", "95 % interval", "allowed, %", "KL, nats", "top-1, %", "unseen, %"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("")
+    for one in corpora:
+        point, stored = one["selected"], one["stored"] or one["selected"]
+        table.add_row(
+            Text(printable(one["name"])),
+            f"{one['evaluation_tokens']:,}",
+            number(one["baseline"]["perplexity"], ",.2f"),
+            drift_percent(stored["perplexity_drift"]),
+            f"{drift_percent(stored['perplexity_drift_low'])} … {drift_percent(stored['perplexity_drift_high'])}",
+            drift_percent(one["budget"]["perplexity"]),
+            number(point["kl_mean"], ".5f"),
+            number(hundredfold(point["top1_agreement"]), ".2f"),
+            number(hundredfold(one["outside_share"]), ".1f"),
+            Text("passes", "green") if point["passes"] else Text("over", "bold red"),
+        )
+    caption = Text.assemble(
+        ("Drift by corpus", "bold"), "; unseen: variance of hidden states outside the calibration's main directions"
+    )
+    return Group(caption, table)
+
+
 def _parts_table(heading: str, parts: Iterable[tuple[str, Mapping[str, Any]]]) -> Table:
     table = figures_table()
     table.add_column(heading, no_wrap=True)

@@ -1,7 +1,18 @@
 """What can be asked of a job, as the body of POST /v1/jobs. The server checks it; here it is only put together."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, TypedDict
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A further text to measure the drift on: a file, or the id of an uploaded corpus. None: the job's own budget."""
+
+    name: str
+    corpus: str | Path
+    max_drift: float | None = None
 
 
 class Settings(TypedDict, total=False):
@@ -12,17 +23,19 @@ class Settings(TypedDict, total=False):
     method: str | None
     max_drift: float | None  # largest relative growth of perplexity, 0.01 = 1 %
     kl_budget: float | None  # largest mean KL divergence, nats per token
+    evaluation: Sequence[Evaluation]  # the job passes if it passes on each of them
     ratios: Sequence[float]  # further points of the drift curve
     options: Mapping[str, Any]  # seed, window, evaluation_tokens, ... as the API names them
     labels: Mapping[str, str]
 
 
 def compress_body(model: str, corpus: str | dict[str, str], settings: Settings) -> dict[str, Any]:
-    """`corpus` is the id of an uploaded one, or {"text": ...}."""
+    """`corpus` is the id of an uploaded one, or {"text": ...}; those of `evaluation` are ids."""
     drift = {"perplexity": settings.get("max_drift"), "kl": settings.get("kl_budget")}
     optional = {
         "method": settings.get("method"),
         "drift": _present(drift),
+        "evaluation": [_evaluation(one) for one in settings.get("evaluation", ())],
         "ratios": list(settings.get("ratios", ())),
         "options": dict(settings.get("options", {})),
         "labels": dict(settings.get("labels", {})),
@@ -37,6 +50,11 @@ def job_body(
     """Of a job of any kind; `fields` are those of its recipe, and empty ones are left to the server."""
     required = {"kind": kind, "model": _present({"id": model, "revision": revision}), "corpus": corpus}
     return required | {key: value for key, value in fields.items() if value not in (None, [], {})}
+
+
+def _evaluation(one: Evaluation) -> dict[str, Any]:
+    drift = None if one.max_drift is None else {"perplexity": one.max_drift}
+    return _present({"name": one.name, "corpus": one.corpus, "drift": drift})
 
 
 def _present(values: Mapping[str, Any]) -> dict[str, Any]:

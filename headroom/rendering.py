@@ -177,13 +177,14 @@ def verdict(job: JobRecord) -> Text:
         hint = f"the largest ratio that passes is {largest:g}" if largest else "no measured ratio passes"
         return Text.assemble(
             ("Rejected: ", "bold yellow"),
-            f"at ratio {result.ratio:g} {_excess(result, job.json.get('drift') or {})}; {hint}. Nothing was written.",
+            f"at ratio {result.ratio:g} {_excess(job, result)}; {hint}. Nothing was written.",
         )
     return Text.assemble((f"{job.status.capitalize()}", f"bold {STATUS_STYLES.get(job.status, '')}"), ".")
 
 
-def _excess(result: Result, budget: Mapping[str, Any]) -> str:
+def _excess(job: JobRecord, result: Result) -> str:
     """What is over the budget, in words."""
+    budget = job.json.get("drift") or {}
     limit, high = budget.get("perplexity"), result.perplexity_drift_high
     reasons = []
     if limit is not None and (high is None or high > limit):
@@ -191,7 +192,8 @@ def _excess(result: Result, budget: Mapping[str, Any]) -> str:
     limit = budget.get("kl")
     if limit is not None and (result.kl_mean is None or result.kl_mean > limit):
         reasons.append(f"the KL divergence is {number(result.kl_mean, '.3g')} nats, allowed are {limit:g}")
-    return " and ".join(reasons) or "the drift is over the budget"
+    elsewhere = "the drift on another corpus is over its budget" if job.json.get("evaluation") else None
+    return " and ".join(reasons) or elsewhere or "the drift is over the budget"
 
 
 def places_view(folder: Path) -> RenderableType:

@@ -1,7 +1,7 @@
 """What a job will cost and save, from the headers of a model alone. Rough on purpose; measures and loads nothing.
 
 V: rows of the head, d: its columns, k: columns kept, b: bytes of one weight, P: parameters, T: tokens read, E: tokens
-evaluated.
+evaluated, of all corpora together.
 
 - head_bytes_after = b (V k + V) + basis: the kept columns and the repaired bias, and what maps a hidden state to
   them: b k d for a general basis, 8 k for a permutation. This is what the head reads for each token, tied or not;
@@ -13,6 +13,7 @@ evaluated.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from service.column_counts import checked_kept_columns
@@ -69,8 +70,8 @@ def head_facts(model: ModelInspection) -> HeadFacts:
     return HeadFacts(model.vocab_size, model.hidden_size, model.is_tied, max(weight_bytes, 1))
 
 
-def estimate(recipe: Recipe, model: ModelInspection, corpus_bytes: int) -> Estimate:
-    """RatioTooSmall if the ratio would remove nothing. See the formulas above."""
+def estimate(recipe: Recipe, model: ModelInspection, corpus_bytes: Sequence[int]) -> Estimate:
+    """corpus_bytes: of each of recipe.corpora. RatioTooSmall if the ratio would remove nothing. Formulas: above."""
     head = head_facts(model)
     slicing = recipe if isinstance(recipe, CompressRecipe) else None
     kept = _kept(slicing, head) if slicing else None
@@ -93,10 +94,10 @@ def _head_bytes(head: HeadFacts, kept: int, method: Method) -> int:
     return head.weight_bytes * (head.vocab_size * kept + head.vocab_size) + basis
 
 
-def _seconds(recipe: Recipe, model: ModelInspection, head: HeadFacts, corpus_bytes: int) -> float:
-    available = corpus_bytes // BYTES_PER_TOKEN
-    evaluated = min(recipe.options.evaluation_tokens, available)
-    read = min(recipe.options.calibration_tokens + recipe.options.evaluation_tokens, available)
+def _seconds(recipe: Recipe, model: ModelInspection, head: HeadFacts, corpus_bytes: Sequence[int]) -> float:
+    available = [count // BYTES_PER_TOKEN for count in corpus_bytes]
+    evaluated = sum(min(recipe.options.evaluation_tokens, tokens) for tokens in available)
+    read = evaluated + min(recipe.options.calibration_tokens, max(available[0] - recipe.options.evaluation_tokens, 0))
     parameters = sum(math.prod(entry.shape) for entry in model.tensors.values())
     operations = (
         2 * parameters * read

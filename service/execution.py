@@ -23,7 +23,7 @@ from service.model_card import CARD_NAME, write_card
 from service.ports import (
     ArtifactStore,
     Clock,
-    Corpus,
+    CorpusFile,
     CorpusStore,
     Engine,
     EngineTask,
@@ -80,11 +80,11 @@ def _attempt(job: Job, services: Services, engine: Engine, progress: Progress) -
     progress(Phase.FETCHING, 0.0)
     if services.artifacts.files(job.id):
         return _adopt(job, services)  # an attempt before this one died between publishing and finishing
-    corpus = _corpus(job, services)  # before the model, which may take minutes to fetch
+    corpora = _corpora(job, services)  # before the model, which may take minutes to fetch
     started = time.monotonic()
     models = _fetch(job, services, progress)
     fetching_seconds = time.monotonic() - started
-    task = _prepare(job, services, models, corpus)
+    task = _prepare(job, services, models, corpora)
     outcome = engine(task, progress)
     report = finite(with_timing(outcome.report, Phase.FETCHING.value, fetching_seconds))
     if "selected" in report:
@@ -97,10 +97,14 @@ def _attempt(job: Job, services: Services, engine: Engine, progress: Progress) -
     return _finish(job, services, status, summarize(report))
 
 
-def _corpus(job: Job, services: Services) -> Corpus:
-    if not isinstance(job.recipe.corpus, str):
-        raise InternalError("the job holds its corpus as text, but submission stores a corpus first")
-    return services.corpora.get(job.recipe.corpus)
+def _corpora(job: Job, services: Services) -> list[CorpusFile]:
+    files = []
+    for corpus_id in job.recipe.corpora:
+        if not isinstance(corpus_id, str):
+            raise InternalError("the job holds a corpus as text, but submission stores corpora first")
+        corpus = services.corpora.get(corpus_id)
+        files.append(CorpusFile(services.corpora.path(corpus.id), corpus.format, corpus.field))
+    return files
 
 
 def _fetch(job: Job, services: Services, progress: Progress) -> list[LocalModel]:
@@ -115,16 +119,19 @@ def _fetch(job: Job, services: Services, progress: Progress) -> list[LocalModel]
     return models
 
 
-def _prepare(job: Job, services: Services, models: list[LocalModel], corpus: Corpus) -> EngineTask[JobRecipe]:
+def _prepare(
+    job: Job, services: Services, models: list[LocalModel], corpora: list[CorpusFile]
+) -> EngineTask[JobRecipe]:
     services.cache_dir.mkdir(parents=True, exist_ok=True)
     return EngineTask(
         job_id=job.id,
         recipe=job.recipe,
         model=models[0],
         other_models=tuple(models[1:]),
-        corpus=services.corpora.path(corpus.id),
-        corpus_format=corpus.format,
-        corpus_field=corpus.field,
+        corpus=corpora[0].path,
+        corpus_format=corpora[0].format,
+        corpus_field=corpora[0].field,
+        other_corpora=tuple(corpora[1:]),
         cache_dir=services.cache_dir,
         staging=services.artifacts.staging(job.id, job.attempt),
         device=services.device,

@@ -204,6 +204,15 @@ class ModelSource(Protocol):
         """ModelNotFound, HubUnavailable, UnsafeModel, CorruptCheckpoint, DiskFull."""
 
 
+@dataclass(frozen=True)
+class CorpusFile:
+    """A stored corpus on this machine's disk."""
+
+    path: Path
+    format: str
+    field: str | None
+
+
 RecipeT = TypeVar("RecipeT", bound=JobRecipe, covariant=True)
 
 
@@ -221,6 +230,7 @@ class EngineTask(Generic[RecipeT]):
     staging: Path  # a checkpoint is written here
     device: str
     other_models: tuple[LocalModel, ...] = ()  # as recipe.other_models names them
+    other_corpora: tuple[CorpusFile, ...] = ()  # as recipe.corpora names them, without the first
 
 
 class Verdict(StrEnum):

@@ -11,7 +11,7 @@ from service.errors import CorpusEmpty, CorpusInUse, QueueUnavailable, StoreUnav
 from service.estimates import Estimate, HeadFacts, estimate, head_facts
 from service.jobs import Job, Status, new_job_id
 from service.ports import Clock, CorpusStore, FoundModel, JobQueue, JobStore, ModelSource
-from service.recipes.job_recipe import InlineText
+from service.recipes.job_recipe import CorpusReference, InlineText
 from service.recipes.recipe import Recipe
 
 logger = logging.getLogger(__name__)
@@ -49,11 +49,11 @@ class Submission:
         """
         for reference in (recipe.model, *recipe.other_models):
             self.models.exists(reference.id, reference.revision)
-        corpus_id = self._corpus_id(recipe)
+        corpora = [self._corpus_id(corpus) for corpus in recipe.corpora]
         now = self.clock()
         job = Job(
             id=new_job_id(),
-            recipe=recipe.model_copy(update={"corpus": corpus_id}),
+            recipe=recipe.with_corpora(corpora),
             created=now,
             queued=now,
         )
@@ -66,12 +66,7 @@ class Submission:
         model = self.models.inspect(recipe.model.id, recipe.model.revision)
         for reference in recipe.other_models:
             self.models.inspect(reference.id, reference.revision)
-        if isinstance(recipe.corpus, InlineText):
-            if not recipe.corpus.text.strip():
-                raise CorpusEmpty("the corpus holds no text; send some")
-            corpus_bytes = len(recipe.corpus.text.encode())
-        else:
-            corpus_bytes = self.corpora.get(recipe.corpus).size
+        corpus_bytes = [self._bytes_of(corpus) for corpus in recipe.corpora]
         return DryRun(model, head_facts(model.inspection), estimate(recipe, model.inspection, corpus_bytes))
 
     def cancel(self, job_id: str) -> Cancellation:
@@ -91,10 +86,17 @@ class Submission:
             raise CorpusInUse(f"a job that has not ended reads {corpus_id}; cancel it, or wait, and delete it then")
         self.corpora.delete(corpus_id)
 
-    def _corpus_id(self, recipe: Recipe) -> str:
-        if isinstance(recipe.corpus, InlineText):
-            return self.corpora.add(iter([recipe.corpus.text.encode()]), "text", None).id
-        return self.corpora.get(recipe.corpus).id
+    def _bytes_of(self, corpus: CorpusReference) -> int:
+        if not isinstance(corpus, InlineText):
+            return self.corpora.get(corpus).size
+        if not corpus.text.strip():
+            raise CorpusEmpty("the corpus holds no text; send some")
+        return len(corpus.text.encode())
+
+    def _corpus_id(self, corpus: CorpusReference) -> str:
+        if isinstance(corpus, InlineText):
+            return self.corpora.add(iter([corpus.text.encode()]), "text", None).id
+        return self.corpora.get(corpus).id
 
     def _send(self, job_id: str) -> None:
         try:

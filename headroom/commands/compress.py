@@ -8,7 +8,7 @@ from typing import Any, Literal
 import click
 
 from headroom.client import Client
-from headroom.commands.corpus_argument import check_corpus
+from headroom.commands.corpus_argument import check_corpus, read_evaluations
 from headroom.commands.following import Run, follow
 from headroom.commands.model_argument import choose_model
 from headroom.commands.options import job_options, reading_options
@@ -45,6 +45,14 @@ def read_ratio(context: click.Context, option: click.Parameter, value: str) -> f
 @click.option("--method", metavar="NAME", help=f"How columns are chosen: {METHODS}.")
 @click.option("--max-drift", type=float, metavar="0.01", help="Largest growth of perplexity; 0.01 (default) is 1 %.")
 @click.option("--kl-budget", type=float, metavar="NATS", help="Largest mean KL divergence per token.")
+@click.option(
+    "--evaluate",
+    "evaluation",
+    callback=read_evaluations,
+    multiple=True,
+    metavar="NAME=FILE[:0.02]",
+    help="Measure on this text too, with a budget of its own; the worst decides. Repeatable.",
+)
 @click.option("--output", type=click.Path(path_type=Path), metavar="DIR", help="Default: <name>-headroom.")
 @click.option("--tied", type=click.Choice(["keep", "untie"]), help="What becomes of a head tied to the input table.")
 @click.option("--repair", type=click.Choice(["mean", "none"]), help="Fold the mean of what is removed into the bias?")
@@ -71,7 +79,8 @@ def command(
     folder = output or Path(f"{choice.name}-headroom")
     if not dry_run:
         check_output(folder)
-    check_corpus(corpus)
+    for file in (corpus, *(str(one.corpus) for one in rest["evaluation"])):
+        check_corpus(file)
     settings = settings_from(rest)
     with signals_as_interrupts(), server_for(server, Path(data_dir), choice.models_dir) as url, Client(url) as client:
         if not dry_run:
@@ -95,6 +104,7 @@ def settings_from(values: dict[str, Any]) -> Settings:
         method=values["method"],
         max_drift=values["max_drift"],
         kl_budget=values["kl_budget"],
+        evaluation=values["evaluation"],
         options=reading_options(values) | {name: values[name] for name in names if values[name] is not None},
         labels=values["labels"],
     )

@@ -120,7 +120,7 @@ class MemoryJobStore:
 
     def corpus_in_use(self, corpus_id: str) -> bool:
         with self._open():
-            return any(job.recipe.corpus == corpus_id and not job.status.is_final for job in self._jobs.values())
+            return any(corpus_id in job.recipe.corpora and not job.status.is_final for job in self._jobs.values())
 
     def events(self, job_id: str, after: int, limit: int) -> list[Event]:
         with self._open():

@@ -5,7 +5,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Select, delete, false, insert, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Select, String, delete, false, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
 from service.adapters.database import Database
@@ -124,7 +124,9 @@ class SqlJobStore:
             connection.execute(update(outbox).where(outbox.c.job_id == job_id).values(sent=self._clock()))
 
     def corpus_in_use(self, corpus_id: str) -> bool:
-        query = select(jobs.c.id).where(jobs.c.corpus == corpus_id, jobs.c.status.not_in(_values(FINAL))).limit(1)
+        # Anywhere in the recipe: a job may read several. An id is long enough to mean nothing else there.
+        named = jobs.c.recipe.cast(String).contains(corpus_id, autoescape=True)
+        query = select(jobs.c.id).where(jobs.c.status.not_in(_values(FINAL)), named).limit(1)
         with self._database.reading() as connection:
             return connection.scalar(query) is not None
 

@@ -84,9 +84,3 @@ def bootstrap_interval(likelihood: Tensor, lengths: Tensor, seed: int) -> tuple[
     """
     low, high = interval_of_means(likelihood - likelihood[:, -1:], lengths, seed)
     return torch.expm1(low), torch.expm1(high)
-
-
-def largest_passing(points: list[DriftPoint], budget: DriftBudget) -> DriftPoint | None:
-    """The point with the fewest columns whose drift is inside the budget."""
-    passing = [point for point in points if point.passes(budget)]
-    return min(passing, key=lambda point: point.kept_columns, default=None)

@@ -1,7 +1,7 @@
 """Which kept size a job gets, and whether it passes: the drift curve, `auto`, and the check of what was stored."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -12,10 +12,9 @@ from service.compression.drift import (
     baseline_perplexity,
     bootstrap_interval,
     drift_curve,
-    largest_passing,
 )
-from service.compression.hidden_cache import HiddenStates
-from service.compression.sweep import Sweep, SweepHead, sweep
+from service.compression.evaluation_sets import EvaluationSet
+from service.compression.sweep import SweepHead, sweep
 from service.errors import ModelDrift
 from service.recipes.compress import CompressRecipe, DriftBudget
 
@@ -24,15 +23,46 @@ GRID = tuple(round(0.05 * step, 2) for step in range(1, 20))
 REFINED_SIZES = 16
 
 
-@dataclass(frozen=True)
-class Choice:
-    """The curve and what follows from it. `candidates` are points that pass, fewest columns first."""
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """One evaluation set at every size."""
 
+    set: EvaluationSet
     curve: list[DriftPoint]
     baseline: float  # perplexity of the full head
     baseline_likelihood: Tensor  # (windows,) float64, summed nats of each evaluation window
+
+    def at(self, kept: int) -> DriftPoint:
+        return next(point for point in self.curve if point.kept_columns == kept)
+
+    def passes(self, kept: int) -> bool:
+        return self.at(kept).passes(self.set.budget)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The curves and what follows from them: the verdict is the worst of all sets."""
+
+    sets: list[Measured]  # the calibrated corpus first; its points stand for the sizes below
     asked: DriftPoint | None  # the point of a fixed ratio, or None for `auto`
-    candidates: list[DriftPoint]
+    candidates: list[DriftPoint]  # points that pass in every set, fewest columns first
+
+    @property
+    def curve(self) -> list[DriftPoint]:
+        return self.sets[0].curve
+
+    @property
+    def baseline(self) -> float:
+        return self.sets[0].baseline
+
+    def may_store(self, other: DriftPoint, tried: DriftPoint, found: list["StoredDrift"]) -> bool:
+        """Whether `other` still passes if storing adds to its drift what it added to that of `tried`, in every set."""
+        return all(
+            one.at(other.kept_columns).perplexity_drift_high
+            + (drift.high - one.at(tried.kept_columns).perplexity_drift_high)
+            <= one.set.budget.perplexity
+            for one, drift in zip(self.sets, found, strict=True)
+        )
 
     @property
     def largest_passing(self) -> DriftPoint | None:
@@ -44,7 +74,9 @@ class Choice:
         return self.asked or self.largest_passing or min(self.curve, key=lambda point: point.ratio)
 
 
-def choose(hidden: HiddenStates, head: SweepHead, recipe: CompressRecipe, progress: Callable[[float], None]) -> Choice:
+def choose(
+    sets: list[EvaluationSet], head: SweepHead, recipe: CompressRecipe, progress: Callable[[float], None]
+) -> Choice:
     """One sweep over the grid and the ratios asked for; for `auto` a second one near the edge of the budget."""
     size, multiple = head.head.hidden_size, recipe.options.column_multiple
     asked = None if recipe.ratio == "auto" else checked_kept_columns(size, recipe.ratio, multiple)
@@ -53,46 +85,55 @@ def choose(hidden: HiddenStates, head: SweepHead, recipe: CompressRecipe, progre
     if recipe.ratio != "auto" and asked is not None:
         ratio_of[asked] = recipe.ratio
     ratio_of.pop(size, None)
-    refining = recipe.ratio == "auto"
-    swept = sweep(hidden, head, sorted(ratio_of), progress=lambda done: progress(done / 2 if refining else done))
-    if not torch.isfinite(swept.negative_log_likelihood[:, -1]).all():
-        raise ModelDrift("the model's own loss on this corpus is not a number: the weights are damaged")
-    curve = drift_curve(swept, ratio_of, recipe.options.seed)
+    refining, seed = recipe.ratio == "auto", recipe.options.seed
+    measured = _measure(sets, head, ratio_of, seed, lambda done: progress(done / 2 if refining else done))
     if refining:
-        finer = _sizes_at_the_edge(curve, recipe.drift, size, multiple)
+        finer = _sizes_at_the_edge(measured, size, multiple)
         if finer:
-            curve = _merged(curve, hidden, head, finer, recipe, lambda done: progress(0.5 + done / 2))
-    passing = sorted((p for p in curve if p.passes(recipe.drift)), key=lambda point: point.kept_columns)
-    return Choice(
-        curve=curve,
-        baseline=baseline_perplexity(swept),
-        baseline_likelihood=swept.negative_log_likelihood[:, -1],
-        asked=next((point for point in curve if point.kept_columns == asked), None),
-        candidates=passing,
-    )
+            ratio_of = {kept: 1 - kept / size for kept in finer}
+            more = _measure(sets, head, ratio_of, seed, lambda done: progress(0.5 + done / 2))
+            measured = [_merged(one, other) for one, other in zip(measured, more, strict=True)]
+    curve = measured[0].curve
+    return Choice(measured, next((point for point in curve if point.kept_columns == asked), None), _passing(measured))
 
 
-def _sizes_at_the_edge(curve: list[DriftPoint], budget: DriftBudget, hidden_size: int, multiple: int) -> list[int]:
+def _measure(
+    sets: list[EvaluationSet],
+    head: SweepHead,
+    ratio_of: dict[int, float],
+    seed: int,
+    progress: Callable[[float], None],
+) -> list[Measured]:
+    measured: list[Measured] = []
+    for one in sets:
+        swept = sweep(
+            one.hidden, head, sorted(ratio_of), progress=lambda done: progress((len(measured) + done) / len(sets))
+        )
+        likelihood = swept.negative_log_likelihood[:, -1]
+        if not torch.isfinite(likelihood).all():
+            raise ModelDrift("the model's own loss on this corpus is not a number: the weights are damaged")
+        measured.append(Measured(one, drift_curve(swept, ratio_of, seed), baseline_perplexity(swept), likelihood))
+    return measured
+
+
+def _passing(measured: list[Measured]) -> list[DriftPoint]:
+    """Points of the first set that pass in all, fewest columns first."""
+    passing = (point for point in measured[0].curve if all(one.passes(point.kept_columns) for one in measured))
+    return sorted(passing, key=lambda point: point.kept_columns)
+
+
+def _sizes_at_the_edge(measured: list[Measured], hidden_size: int, multiple: int) -> list[int]:
     """Sizes below the smallest that passed (or the full one) and above the next that was measured, spread evenly."""
-    best = largest_passing(curve, budget)
-    upper = hidden_size if best is None else best.kept_columns
-    below = max((point.kept_columns for point in curve if point.kept_columns < upper), default=0)
+    passing = _passing(measured)
+    upper = passing[0].kept_columns if passing else hidden_size
+    below = max((point.kept_columns for point in measured[0].curve if point.kept_columns < upper), default=0)
     between = list(range(below + multiple, upper, multiple))
     stride = -(-len(between) // REFINED_SIZES) if between else 1
     return between[::stride]
 
 
-def _merged(
-    curve: list[DriftPoint],
-    hidden: HiddenStates,
-    head: SweepHead,
-    finer: list[int],
-    recipe: CompressRecipe,
-    progress: Callable[[float], None],
-) -> list[DriftPoint]:
-    swept: Sweep = sweep(hidden, head, finer, progress=progress)
-    ratio_of = {size: 1 - size / head.head.hidden_size for size in finer}
-    return sorted([*curve, *drift_curve(swept, ratio_of, recipe.options.seed)], key=lambda point: point.ratio)
+def _merged(one: Measured, other: Measured) -> Measured:
+    return replace(one, curve=sorted([*one.curve, *other.curve], key=lambda point: point.ratio))
 
 
 @dataclass(frozen=True)

@@ -18,9 +18,10 @@ from service.compression.checkpoint import Plan, plan_checkpoint, write_checkpoi
 from service.compression.comparisons import compare_methods, compared_sizes
 from service.compression.drift import DriftPoint
 from service.compression.encoding import encode
+from service.compression.evaluation_sets import open_evaluation_sets, outside_share
 from service.compression.gate import Choice, StoredDrift, choose, stored_drift
 from service.compression.phase_timer import PhaseTimer
-from service.compression.report import advice, report_of_measurement, sizes, stored_section
+from service.compression.report import advice, corpora_section, report_of_measurement, sizes, stored_section, unseen
 from service.compression.slicing import SlicedFactors, slice_head
 from service.compression.source import Source, open_source
 from service.compression.statistics import neg_log_alpha
@@ -48,8 +49,10 @@ def compress(task: EngineTask[CompressRecipe], progress: Progress) -> EngineOutc
     recipe, device, timer = task.recipe, torch.device(task.device), PhaseTimer(progress)
     repair = recipe.options.repair == "mean"
     with timer.phase(Phase.ENCODING) as report_progress:
-        source = open_source(task, device, lambda done: report_progress(0.75 * done))
+        source = open_source(task, device, lambda done: report_progress(0.5 * done))
+        sets = open_evaluation_sets(task, source, device, lambda done: report_progress(0.5 + 0.25 * done))
         statistics = source.statistics(recipe.method, device, lambda done: report_progress(0.75 + 0.25 * done))
+        outside = [outside_share(one.hidden, statistics) for one in sets]
     with timer.phase(Phase.ANALYZING) as report_progress:
         target, floor_rows = neg_log_alpha(statistics.alpha)
         encoding = encode(source.head.weight, target, statistics.mean_hidden, recipe.options.seed)
@@ -58,7 +61,7 @@ def compress(task: EngineTask[CompressRecipe], progress: Progress) -> EngineOutc
         report_progress(0.9)
         head = prepare(source.head, basis, statistics.mean_hidden, repair=repair, device=device)
     with timer.phase(Phase.SWEEPING) as report_progress:
-        choice = choose(source.evaluation, head, recipe, lambda done: report_progress(0.6 * done))
+        choice = choose(sets, head, recipe, lambda done: report_progress(0.6 * done))
         moved = token_drift(
             source.evaluation,
             head,
@@ -80,6 +83,8 @@ def compress(task: EngineTask[CompressRecipe], progress: Progress) -> EngineOutc
     report |= {
         "bands": drift_by_band(moved, statistics.alpha, recipe.options.seed),
         "comparisons": {method: [point.as_dict() for point in points] for method, points in comparisons.items()},
+        "corpora": corpora_section(choice, choice.selected, outside, None),
+        "warnings": [*report["warnings"], *unseen(choice, outside)],
     }
     waiting = choice.candidates if choice.asked is None else [p for p in choice.candidates if p is choice.asked]
     for _ in range(STORED_ATTEMPTS):
@@ -90,21 +95,22 @@ def compress(task: EngineTask[CompressRecipe], progress: Progress) -> EngineOutc
             factors = slice_head(source.head, basis, point.kept_columns, statistics.mean_hidden, repair=repair)
             plan = _write(task, source, factors, report_progress)
         with timer.phase(Phase.VALIDATING) as report_progress:
-            stored, drift = _validate(task, source, choice, point, device, report_progress)
+            stored, drifts = _validate(task, source, choice, point, device, report_progress)
             if point is not choice.selected:
                 moved = token_drift(source.evaluation, head, point.kept_columns)
                 report |= {"bands": drift_by_band(moved, statistics.alpha, recipe.options.seed)}
+        passes = all(drift.passes(one.set.budget) for one, drift in zip(choice.sets, drifts, strict=True))
         found = {
-            "selected": point.as_dict() | {"passes": drift.passes(recipe.drift)},
-            "stored": stored_section(stored.perplexity, _difference(source, head, point, stored), drift, point),
+            "selected": point.as_dict() | {"passes": passes},
+            "stored": stored_section(stored.perplexity, _difference(source, head, point, stored), drifts[0], point),
+            "corpora": corpora_section(choice, point, outside, drifts),
             "bytes": sizes(source, plan, factors),
         }
-        if drift.passes(recipe.drift):
+        if passes:
             return _outcome(Verdict.PUBLISH, report | found, timer)
         _empty(task.staging)
         # What storing added to the drift of this size it will add to the others: skip those that it would fail too.
-        excess = drift.high - point.perplexity_drift_high
-        waiting = [p for p in waiting if p.perplexity_drift_high + excess <= recipe.drift.perplexity]
+        waiting = [other for other in waiting if choice.may_store(other, point, drifts)]
         best = waiting[0].ratio if waiting else None
         report |= found | {"bytes": sizes(source, None, None), "largest_passing_ratio": best}
     return _outcome(Verdict.REJECT, {"bytes": sizes(source, None, None)} | report, timer)
@@ -148,19 +154,26 @@ def _validate(
     point: DriftPoint,
     device: torch.device,
     progress: Callable[[float], None],
-) -> tuple[StoredMeasurement, StoredDrift]:
-    """Load what was written as a user would and measure it on every evaluation window."""
+) -> tuple[StoredMeasurement, list[StoredDrift]]:
+    """Load what was written as a user would, and measure it on every window: the first set's figures, all drifts."""
     model = load_stored(task.staging, source.reading.auto_class, device)
-    stored = measure_stored(model, source.evaluation.examples, source.head, COMPARED_POSITIONS, progress)
     turned = isinstance(model.get_input_embeddings(), SlicedEmbedding) and source.head.weight.itemsize < 4
-    check_reproduces(stored, point.perplexity, TURNED_TABLE_TOLERANCE if turned else PERPLEXITY_TOLERANCE)
-    drift = stored_drift(
-        stored.negative_log_likelihood,
-        choice.baseline_likelihood,
-        stored.lengths,
-        task.recipe.options.seed,
-    )
-    return stored, drift
+    measurements: list[StoredMeasurement] = []
+    drifts = []
+    for one in choice.sets:
+        stored = measure_stored(
+            model,
+            one.set.hidden.examples,
+            source.head,
+            COMPARED_POSITIONS,
+            lambda done: progress((len(measurements) + done) / len(choice.sets)),
+        )
+        predicted = one.at(point.kept_columns).perplexity
+        check_reproduces(stored, predicted, TURNED_TABLE_TOLERANCE if turned else PERPLEXITY_TOLERANCE)
+        likelihood = stored.negative_log_likelihood
+        drifts.append(stored_drift(likelihood, one.baseline_likelihood, stored.lengths, task.recipe.options.seed))
+        measurements.append(stored)
+    return measurements[0], drifts
 
 
 @torch.inference_mode()

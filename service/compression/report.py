@@ -15,6 +15,9 @@ from service.recipes.compress import CompressRecipe, DriftBudget
 from service.recipes.job_recipe import JobRecipe
 
 UNNOTICED_KL = 0.02  # nats a token above which a budget on perplexity alone is worth a remark
+# A further corpus whose hidden states leave the calibration's directions, and whose predictions move, this much more
+# than those of the held-out part was not covered by the calibration.
+UNSEEN_SHARE, UNSEEN_KL = 1.5, 1.5
 INT8_SHARE = 0.5  # bytes of an 8-bit head, of a 16-bit one
 
 
@@ -56,10 +59,51 @@ def report_of_measurement(
         "budget": recipe.drift.model_dump(),
         "baseline": {"perplexity": choice.baseline, "kind": source.reading.objective.perplexity},
         "curve": [point.as_dict() for point in choice.curve],
-        "selected": selected.as_dict() | {"passes": selected.passes(recipe.drift)},
+        "selected": selected.as_dict() | {"passes": selected in choice.candidates},
         "largest_passing_ratio": best.ratio if best else None,
         "warnings": [*_warnings(source), *_moved(selected, recipe.drift)],
     }
+
+
+def corpora_section(
+    choice: Choice, point: DriftPoint, outside: list[float], stored: list[StoredDrift] | None
+) -> list[dict[str, Any]]:
+    """Each evaluation set at the size of `point`: as swept, and as stored once that is known."""
+    found = []
+    for number, one in enumerate(choice.sets):
+        selected, drift = one.at(point.kept_columns), stored[number] if stored else None
+        passes = drift.passes(one.set.budget) if drift else selected.passes(one.set.budget)
+        found.append(
+            {
+                "name": one.set.name,
+                "digest": one.set.digest,
+                "evaluation_tokens": one.set.hidden.positions,
+                "evaluation_windows": len(one.set.hidden.examples),
+                "budget": one.set.budget.model_dump(),
+                "baseline": {"perplexity": one.baseline},
+                "curve": [each.as_dict() for each in one.curve],
+                "selected": selected.as_dict() | {"passes": passes},
+                "stored": _drift(drift) if drift else None,
+                "outside_share": outside[number],
+            }
+        )
+    return found
+
+
+def unseen(choice: Choice, outside: list[float]) -> list[str]:
+    """A warning for each corpus of a kind that the calibration did not hold, as its hidden states and drift show."""
+    kept, own = choice.selected.kept_columns, choice.selected
+    found = []
+    for one, share in zip(choice.sets[1:], outside[1:], strict=True):
+        kl = one.at(kept).kl_mean
+        if share > UNSEEN_SHARE * outside[0] and kl > UNSEEN_KL * own.kl_mean:
+            found.append(
+                f"the calibration text does not cover {one.set.name!r}: {share:.1%} of the variance of its hidden "
+                f"states lies outside the calibration's main directions ({outside[0]:.1%} of the held-out part's), and "
+                f"its predictions move {kl / own.kl_mean:.1f} times as far (KL {kl:.3g} against {own.kl_mean:.3g}); "
+                "put text of this kind into the corpus, in the proportion in which the model will meet it"
+            )
+    return found
 
 
 def _corpus(source: Source) -> dict[str, Any]:
@@ -169,8 +213,13 @@ def stored_section(perplexity: float, difference: float, drift: StoredDrift, poi
     return {
         "perplexity": perplexity,
         "predicted_perplexity": point.perplexity,
+        "max_logit_difference": difference,
+    } | _drift(drift)
+
+
+def _drift(drift: StoredDrift) -> dict[str, float]:
+    return {
         "perplexity_drift": drift.drift,
         "perplexity_drift_low": drift.low,
         "perplexity_drift_high": drift.high,
-        "max_logit_difference": difference,
     }

@@ -1,11 +1,14 @@
 """What a compress job is asked: slice the head, measure the drift, store a checkpoint if it stays in the budget."""
 
+from collections.abc import Sequence
 from enum import StrEnum
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from service.recipes.job_recipe import JobRecipe, ReadingOptions, Strict
+from service.recipes.job_recipe import CorpusReference, JobRecipe, ReadingOptions, Strict
+
+CALIBRATED = "corpus"  # the name of the corpus that also calibrates, among those that are evaluated
 
 Ratio = Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)]
 
@@ -30,6 +33,14 @@ class DriftBudget(Strict):
     kl: Annotated[float, Field(gt=0, le=10, allow_inf_nan=False)] | None = None
 
 
+class EvaluationCorpus(Strict):
+    """A further text to measure on, with a budget of its own; the calibration never sees it."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,63}$")]
+    corpus: CorpusReference
+    drift: DriftBudget | None = None  # None: the budget of the job
+
+
 class CompressOptions(ReadingOptions):
     """Settings with good defaults."""
 
@@ -50,4 +61,20 @@ class CompressRecipe(JobRecipe):
     method: Annotated[Method, Field(strict=False)] = Method.PROBABILITY
     drift: DriftBudget = DriftBudget()
     ratios: list[Ratio] = Field(default_factory=list, max_length=64)
+    evaluation: list[EvaluationCorpus] = Field(default_factory=list, max_length=16)
     options: CompressOptions = CompressOptions()
+
+    @property
+    def corpora(self) -> tuple[CorpusReference, ...]:
+        return (self.corpus, *(other.corpus for other in self.evaluation))
+
+    def with_corpora(self, ids: Sequence[str]) -> Self:
+        others = [other.model_copy(update={"corpus": id_}) for other, id_ in zip(self.evaluation, ids[1:], strict=True)]
+        return self.model_copy(update={"corpus": ids[0], "evaluation": others})
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> Self:
+        names = [CALIBRATED, *(other.name for other in self.evaluation)]
+        if len(set(names)) < len(names):
+            raise ValueError(f"each evaluation corpus needs a name of its own, other than {CALIBRATED!r}")
+        return self

@@ -4,7 +4,8 @@ Unknown fields are refused, numbers are never read from strings, NaN and infinit
 """
 
 import re
-from typing import Annotated, Self
+from collections.abc import Sequence
+from typing import Annotated, Self, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -44,6 +45,9 @@ class InlineText(Strict):
     text: Annotated[str, Field(min_length=1, max_length=2_000_000)]
 
 
+CorpusReference: TypeAlias = Annotated[str, Field(pattern=r"^corpus_[0-9a-f]{32}$")] | InlineText
+
+
 class ReadingOptions(Strict):
     """How the corpus is read. Token counts are caps: a shorter corpus is used whole."""
 
@@ -58,7 +62,7 @@ class JobRecipe(Strict):
 
     kind: str
     model: ModelReference
-    corpus: Annotated[str, Field(pattern=r"^corpus_[0-9a-f]{32}$")] | InlineText
+    corpus: CorpusReference
     options: ReadingOptions = ReadingOptions()
     labels: Annotated[dict[str, Annotated[str, Field(max_length=255)]], Field(max_length=16)] = {}
 
@@ -66,6 +70,15 @@ class JobRecipe(Strict):
     def other_models(self) -> tuple[ModelReference, ...]:
         """Models beside `model` that the job reads, in the order in which its engine gets them."""
         return ()
+
+    @property
+    def corpora(self) -> tuple[CorpusReference, ...]:
+        """Every text that the job reads, `corpus` first."""
+        return (self.corpus,)
+
+    def with_corpora(self, ids: Sequence[str]) -> Self:
+        """The same with ids of stored corpora, in the order of `corpora`."""
+        return self.model_copy(update={"corpus": ids[0]})
 
     @model_validator(mode="after")
     def _label_keys_are_plain(self) -> Self:

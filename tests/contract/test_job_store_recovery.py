@@ -7,7 +7,16 @@ import pytest
 from service.errors import AttemptSuperseded, JobFinished, ReportNotReady
 from service.jobs import Job, JobError, Phase, Status
 from service.ports import JobStore
-from tests.factories import CORPUS_ID, StoppedClock, add_job, add_running_job, claim_job, list_events, run_at_once
+from tests.factories import (
+    CORPUS_ID,
+    StoppedClock,
+    add_job,
+    add_running_job,
+    claim_job,
+    list_events,
+    make_recipe,
+    run_at_once,
+)
 
 LEASE = 30.0
 START = datetime(2100, 1, 1, tzinfo=UTC)  # where the clock stands
@@ -230,6 +239,15 @@ def test_a_corpus_is_in_use_until_its_last_job_has_ended(store: JobStore) -> Non
     assert store.corpus_in_use(CORPUS_ID)
     store.finish(held.id, 1, Status.CANCELED, None, None)
     assert not store.corpus_in_use(CORPUS_ID)
+
+
+def test_a_corpus_that_is_only_evaluated_is_in_use_too(store: JobStore) -> None:
+    other = "corpus_" + "1" * 32
+    job = add_job(store, recipe=make_recipe(evaluation=[{"name": "prose", "corpus": other}]))
+    assert store.corpus_in_use(other)
+    assert not store.corpus_in_use("corpus_" + "2" * 32)
+    store.request_cancel(job.id)
+    assert not store.corpus_in_use(other)
 
 
 def test_a_store_that_is_there_answers(store: JobStore) -> None:

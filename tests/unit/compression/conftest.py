@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from service.ports import EngineOutcome, EngineTask, LocalModel
+from service.ports import CorpusFile, EngineOutcome, EngineTask, LocalModel
 from service.recipes.compress import CompressRecipe
-from tests.factories import make_recipe
+from tests.factories import CORPUS_ID, make_recipe
 from tests.tiny_models import make_text, make_tiny_checkpoint
 
 OPTIONS = {"window": 32, "calibration_tokens": 2048, "evaluation_tokens": 2048}
@@ -14,9 +14,18 @@ OPTIONS = {"window": 32, "calibration_tokens": 2048, "evaluation_tokens": 2048}
 
 @pytest.fixture
 def make_task(tmp_path: Path) -> Callable[..., EngineTask]:
-    """A task on a tiny checkpoint. `model` fields go to make_tiny_checkpoint, the others to the recipe."""
+    """A task on a tiny checkpoint. `model` fields go to make_tiny_checkpoint, the others to the recipe.
 
-    def make(model: dict[str, Any] | None = None, options: dict[str, Any] | None = None, **recipe: Any) -> EngineTask:
+    `texts`: further corpora, by name; their budgets come with `budgets`.
+    """
+
+    def make(
+        model: dict[str, Any] | None = None,
+        options: dict[str, Any] | None = None,
+        texts: dict[str, str] | None = None,
+        budgets: dict[str, Any] | None = None,
+        **recipe: Any,
+    ) -> EngineTask:
         source = tmp_path / "model"
         if not source.exists():
             make_tiny_checkpoint(source, **(model or {}))
@@ -26,10 +35,16 @@ def make_task(tmp_path: Path) -> Callable[..., EngineTask]:
         staging.mkdir(exist_ok=True)
         for stale in staging.iterdir():
             stale.unlink()
-        fields = {"drift": {"perplexity": 9.0}, "options": OPTIONS | (options or {})} | recipe
+        others = [{"name": name, "corpus": CORPUS_ID, "drift": (budgets or {}).get(name)} for name in texts or {}]
+        for name, text in (texts or {}).items():
+            (tmp_path / name).write_text(text)
+        files = tuple(CorpusFile(tmp_path / name, "text", None) for name in texts or {})
+        fields = {"evaluation": others, "drift": {"perplexity": 9.0}, "options": OPTIONS | (options or {})} | recipe
         validated: CompressRecipe = make_recipe(**fields)
         local = LocalModel("acme/tiny", None, source)
-        return EngineTask("job_t", validated, local, corpus, "text", None, tmp_path / "cache", staging, "cpu")
+        return EngineTask(
+            "job_t", validated, local, corpus, "text", None, tmp_path / "cache", staging, "cpu", (), files
+        )
 
     return make
 

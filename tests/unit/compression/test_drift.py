@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from service.compression.drift import DriftPoint, bootstrap_interval, drift_curve, largest_passing
+from service.compression.drift import DriftPoint, bootstrap_interval, drift_curve
 from service.compression.gate import stored_drift
 from service.compression.sweep import Sweep
 from service.recipes.compress import DriftBudget
@@ -60,14 +60,6 @@ def test_the_upper_end_of_the_interval_decides() -> None:
 def test_a_kl_budget_counts_too() -> None:
     assert not make_point(50, 0.0, kl=0.2).passes(DriftBudget(kl=0.1))
     assert make_point(50, 0.0, kl=0.1).passes(DriftBudget(kl=0.1))
-
-
-def test_the_largest_passing_point_has_the_fewest_columns() -> None:
-    points = [make_point(90, 0.0), make_point(50, 0.009), make_point(40, 0.5), make_point(30, math.nan)]
-    best = largest_passing(points, DriftBudget())
-    assert best is not None
-    assert best.kept_columns == 50
-    assert largest_passing(points[2:], DriftBudget()) is None
 
 
 def test_stored_drift_is_paired_with_the_baseline() -> None:

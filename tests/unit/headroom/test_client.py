@@ -12,6 +12,7 @@ import pytest
 from api.dependencies import Services
 from headroom.client import Client
 from headroom.errors import HeadroomError, InvalidArgument, WaitTimeout
+from headroom.recipe import Evaluation
 from headroom.records import JobRecord
 from service.adapters.memory_store import MemoryJobStore
 from service.jobs import Phase
@@ -32,6 +33,14 @@ def test_a_corpus_file_is_uploaded_and_the_job_is_queued(client: Client, service
     recipe = services.store.get(job.id).recipe
     assert (recipe.ratio, recipe.drift.perplexity, recipe.labels) == (0.5, 0.02, {"team": "x"})
     assert services.corpora.path(job.record.corpus).read_text() == corpus.read_text()
+
+
+def test_further_texts_are_uploaded_too(client: Client, services: Services, corpus: Path, tmp_path: Path) -> None:
+    (tmp_path / "prose.txt").write_text("other words")
+    job = client.compress("acme/tiny", corpus, ratio=0.5, evaluation=[Evaluation("prose", tmp_path / "prose.txt", 0.1)])
+    (other,) = job.record.json["evaluation"]
+    assert (other["name"], other["drift"]["perplexity"]) == ("prose", 0.1)
+    assert services.corpora.path(other["corpus"]).read_text() == "other words"
 
 
 def test_the_three_forms_of_a_corpus_are_the_same_corpus(client: Client, corpus: Path) -> None:

@@ -1,6 +1,6 @@
 """The body of a post, against the model that the server reads it with."""
 
-from headroom.recipe import Settings, compress_body
+from headroom.recipe import Evaluation, Settings, compress_body
 from service.recipes.compress import CompressRecipe
 
 CORPUS = "corpus_" + "0" * 32
@@ -19,6 +19,7 @@ def test_every_setting_arrives_where_the_server_reads_it() -> None:
         max_drift=0.02,
         kl_budget=0.1,
         ratios=[0.1, 0.2],
+        evaluation=[Evaluation("prose", CORPUS, 0.05), Evaluation("code", CORPUS)],
         options={"seed": 3, "tied": "untie"},
         labels={"team": "x"},
     )
@@ -27,6 +28,10 @@ def test_every_setting_arrives_where_the_server_reads_it() -> None:
     assert (recipe.drift.perplexity, recipe.drift.kl) == (0.02, 0.1)
     assert (recipe.ratios, recipe.options.seed, recipe.options.tied) == ([0.1, 0.2], 3, "untie")
     assert recipe.labels == {"team": "x"}
+    prose, code = recipe.evaluation
+    assert prose.drift is not None
+    assert (prose.name, prose.corpus, prose.drift.perplexity) == ("prose", CORPUS, 0.05)
+    assert (code.name, code.drift) == ("code", None)
 
 
 def test_a_setting_that_is_none_is_not_sent() -> None:

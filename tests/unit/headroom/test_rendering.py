@@ -6,7 +6,7 @@ from typing import Any
 
 from rich.console import Console, RenderableType
 
-from headroom.drift_parts import bands_view
+from headroom.drift_parts import bands_view, corpora_view
 from headroom.records import DryRun, JobRecord
 from headroom.rendering import bytes_view, console_for, drift_view, dry_run_view, job_view, jobs_table, show, verdict
 
@@ -200,3 +200,18 @@ def test_bands_stand_in_a_table_and_one_without_positions_shows_no_figures() -> 
     assert rows["all"] == "4,096 +1.000 +0.200 … +2.000 0.00300 0.04000 97.00 95.00"
     assert rows["rest"] == "0 - - … - - - - -"
     assert not text_of(bands_view({})).strip()
+
+
+def test_each_corpus_has_its_line_and_verdict_and_one_alone_has_no_table() -> None:
+    point = make_point(0.5, 0.01)
+    one = {"evaluation_tokens": 4096, "baseline": {"perplexity": 200.0}, "budget": {"perplexity": 0.02}}
+    one |= {"outside_share": 0.011, "stored": None}
+    corpora = [
+        one | {"name": "corpus", "selected": point | {"passes": True}},
+        one | {"name": "prose", "selected": point | {"passes": False}},
+    ]
+    text = text_of(corpora_view({"corpora": corpora}))
+    found = {row[0]: " ".join(row[1:]) for line in text.splitlines() if (row := line.split())}
+    assert found["corpus"] == "4,096 200.00 +1.000 +1.000 … +1.000 +2.000 0.01000 99.00 1.1 passes"
+    assert found["prose"].endswith("over")
+    assert not text_of(corpora_view({"corpora": corpora[:1]})).strip()

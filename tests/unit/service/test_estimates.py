@@ -37,9 +37,9 @@ def test_a_ratio_that_removes_nothing_is_refused() -> None:
 
 def test_the_bytes_of_a_small_head_by_hand(tmp_path: Path) -> None:
     found = model(tmp_path)  # 32 rows, 16 columns, float32
-    general = estimate(make_recipe(ratio=0.5, method="probability"), found, 1000)
+    general = estimate(make_recipe(ratio=0.5, method="probability"), found, [1000])
     assert general.head_bytes_after == 4 * (32 * 8 + 32) + 4 * 8 * 16
-    permutation = estimate(make_recipe(ratio=0.5, method="slope"), found, 1000)
+    permutation = estimate(make_recipe(ratio=0.5, method="slope"), found, [1000])
     assert permutation.head_bytes_after == 4 * (32 * 8 + 32) + 8 * 8
 
 
@@ -49,10 +49,10 @@ def test_the_seconds_of_a_small_job_by_hand(tmp_path: Path) -> None:
     tokens = 8_000_000  # of 32 MB of text; the options allow 4 + 4 million
     options = {"calibration_tokens": 4_000_000, "evaluation_tokens": 4_000_000}
     operations = 2 * parameters * tokens + 4 * 32 * 16 * tokens + 2 * parameters * 4_000_000 + 60 * 16**3
-    told = estimate(make_recipe(options=options), found, 32_000_000)
+    told = estimate(make_recipe(options=options), found, [32_000_000])
     assert told.seconds == pytest.approx(operations / FLOPS_PER_SECOND + START_SECONDS, abs=0.05)
     assert told.seconds > START_SECONDS + 0.5
-    assert estimate(make_recipe(options=options), found, 400).seconds < told.seconds
+    assert estimate(make_recipe(options=options), found, [400]).seconds < told.seconds
 
 
 def test_a_tied_head_is_the_embedding(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from service.adapters.directory_corpora import DirectoryCorpora
 from service.adapters.local_models import LocalModels
@@ -169,3 +170,20 @@ def test_a_corpus_stays_while_a_job_needs_it(submission: Submission) -> None:
     submission.delete_corpus(job.recipe.corpus)
     with pytest.raises(CorpusNotFound):
         submission.delete_corpus(job.recipe.corpus)
+
+
+def test_every_text_of_a_job_is_stored_and_kept_while_it_waits(submission: Submission) -> None:
+    inline = [{"name": "first", "corpus": {"text": "one"}}, {"name": "second", "corpus": {"text": "two"}}]
+    job = submission.accept(make_recipe(corpus=TEXT, evaluation=inline))
+    stored = [submission.corpora.path(str(corpus)).read_text() for corpus in job.recipe.corpora]
+    assert stored == [TEXT["text"], "one", "two"]
+    with pytest.raises(CorpusInUse):
+        submission.delete_corpus(str(job.recipe.corpora[2]))
+    with pytest.raises(CorpusNotFound):
+        submission.accept(make_recipe(corpus=TEXT, evaluation=[{"name": "gone", "corpus": "corpus_" + "f" * 32}]))
+
+
+@pytest.mark.parametrize("names", [("a", "a"), ("corpus",), ("",), ("a b",)])
+def test_evaluation_corpora_need_names_of_their_own(names: tuple[str, ...]) -> None:
+    with pytest.raises(ValidationError):
+        make_recipe(evaluation=[{"name": name, "corpus": TEXT} for name in names])

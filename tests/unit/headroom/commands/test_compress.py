@@ -3,11 +3,14 @@
 import json
 from pathlib import Path
 
+import click
 import pytest
 
-from headroom.commands.compress import check_output
+from headroom.commands.compress import check_output, command
+from headroom.commands.corpus_argument import read_evaluations
 from headroom.commands.following import listed_files, remove_leftovers
 from headroom.errors import InvalidArgument
+from headroom.recipe import Evaluation
 
 
 def test_a_new_or_empty_folder_may_be_written(tmp_path: Path) -> None:
@@ -50,3 +53,13 @@ def test_a_damaged_list_removes_nothing(tmp_path: Path) -> None:
     assert listed_files(tmp_path) == []
     (tmp_path / "headroom.json").write_text(json.dumps({"files": {"a": "0", "b": "1"}}))
     assert listed_files(tmp_path) == ["a", "b"]
+
+
+def test_further_texts_are_read_with_and_without_a_budget() -> None:
+    given = ("prose=a.txt", "code=b.txt:0.02", "odd=c:d.txt")
+    expected = [Evaluation("prose", "a.txt"), Evaluation("code", "b.txt", 0.02), Evaluation("odd", "c:d.txt")]
+    context, option = click.Context(command), click.Option(["--evaluate"])
+    assert list(read_evaluations(context, option, given)) == expected
+    for wrong in ("prose", "=a.txt", "prose="):
+        with pytest.raises(click.BadParameter, match="NAME=FILE"):
+            read_evaluations(context, option, (wrong,))

@@ -1,0 +1,66 @@
+"""The texts that a job is judged on: the held-out part of its corpus, and further corpora with budgets of their own."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+
+from service.compression.hidden_cache import HiddenStates
+from service.compression.source import Source, open_source
+from service.compression.statistics import Statistics
+from service.ports import EngineTask
+from service.recipes.compress import CALIBRATED, CompressRecipe, DriftBudget
+
+# Directions that hold this share of the calibration's variance are its main subspace.
+MAIN_SHARE = 0.99
+
+
+@dataclass(frozen=True, eq=False)
+class EvaluationSet:
+    name: str
+    digest: str
+    hidden: HiddenStates
+    budget: DriftBudget
+
+
+def open_evaluation_sets(
+    task: EngineTask[CompressRecipe], source: Source, device: torch.device, progress: Callable[[float], None]
+) -> list[EvaluationSet]:
+    """The calibrated corpus first. A further corpus runs the backbone once more, and is kept by its own key."""
+    recipe = task.recipe
+    sets = [EvaluationSet(CALIBRATED, source.corpus_digest, source.evaluation, recipe.drift)]
+    # One window stays unused as its calibration part: all the rest of the text is measured.
+    options = recipe.options.model_copy(update={"calibration_tokens": recipe.options.window})
+    for asked, file in zip(recipe.evaluation, task.other_corpora, strict=True):
+        reading = replace(
+            task,
+            recipe=recipe.model_copy(update={"options": options}),
+            corpus=file.path,
+            corpus_format=file.format,
+            corpus_field=file.field,
+        )
+        part = _part_of(progress, len(sets) - 1, len(recipe.evaluation))
+        other = open_source(reading, device, part)
+        sets.append(EvaluationSet(asked.name, other.corpus_digest, other.evaluation, asked.drift or recipe.drift))
+    return sets
+
+
+def _part_of(progress: Callable[[float], None], number: int, count: int) -> Callable[[float], None]:
+    return lambda done: progress((number + done) / count)
+
+
+def outside_share(hidden: HiddenStates, statistics: Statistics) -> float:
+    """Share of the variance of `hidden`, around the calibration's mean, that is outside its main subspace.
+
+    About 1 - MAIN_SHARE for text like the calibration's, more for text of a kind that it did not hold.
+    """
+    mean = statistics.mean_hidden
+    values, vectors = torch.linalg.eigh(statistics.second_moment - mean[:, None] * mean)
+    held = values.clamp_min(0).flip(0).cumsum(0)
+    rest = vectors.flip(1)[:, int((held < MAIN_SHARE * held[-1]).sum()) + 1 :]
+    total, outside = torch.zeros((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
+    for block in hidden.blocks(4096):
+        centred = block.double() - mean
+        total += centred.square().sum()
+        outside += (centred @ rest).square().sum()
+    return float(outside / total)

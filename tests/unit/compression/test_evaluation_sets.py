@@ -1,0 +1,99 @@
+"""Several corpora in one job: each is measured by itself against its own budget, and the worst decides."""
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+import headroom  # noqa: F401  # registers the format
+from service.compression.evaluation_sets import outside_share
+from service.compression.examples import next_token_examples
+from service.compression.hidden_cache import HiddenStates
+from service.compression.statistics import Statistics
+from service.ports import EngineOutcome, EngineTask, Verdict
+from tests.tiny_models import make_text
+
+MakeTask = Callable[..., EngineTask]
+Run = Callable[[EngineTask], EngineOutcome]
+
+OTHER = "".join(chr(ord("A") + (7 * index * index + index) % 58) for index in range(8000))
+
+
+def test_each_corpus_is_reported_with_its_own_budget_and_as_stored(make_task: MakeTask, run: Run) -> None:
+    task = make_task(texts={"letters": OTHER}, budgets={"letters": {"perplexity": 5.0}})
+    outcome = run(task)
+    assert outcome.verdict is Verdict.PUBLISH
+    own, other = outcome.report["corpora"]
+    assert (own["name"], other["name"]) == ("corpus", "letters")
+    assert (own["budget"]["perplexity"], other["budget"]["perplexity"]) == (9.0, 5.0)
+    assert own["selected"] == outcome.report["selected"]
+    assert own["digest"] != other["digest"]
+    assert other["baseline"]["perplexity"] != own["baseline"]["perplexity"]
+    assert other["stored"]["perplexity_drift"] == pytest.approx(other["selected"]["perplexity_drift"], abs=1e-3)
+    assert other["evaluation_tokens"] > 1500
+
+
+def test_the_same_text_as_its_own_job_gives_the_same_baseline(make_task: MakeTask, run: Run) -> None:
+    """Measured beside another corpus or alone: the windows of a text do not depend on its company."""
+    first = run(make_task(texts={"letters": OTHER})).report["corpora"][1]
+    again = run(make_task(texts={"words": make_text(6000, seed=3), "letters": OTHER})).report["corpora"][2]
+    assert again == first
+
+
+def test_one_corpus_over_its_budget_rejects_the_job(make_task: MakeTask, run: Run) -> None:
+    task = make_task(ratio=0.5, texts={"letters": OTHER}, budgets={"letters": {"perplexity": 9.0, "kl": 1e-7}})
+    outcome = run(task)
+    assert outcome.verdict is Verdict.REJECT
+    assert [one["selected"]["passes"] for one in outcome.report["corpora"]] == [True, False]
+    assert outcome.report["selected"]["passes"] is False
+    assert outcome.report["largest_passing_ratio"] is None
+    assert list(task.staging.iterdir()) == []
+
+
+def test_auto_takes_the_fewest_columns_that_pass_everywhere(make_task: MakeTask, run: Run) -> None:
+    alone = run(make_task(ratio="auto", drift={"perplexity": 9.0, "kl": 0.5})).report
+    texts, budgets = {"letters": OTHER}, {"letters": {"perplexity": 9.0, "kl": 0.05}}
+    report = run(make_task(ratio="auto", drift={"perplexity": 9.0, "kl": 0.5}, texts=texts, budgets=budgets)).report
+    assert report["selected"]["kept_columns"] > alone["selected"]["kept_columns"]
+    own, other = (
+        {point["kept_columns"] for point in one["curve"] if point["kl_mean"] <= one["budget"]["kl"]}
+        for one in report["corpora"]
+    )
+    assert report["selected"]["kept_columns"] == min(own & other)
+
+
+def make_hidden(folder: Path, h: torch.Tensor) -> HiddenStates:
+    path = folder / f"{len(list(folder.iterdir()))}.bin"
+    path.write_bytes(h.float().numpy().tobytes())
+    return HiddenStates(path, torch.float32, h.shape[1], next_token_examples(torch.zeros(1, h.shape[0] + 1).long()))
+
+
+def test_hidden_states_outside_the_calibrations_main_directions_are_seen(tmp_path: Path) -> None:
+    generator = torch.Generator().manual_seed(0)
+    calibration = torch.randn(4000, 6, dtype=torch.float64, generator=generator) * torch.tensor(
+        [9, 5, 3, 0.1, 0.1, 0.1]
+    )
+    calibration += 4.0
+    nothing = torch.zeros(0)
+    statistics = Statistics(torch.tensor(4000), nothing, calibration.sum(0), calibration.T @ calibration, nothing)
+    covariance = torch.cov(calibration.T, correction=0)
+    expected = covariance.diag()[3:].sum() / covariance.trace()  # three directions hold 99 %
+    assert outside_share(make_hidden(tmp_path, calibration), statistics) == pytest.approx(float(expected), rel=0.05)
+    other = calibration.flip(1)
+    assert outside_share(make_hidden(tmp_path, other), statistics) > 0.9
+
+
+def test_a_text_of_a_kind_that_the_calibration_never_saw_is_pointed_out(make_task: MakeTask, run: Run) -> None:
+    generator = random.Random(0)
+    first, second = ("".join(generator.choices("ab", k=9000)) for _ in range(2))
+    task = make_task(texts={"alike": first, "letters": OTHER})
+    task.corpus.write_text(second)
+    report = run(task).report
+    own, alike, letters = (one["outside_share"] for one in report["corpora"])
+    assert own < 0.02
+    assert alike < 1.5 * own < letters
+    found = [text for text in report["warnings"] if "does not cover" in text]
+    assert len(found) == 1
+    assert "'letters'" in found[0]
