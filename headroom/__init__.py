@@ -4,14 +4,27 @@ Importing this package makes `AutoModelForCausalLM.from_pretrained` read headroo
 transformers is imported here: registration happens when transformers itself is first used to load something.
 """
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 import wrapt
 
 if TYPE_CHECKING:
     from headroom.client import Client
+    from headroom.column_prefix import kept_columns, set_kept_columns
+    from headroom.monitoring import Monitor, Stats, monitor
 
-__all__ = ["Client"]
+__all__ = ["Client", "Monitor", "Stats", "kept_columns", "monitor", "set_kept_columns"]
+
+# Where each name is, imported when it is asked for: only some of them need torch.
+HOMES = {
+    "Client": "headroom.client",
+    "Monitor": "headroom.monitoring",
+    "Stats": "headroom.monitoring",
+    "kept_columns": "headroom.column_prefix",
+    "monitor": "headroom.monitoring",
+    "set_kept_columns": "headroom.column_prefix",
+}
 
 
 @wrapt.when_imported("transformers.quantizers.auto")
@@ -20,8 +33,6 @@ def _register(module: Any) -> None:
 
 
 def __getattr__(name: str) -> Any:
-    if name == "Client":
-        from headroom.client import Client
-
-        return Client
+    if name in HOMES:
+        return getattr(importlib.import_module(HOMES[name]), name)
     raise AttributeError(f"module 'headroom' has no attribute {name!r}")

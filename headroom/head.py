@@ -4,6 +4,9 @@ With W (vocab_size, hidden_size) the original lm_head, the sliced one keeps k co
 logits = weight @ (basis @ h) + bias, or weight @ h[keep_columns] + bias where the basis is a permutation.
 """
 
+from collections.abc import Callable
+from typing import TypeAlias
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -17,14 +20,32 @@ def fingerprint_inputs(model: nn.Module, input_ids: Tensor) -> dict[str, Tensor]
     return {"input_ids": input_ids} | ({"decoder_input_ids": input_ids} if is_pair else {})
 
 
+Reading: TypeAlias = Callable[[Tensor], Tensor]  # hidden states -> logits, with another number of columns
+
+
 class SlicedHead(nn.Module):
     """An lm_head with `kept` columns. Shapes: weight (vocab, kept); basis (kept, hidden) or keep_columns (kept,)."""
 
     basis: Tensor
     keep_columns: Tensor
+    triangle: Tensor
+    mean_hidden: Tensor
 
-    def __init__(self, hidden_size: int, vocab_size: int, kept: int, *, permutation: bool, bias: bool) -> None:
+    def __init__(
+        self,
+        hidden_size: int,
+        vocab_size: int,
+        kept: int,
+        *,
+        permutation: bool,
+        bias: bool,
+        held: int | None = None,
+        mean_repaired: bool = False,
+    ) -> None:
+        """held: columns that the checkpoint holds, where it says how to read another number of them than `kept`."""
         super().__init__()
+        self.nested = held is not None
+        self.reading: Reading | None = None  # None: as stored
         self.in_features = hidden_size
         self.out_features = vocab_size
         self.permutation = permutation
@@ -34,9 +55,16 @@ class SlicedHead(nn.Module):
         else:
             self.basis = nn.Parameter(torch.empty(kept, hidden_size), requires_grad=False)
         self.bias = nn.Parameter(torch.empty(vocab_size), requires_grad=False) if bias else None
+        # The bits of float32 numbers: as integers they stay what they are when a model is cast to 16 bits.
+        if held is not None and not permutation:
+            self.register_buffer("triangle", torch.empty(held, held, dtype=torch.int32))
+        if mean_repaired:
+            self.register_buffer("mean_hidden", torch.empty(hidden_size, dtype=torch.int32))
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         """(..., hidden) -> logits (..., vocab)."""
+        if self.reading is not None:
+            return self.reading(hidden_states)
         if self.permutation:
             columns = hidden_states.index_select(-1, self.keep_columns)
         else:

@@ -37,6 +37,9 @@ class HeadroomConfig(QuantizationConfigMixin):  # type: ignore[misc]  # transfor
         lm_head: str,
         embed_tokens: str,
         embed_scale: float = 1.0,
+        nested: bool = False,
+        mean_repaired: bool = False,
+        transform: dict[str, float | None] | None = None,
         fingerprint: dict[str, Any] | None = None,
         quant_method: str = "headroom",
     ) -> None:
@@ -57,6 +60,9 @@ class HeadroomConfig(QuantizationConfigMixin):  # type: ignore[misc]  # transfor
         self.lm_head = lm_head
         self.embed_tokens = embed_tokens
         self.embed_scale = embed_scale
+        self.nested = nested
+        self.mean_repaired = mean_repaired
+        self.transform = transform
         self.fingerprint = fingerprint
 
 
@@ -111,9 +117,12 @@ class HeadroomQuantizer(HfQuantizer):  # type: ignore[misc]
         """Called when saving: the fingerprint is of the weights as they are then."""
         fingerprint = self.quantization_config.fingerprint
         if fingerprint is not None:
-            was_training = model.training
+            head = model.get_submodule(self.quantization_config.lm_head)
+            was_training, reading = model.training, head.reading
+            head.reading = None  # what is saved is the head as it was stored, whatever set_kept_columns did
             fingerprint["logits"] = fingerprint_of(model.eval(), fingerprint["input_ids"])
             model.train(was_training)
+            head.reading = reading
         return None, {}
 
     def is_serializable(self, *args: Any, **kwargs: Any) -> bool:
@@ -131,6 +140,8 @@ def sliced_head(config: HeadroomConfig) -> SlicedHead:
         config.kept_columns,
         permutation=config.permutation,
         bias=config.bias,
+        held=(config.hidden_size if config.tied else config.kept_columns) if config.nested else None,
+        mean_repaired=config.mean_repaired,
     )
 
 

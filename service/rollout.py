@@ -77,8 +77,7 @@ def _way_back(report: dict[str, Any]) -> list[str]:
         "Raise the kept columns of the running model: headroom.set_kept_columns(model, k), up to "
         f"{head['hidden_size']:,} without loading anything."
         if head["tied"]
-        else "Raise the kept columns of the running model, headroom.set_kept_columns(model, k), where the removed "
-        "ones were kept beside the checkpoint."
+        else "This head holds the kept columns only: it can be read narrower in place, and wider only by loading again."
     )
     source = report["model"]["id"] + (f" at {report['model']['revision']}" if report["model"]["revision"] else "")
     return [raised, f"Serve {source} again: it was not changed."]

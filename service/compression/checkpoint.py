@@ -27,6 +27,7 @@ DTYPE_NAMES = {
     torch.bfloat16: "BF16",
     torch.float16: "F16",
     torch.float64: "F64",
+    torch.int32: "I32",
     torch.int64: "I64",
 }
 
@@ -57,7 +58,7 @@ def plan_checkpoint(
     """Decide every tensor and the config. keep_tied: a tied table is stored once (docs/checkpoint-format.md)."""
     tied = head.is_tied and keep_tied
     prefix = _missing_prefix(head, stored, base_model_prefix)
-    new = _head_tensors(head.name, factors, with_weight=not tied)
+    new = _head_tensors(head.name, factors, tied=tied)
     if factors.bias is not None:  # BERT's head reads its bias from its parent, under the name that the file has
         new |= dict.fromkeys(stored.bias, factors.bias)
     if tied:
@@ -83,6 +84,9 @@ def plan_checkpoint(
         "lm_head": head.name,
         "embed_tokens": head.embed_name,
         "embed_scale": head.embed_scale if tied else 1.0,
+        "nested": True,
+        "mean_repaired": factors.mean_hidden is not None,
+        "transform": head.transform.describe(),
         "fingerprint": fingerprint,
     }
     # In an encoder-decoder the same setting says that its two halves share their input table (and T5 scales by it).
@@ -98,8 +102,13 @@ def _missing_prefix(head: LmHead, stored: StoredNames, base_model_prefix: str) -
     return prefix if bare != full and bare in stored.embed and full not in stored.embed else ""
 
 
-def _head_tensors(name: str, factors: SlicedFactors, *, with_weight: bool) -> dict[str, Tensor | TensorEntry]:
-    tensors: dict[str, Tensor | TensorEntry] = {f"{name}.weight": factors.weight} if with_weight else {}
+def _head_tensors(name: str, factors: SlicedFactors, *, tied: bool) -> dict[str, Tensor | TensorEntry]:
+    tensors: dict[str, Tensor | TensorEntry] = {} if tied else {f"{name}.weight": factors.weight}
+    if factors.triangle is not None:
+        held = factors.triangle.shape[0] if tied else factors.kept  # columns that the checkpoint holds
+        tensors[f"{name}.triangle"] = factors.triangle[:held, :held].contiguous().view(torch.int32)
+    if factors.mean_hidden is not None:
+        tensors[f"{name}.mean_hidden"] = factors.mean_hidden.view(torch.int32)
     if factors.order is not None:
         tensors[f"{name}.keep_columns"] = factors.order[: factors.kept]
     else:

@@ -5,7 +5,7 @@ Q whose first k columns span the kept subspace for every k. Stored are the table
 oblique projection of moderate norm; (W Q)[:, :k] M h = U[:, :k] x[:k] in exact arithmetic.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -28,6 +28,8 @@ class SlicedFactors:
     projection: Tensor | None  # (k, hidden), None for a permutation
     rotation: Tensor | None  # (hidden, hidden) Q, orthogonal
     order: Tensor | None  # (hidden,) int64
+    triangle: Tensor | None = None  # (hidden, hidden) float32, upper: gives M of every size; None for a permutation
+    mean_hidden: Tensor | None = None  # (hidden,) float32 E[h], of a mean repair
 
     @property
     def kept(self) -> int:
@@ -56,9 +58,9 @@ def slice_head(head: LmHead, basis: Basis, kept: int, mean_hidden: Tensor, *, re
         raise InvalidSelection(f"cannot keep {kept} of {head.hidden_size} columns")
     weight, dtype = head.weight.detach().cpu(), head.weight.dtype
     if basis.order is not None:
-        table, projection, rotation = weight[:, basis.order], None, None
+        table, projection, rotation, triangle = weight[:, basis.order], None, None, None
     else:
-        rotation, projection = _well_conditioned(basis, kept)
+        rotation, projection, triangle = _well_conditioned(basis, kept)
         table = torch.cat([(rows.double() @ rotation).to(dtype) for rows in weight.split(8192)])
         rotation, projection = rotation.to(dtype), projection.to(dtype)
     bare = SlicedFactors(
@@ -68,16 +70,21 @@ def slice_head(head: LmHead, basis: Basis, kept: int, mean_hidden: Tensor, *, re
         projection=projection,
         rotation=rotation,
         order=basis.order,
+        triangle=triangle,
     )
     return _mean_repaired(bare, head, mean_hidden) if repair else bare
 
 
-def _well_conditioned(basis: Basis, kept: int) -> tuple[Tensor, Tensor]:
-    """(Q (hidden, hidden), M (kept, hidden)) in float64."""
+def _well_conditioned(basis: Basis, kept: int) -> tuple[Tensor, Tensor, Tensor]:
+    """(Q (hidden, hidden), M (kept, hidden)) in float64, T in float32 with columns of length 1.
+
+    M_k = [1, -T_kr T_rr^-1] Q' for every k, r being the other columns; the length of T's columns cancels in it.
+    """
     assert basis.synthesis is not None
     assert basis.analysis is not None
     rotation, triangle = torch.linalg.qr(basis.synthesis)
-    return rotation, triangle[:kept, :kept] @ basis.analysis[:kept]
+    unit = triangle / triangle.norm(dim=0)
+    return rotation, triangle[:kept, :kept] @ basis.analysis[:kept], unit.float()
 
 
 def _mean_repaired(bare: SlicedFactors, head: LmHead, mean_hidden: Tensor) -> SlicedFactors:
@@ -92,4 +99,4 @@ def _mean_repaired(bare: SlicedFactors, head: LmHead, mean_hidden: Tensor) -> Sl
     full = torch.cat([rows.double() @ mean for rows in weight.split(8192)])
     pruned = torch.cat([rows.double() @ projected for rows in bare.weight.split(8192)])
     bias = full - pruned if bare.bias is None else bare.bias.double() + full - pruned
-    return SlicedFactors(bare.weight, bare.rest, bias.to(weight.dtype), bare.projection, bare.rotation, bare.order)
+    return replace(bare, bias=bias.to(weight.dtype), mean_hidden=mean.float())

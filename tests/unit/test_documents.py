@@ -159,16 +159,17 @@ def test_every_tensor_of_the_checkpoint_is_documented_with_its_shape() -> None:
 
     from headroom.head import SlicedEmbedding, SlicedHead
 
-    letters = {5: "V", 4: "d", 3: "k", 1: "d - k"}
+    letters = {5: "V", 4: "d", 3: "k", 1: "d - k", 2: "n"}
+    dtypes = {torch.int64: "int64", torch.int32: "int32: bits of float32"}
     found: dict[str, tuple[str, str]] = {}
     for permutation in (True, False):
-        head = SlicedHead(4, 5, 3, permutation=permutation, bias=True)
+        head = SlicedHead(4, 5, 3, permutation=permutation, bias=True, held=2, mean_repaired=True)
         embedding = SlicedEmbedding(5, 4, 3, permutation=permutation, scale=1.0, padding_idx=None)
         for module, holder in ((head, "HEAD"), (embedding, "EMBED")):
             for name, tensor in module.state_dict().items():
                 sizes = [letters[size] for size in tensor.shape]
                 shape = f"({sizes[0]},)" if len(sizes) == 1 else f"({', '.join(sizes)})"
-                found[f"{holder}.{name}"] = shape, "int64" if tensor.dtype == torch.int64 else "the model's"
+                found[f"{holder}.{name}"] = shape, dtypes.get(tensor.dtype, "the model's")
     table = {plain(name): (shape, dtype) for name, shape, dtype, *_ in rows(FORMAT, "## Tensors")}
     assert table == found
 

@@ -154,7 +154,7 @@ def test_untying_leaves_the_input_table_alone(make_task: MakeTask, run: Run) -> 
 def test_a_tied_table_is_stored_once(make_task: MakeTask, run: Run) -> None:
     task = make_task()
     report = run(task).report
-    factors = 4 * (32 * 32 + 16 * 32 + 264)  # rotation, projection, bias
+    factors = 4 * (32 * 32 + 16 * 32 + 264 + 32 * 32 + 32)  # rotation, projection, bias, triangle, mean
     assert report["bytes"]["checkpoint_after"] - _tensor_bytes(task.model.path) == factors
     assert report["bytes"]["checkpoint_after"] == _tensor_bytes(task.staging)
 

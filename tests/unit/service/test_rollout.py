@@ -47,7 +47,7 @@ def test_a_refused_result_has_no_roll_out() -> None:
     assert roll_out(report | {"selected": report["selected"] | {"passes": False}}) is None
 
 
-@pytest.mark.parametrize(("tied", "words"), [(True, "without loading anything"), (False, "kept beside")])
+@pytest.mark.parametrize(("tied", "words"), [(True, "without loading anything"), (False, "only by loading again")])
 def test_the_way_back_depends_on_where_the_removed_columns_are(tied: bool, words: str) -> None:
     report: dict[str, Any] = make_report(drifts={0.5: 0.004}, chosen=0.5)
     plan = roll_out(report | {"head": report["head"] | {"tied": tied}})
