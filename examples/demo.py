@@ -71,7 +71,7 @@ def run_demo(console: Console, model: str, corpus: Path | None, output: Path) ->
         job.download(checkpoint)
         console.print()
         report = job.report()
-        show(console, drift_view(job.record, report), bytes_view(report), "", places_view(checkpoint))
+        show(console, drift_view(job.record, report), bytes_view(report), "", places_view(checkpoint, report))
         show(console, "", verdict(job.record), remarks_view(report), "")
     return generate(console, checkpoint)
 

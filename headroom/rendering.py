@@ -66,10 +66,10 @@ def drift_view(job: JobRecord, report: Mapping[str, Any]) -> RenderableType:
     """The drift table of a report, with what it was measured on and what was allowed."""
     budget = job.json.get("drift") or {}
     tokens = report["corpus"]["evaluation_tokens"]
+    before = f"{perplexity_name(report)} {number(report['baseline']['perplexity'], ',.2f')} before"
     caption = Text.assemble(
         ("Drift", "bold"),
-        f" on {tokens:,} evaluation tokens, method {report['method']}, "
-        f"perplexity {number(report['baseline']['perplexity'], ',.2f')} before; allowed {_allowed(budget)}",
+        f" on {tokens:,} evaluation tokens, method {report['method']}, {before}; allowed {_allowed(budget)}",
     )
     return Group(caption, _curve_table(job, report["curve"], report["selected"], budget))
 
@@ -84,6 +84,11 @@ def encoding_view(report: Mapping[str, Any]) -> RenderableType:
     for name, key in ENCODING_FIGURES.items():
         table.add_row(name, number(encoding[key], ".4f"))
     return Group(caption, table)
+
+
+def perplexity_name(report: Mapping[str, Any]) -> str:
+    """A masked model has a pseudo-perplexity."""
+    return str(report["baseline"].get("kind", "perplexity"))
 
 
 def _allowed(budget: Mapping[str, Any]) -> str:
@@ -162,14 +167,14 @@ def remarks_view(report: Mapping[str, Any]) -> RenderableType:
     return Group(*warnings, *([Text(advice)] if advice else []))
 
 
-def verdict(job: JobRecord) -> Text:
+def verdict(job: JobRecord, perplexity: str = "perplexity") -> Text:
     """One sentence on how a finished job ended."""
     result = job.result
     if job.status == "succeeded" and result:
         return Text.assemble(
             ("Succeeded: ", "bold green"),
             f"{percent(result.ratio, sign=False)} of the head's columns removed, {result.kept_columns:,} of "
-            f"{result.hidden_size:,} kept; perplexity {percent(result.perplexity_drift)} "
+            f"{result.hidden_size:,} kept; {perplexity} {percent(result.perplexity_drift)} "
             f"(95 %: at most {percent(result.perplexity_drift_high)}).",
         )
     if job.status == "rejected" and result:
@@ -196,14 +201,15 @@ def _excess(job: JobRecord, result: Result) -> str:
     return " and ".join(reasons) or elsewhere or "the drift is over the budget"
 
 
-def places_view(folder: Path) -> RenderableType:
+def places_view(folder: Path, report: Mapping[str, Any]) -> RenderableType:
     """Where the results are, and how to use them."""
     table = _pairs()
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
     table.add_row(Text("Checkpoint in", "bold"), Text(str(folder)))
     table.add_row(Text("Report in", "bold"), Text(str(folder / "report.html")))
-    load = f'import headroom; AutoModelForCausalLM.from_pretrained("{folder}")'
+    auto_class = (report.get("model") or {}).get("auto_class", "AutoModelForCausalLM")
+    load = f'import headroom; {auto_class}.from_pretrained("{folder}")'
     table.add_row(Text("Load with", "bold"), Text(load))
     return table
 

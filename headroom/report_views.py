@@ -8,7 +8,15 @@ from rich.console import RenderableType
 
 from headroom.drift_parts import bands_view, corpora_view
 from headroom.records import JobRecord
-from headroom.rendering import bytes_view, drift_view, encoding_view, places_view, remarks_view, verdict
+from headroom.rendering import (
+    bytes_view,
+    drift_view,
+    encoding_view,
+    perplexity_name,
+    places_view,
+    remarks_view,
+    verdict,
+)
 
 Views: TypeAlias = list[RenderableType]
 
@@ -19,10 +27,10 @@ def report_views(job: JobRecord, report: Mapping[str, Any], folder: Path | None 
 
 
 def _compression(job: JobRecord, report: Mapping[str, Any], folder: Path | None) -> Views:
-    written = [bytes_view(report), "", places_view(folder), ""] if folder else []
+    written = [bytes_view(report), "", places_view(folder, report), ""] if folder else []
     sizes = [] if folder else [bytes_view(report)]
     drift = [drift_view(job, report), corpora_view(report), bands_view(report)]
-    return [*drift, *written, verdict(job), *sizes, remarks_view(report)]
+    return [*drift, *written, verdict(job, perplexity_name(report)), *sizes, remarks_view(report)]
 
 
 def _analysis(job: JobRecord, report: Mapping[str, Any], folder: Path | None) -> Views:

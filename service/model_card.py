@@ -29,15 +29,22 @@ pip install 'headroom-lm[load]'
 
 ```python
 import headroom  # registers the format with transformers
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AUTO_CLASS, AutoTokenizer
 
-model = AutoModelForCausalLM.from_pretrained("path/to/this/folder")
+model = AUTO_CLASS.from_pretrained("path/to/this/folder")
 tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")
 ```
 
 `model.dequantize()` gives back a plain dense model. Without `import headroom` loading fails loudly:
 the head has a shape that the plain architecture does not expect.
 """
+
+# What the hub calls the tasks of models that these classes load.
+PIPELINE_TAGS = {
+    "AutoModelForCausalLM": "text-generation",
+    "AutoModelForMaskedLM": "fill-mask",
+    "AutoModelForSeq2SeqLM": "text2text-generation",
+}
 
 LIMITS = """## Limits
 
@@ -52,14 +59,15 @@ def write_card(job: Job, model: LocalModel, report: dict[str, Any]) -> str:
     """The model card as Markdown with Hugging Face's front matter."""
     figures = summarize(report)
     name = model.id.split("/", 1)[-1]
+    auto_class = (report.get("model") or {}).get("auto_class", "AutoModelForCausalLM")
     return "\n".join(
         [
-            _front_matter(model),
+            _front_matter(model, auto_class),
             f"# {name}, with a smaller output head",
             "",
             _what_was_removed(job, model, report, figures),
-            _drift_table(figures),
-            LOADING,
+            _drift_table(figures, (report.get("baseline") or {}).get("kind", "perplexity")),
+            LOADING.replace("AUTO_CLASS", auto_class),
             LIMITS,
             "The plots, a roll-out in stages and what to check before signing off are in `report.html`.\n",
             f"Made by Headroom, job `{job.id}`. `headroom.json` holds the recipe and the hash of every file, "
@@ -68,11 +76,11 @@ def write_card(job: Job, model: LocalModel, report: dict[str, Any]) -> str:
     )
 
 
-def _front_matter(model: LocalModel) -> str:
+def _front_matter(model: LocalModel, auto_class: str) -> str:
     fields: dict[str, Any] = {
         "base_model": model.id,
         "library_name": "transformers",
-        "pipeline_tag": "text-generation",
+        "pipeline_tag": PIPELINE_TAGS[auto_class],
         "tags": ["headroom", "compressed", "pruned-head"],
     }
     # JSON is YAML, so no value can break out of its line.
@@ -94,11 +102,19 @@ def _what_was_removed(job: Job, model: LocalModel, report: dict[str, Any], figur
     )
 
 
-def _drift_table(figures: dict[str, Any]) -> str:
+def _drift_table(figures: dict[str, Any], perplexity: str) -> str:
     low, high = (_percent(figures[f"perplexity_drift_{end}"]) for end in ("low", "high"))
     rows = [
-        ("Perplexity", _number(figures["perplexity_before"], ".4f"), _number(figures["perplexity_after"], ".4f")),
-        ("Perplexity drift (95 % interval)", "", f"{_percent(figures['perplexity_drift'])} ({low} to {high})"),
+        (
+            perplexity.capitalize(),
+            _number(figures["perplexity_before"], ".4f"),
+            _number(figures["perplexity_after"], ".4f"),
+        ),
+        (
+            f"{perplexity.capitalize()} drift (95 % interval)",
+            "",
+            f"{_percent(figures['perplexity_drift'])} ({low} to {high})",
+        ),
         ("KL divergence, nats per token", "", _number(figures["kl_mean"], ".3g")),
         ("Same most likely token", "", _percent(figures["top1_agreement"], sign="")),
         ("Bytes of the head", _count(figures["head_bytes_before"]), _count(figures["head_bytes_after"])),

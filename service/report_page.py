@@ -99,7 +99,7 @@ def _verdict(report: dict[str, Any]) -> str:
     passes = bool(selected.get("passes"))
     removed = f"{1 - selected['kept_columns'] / hidden:.1%} of the head's columns"
     drift = (
-        f"perplexity {_percent(selected['perplexity_drift'])} (95 % interval "
+        f"{report['baseline'].get('kind', 'perplexity')} {_percent(selected['perplexity_drift'])} (95 % interval "
         f"{_percent(selected['perplexity_drift_low'])} to {_percent(selected['perplexity_drift_high'])}), "
         f"budget {_percent(report['budget']['perplexity'])}"
     )

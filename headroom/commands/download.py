@@ -25,7 +25,7 @@ def command(job_id: str, output: Path, server: str, as_json: bool) -> int:
     if as_json:
         print_json({"id": job.id, "output": str(output), "files": [str(path) for path in paths]})
     else:
-        show(console_for(sys.stdout), places_view(output))
+        show(console_for(sys.stdout), places_view(output, job.report()))
     return 0
 
 

@@ -92,13 +92,13 @@ def read_corpus(reading: Reading, tokenizer: Any, config: Any, text: Text, setti
     windows = make_windows(tokenizer, documents, settings, frame, one_document=text.format != "jsonl")
     generator = torch.Generator().manual_seed(settings.seed)
     parts = [
-        _examples(reading.objective, rows, tokenizer, config, frame, generator)
+        examples_of(reading.objective, rows, tokenizer, config, frame, generator)
         for rows in (windows.calibration, windows.evaluation)
     ]
     return ReadCorpus(parts[0], parts[1], windows.split, bool(frame.before))
 
 
-def _examples(
+def examples_of(
     objective: Objective, rows: Tensor, tokenizer: Any, config: Any, frame: Frame, generator: torch.Generator
 ) -> Examples:
     if objective is Objective.CAUSAL:

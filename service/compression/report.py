@@ -29,7 +29,8 @@ def report_of_encoding(
     return {
         "kind": task.recipe.kind,
         "job_id": task.job_id,
-        "model": {"id": task.model.id, "revision": task.model.revision, "digest": source.digest},
+        "model": {"id": task.model.id, "revision": task.model.revision, "digest": source.digest}
+        | {"auto_class": source.reading.auto_class},
         "versions": {name: version(name) for name in ("headroom-lm", "torch", "transformers", "safetensors")},
         "seed": task.recipe.options.seed,
         "device": task.device,

@@ -14,7 +14,8 @@ MODEL = LocalModel("acme/tiny", "abc123", Path("unused"))
 REPORT: dict[str, Any] = {
     "kind": "compress",
     "head": {"vocab_size": 16384, "hidden_size": 320, "tied": True},
-    "baseline": {"perplexity": 213.0},
+    "model": {"auto_class": "AutoModelForCausalLM"},
+    "baseline": {"perplexity": 213.0, "kind": "perplexity"},
     "selected": {
         "ratio": 0.3,
         "kept_columns": 224,
@@ -51,6 +52,19 @@ def test_the_card_tells_what_was_removed_what_it_cost_and_how_to_load_it() -> No
     assert "pip install 'headroom-lm[load]'" in card
     assert "import headroom" in card
     assert "AutoModelForCausalLM.from_pretrained" in card
+
+
+def test_a_masked_model_is_loaded_and_named_as_one() -> None:
+    masked = {
+        "model": {"auto_class": "AutoModelForMaskedLM"},
+        "baseline": {"perplexity": 213.0, "kind": "pseudo-perplexity"},
+    }
+    card = write_card(make_job(), MODEL, REPORT | masked)
+
+    assert 'pipeline_tag: "fill-mask"' in card
+    assert "AutoModelForMaskedLM.from_pretrained" in card
+    assert "AutoModelForCausalLM" not in card
+    assert "| Pseudo-perplexity | 213.0000 |" in card
 
 
 def test_a_figure_that_was_not_measured_is_said_not_to_be() -> None:
