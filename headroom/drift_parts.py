@@ -20,6 +20,19 @@ def bands_view(report: Mapping[str, Any]) -> RenderableType:
     return Group(caption, _parts_table("tokens", ((band["band"], band) for band in bands)))
 
 
+def groups_view(report: Mapping[str, Any]) -> RenderableType:
+    """Each group of texts, and how far the two furthest lie apart; nothing where the job had none."""
+    groups, gap = report.get("groups") or [], report.get("group_gap")
+    if not groups:
+        return Group()
+    caption = Text.assemble(("Drift by group", "bold"), " of the selected size")
+    if gap:
+        between = f"{printable(gap['most'])} and {printable(gap['least'])}"
+        low, high = drift_percent(gap["low"]), drift_percent(gap["high"])
+        caption.append(f"; widest gap {drift_percent(gap['gap'])} points ({low} … {high}), between {between}")
+    return Group(caption, _parts_table("group", ((group["group"], group) for group in groups)))
+
+
 def corpora_view(report: Mapping[str, Any]) -> RenderableType:
     """Each corpus with its budget and verdict; nothing where the job had but one."""
     corpora = report.get("corpora") or []

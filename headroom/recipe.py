@@ -23,6 +23,7 @@ class Settings(TypedDict, total=False):
     method: str | None
     max_drift: float | None  # largest relative growth of perplexity, 0.01 = 1 %
     kl_budget: float | None  # largest mean KL divergence, nats per token
+    group_gap: float | None  # largest gap between groups of texts in drift of perplexity; needs options group_field
     evaluation: Sequence[Evaluation]  # the job passes if it passes on each of them
     ratios: Sequence[float]  # further points of the drift curve
     options: Mapping[str, Any]  # seed, window, evaluation_tokens, ... as the API names them
@@ -31,7 +32,11 @@ class Settings(TypedDict, total=False):
 
 def compress_body(model: str, corpus: str | dict[str, str], settings: Settings) -> dict[str, Any]:
     """`corpus` is the id of an uploaded one, or {"text": ...}; those of `evaluation` are ids."""
-    drift = {"perplexity": settings.get("max_drift"), "kl": settings.get("kl_budget")}
+    drift = {
+        "perplexity": settings.get("max_drift"),
+        "kl": settings.get("kl_budget"),
+        "group_gap": settings.get("group_gap"),
+    }
     optional = {
         "method": settings.get("method"),
         "drift": _present(drift),

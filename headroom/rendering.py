@@ -97,6 +97,8 @@ def _allowed(budget: Mapping[str, Any]) -> str:
         limits.append(percent(budget["perplexity"]))
     if budget.get("kl") is not None:
         limits.append(f"KL {budget['kl']:g}")
+    if budget.get("group_gap") is not None:
+        limits.append(f"{percent(budget['group_gap'])} between groups")
     return " and ".join(limits) or "anything"
 
 
@@ -197,8 +199,9 @@ def _excess(job: JobRecord, result: Result) -> str:
     limit = budget.get("kl")
     if limit is not None and (result.kl_mean is None or result.kl_mean > limit):
         reasons.append(f"the KL divergence is {number(result.kl_mean, '.3g')} nats, allowed are {limit:g}")
-    elsewhere = "the drift on another corpus is over its budget" if job.json.get("evaluation") else None
-    return " and ".join(reasons) or elsewhere or "the drift is over the budget"
+    others = ["the drift on another corpus"] if job.json.get("evaluation") else []
+    others += ["the gap between groups"] if budget.get("group_gap") is not None else []
+    return " and ".join(reasons) or f"{' or '.join(others) or 'the drift'} is over its budget"
 
 
 def places_view(folder: Path, report: Mapping[str, Any]) -> RenderableType:

@@ -45,6 +45,8 @@ def read_ratio(context: click.Context, option: click.Parameter, value: str) -> f
 @click.option("--method", metavar="NAME", help=f"How columns are chosen: {METHODS}.")
 @click.option("--max-drift", type=float, metavar="0.01", help="Largest growth of perplexity; 0.01 (default) is 1 %.")
 @click.option("--kl-budget", type=float, metavar="NATS", help="Largest mean KL divergence per token.")
+@click.option("--group-field", metavar="NAME", help="Field of JSON lines that names the group of each text.")
+@click.option("--group-gap", type=float, metavar="0.01", help="Largest gap in drift between two groups.")
 @click.option(
     "--evaluate",
     "evaluation",
@@ -97,13 +99,14 @@ def command(
 
 def settings_from(values: dict[str, Any]) -> Settings:
     """Options of the command line as settings of the client; what was not given is left to the server."""
-    names = ("tied", "repair", "column_multiple")
+    names = ("tied", "repair", "column_multiple", "group_field")
     return Settings(
         revision=values["revision"],
         ratio=values["ratio"],
         method=values["method"],
         max_drift=values["max_drift"],
         kl_budget=values["kl_budget"],
+        group_gap=values["group_gap"],
         evaluation=values["evaluation"],
         options=reading_options(values) | {name: values[name] for name in names if values[name] is not None},
         labels=values["labels"],

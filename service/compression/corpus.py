@@ -29,6 +29,7 @@ class Text:
     path: Path
     format: str
     field: str | None
+    group_field: str | None = None  # of JSON lines: which group of texts a line belongs to
 
     @property
     def pair(self) -> tuple[str, str] | None:
@@ -125,6 +126,11 @@ def make_windows(
         if windows is not None:
             return windows
     return _split_by_window(tokenized, settings, frame, generator)
+
+
+def windows_of(tokenizer: Any, documents: Iterator[str], settings: WindowSettings, frame: Frame) -> Tensor:
+    """(windows, window) of all the text, in order and unsplit."""
+    return _cut(list(_tokenized(tokenizer, documents, True)), settings.window, frame)
 
 
 def _tokenized(tokenizer: Any, documents: Iterator[str], with_end: bool) -> Iterator[Tensor]:

@@ -9,7 +9,7 @@ from service.compression.hidden_cache import HiddenStates
 from service.compression.source import Source, open_source
 from service.compression.statistics import Statistics
 from service.ports import EngineTask
-from service.recipes.compress import CALIBRATED, CompressRecipe, DriftBudget
+from service.recipes.compress import CALIBRATED, CalibratedDriftBudget, CompressRecipe
 
 # Directions that hold this share of the calibration's variance are its main subspace.
 MAIN_SHARE = 0.99
@@ -20,7 +20,8 @@ class EvaluationSet:
     name: str
     digest: str
     hidden: HiddenStates
-    budget: DriftBudget
+    budget: CalibratedDriftBudget
+    groups: list[str] | None = None  # of each window
 
 
 def open_evaluation_sets(
@@ -28,9 +29,9 @@ def open_evaluation_sets(
 ) -> list[EvaluationSet]:
     """The calibrated corpus first. A further corpus runs the backbone once more, and is kept by its own key."""
     recipe = task.recipe
-    sets = [EvaluationSet(CALIBRATED, source.corpus_digest, source.evaluation, recipe.drift)]
+    sets = [EvaluationSet(CALIBRATED, source.corpus_digest, source.evaluation, recipe.drift, source.groups)]
     # One window stays unused as its calibration part: all the rest of the text is measured.
-    options = recipe.options.model_copy(update={"calibration_tokens": recipe.options.window})
+    options = recipe.options.model_copy(update={"calibration_tokens": recipe.options.window, "group_field": None})
     for asked, file in zip(recipe.evaluation, task.other_corpora, strict=True):
         reading = replace(
             task,
@@ -41,7 +42,8 @@ def open_evaluation_sets(
         )
         part = _part_of(progress, len(sets) - 1, len(recipe.evaluation))
         other = open_source(reading, device, part)
-        sets.append(EvaluationSet(asked.name, other.corpus_digest, other.evaluation, asked.drift or recipe.drift))
+        budget = CalibratedDriftBudget(**(asked.drift or recipe.drift).model_dump(include={"perplexity", "kl"}))
+        sets.append(EvaluationSet(asked.name, other.corpus_digest, other.evaluation, budget))
     return sets
 
 

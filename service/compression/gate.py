@@ -14,9 +14,10 @@ from service.compression.drift import (
     drift_curve,
 )
 from service.compression.evaluation_sets import EvaluationSet
+from service.compression.groups import Gap, group_drift
 from service.compression.sweep import SweepHead, sweep
 from service.errors import ModelDrift
-from service.recipes.compress import CompressRecipe, DriftBudget
+from service.recipes.compress import CalibratedDriftBudget, CompressRecipe
 
 GRID = tuple(round(0.05 * step, 2) for step in range(1, 20))
 # `auto` looks at this many sizes between the last that passed on the grid and the first that did not.
@@ -31,12 +32,13 @@ class Measured:
     curve: list[DriftPoint]
     baseline: float  # perplexity of the full head
     baseline_likelihood: Tensor  # (windows,) float64, summed nats of each evaluation window
+    gaps: dict[int, Gap | None]  # between groups, at each size; empty without groups
 
     def at(self, kept: int) -> DriftPoint:
         return next(point for point in self.curve if point.kept_columns == kept)
 
     def passes(self, kept: int) -> bool:
-        return self.at(kept).passes(self.set.budget)
+        return self.at(kept).passes(self.set.budget) and _apart(self.gaps.get(kept), self.set.budget)
 
 
 @dataclass(frozen=True)
@@ -112,7 +114,11 @@ def _measure(
         likelihood = swept.negative_log_likelihood[:, -1]
         if not torch.isfinite(likelihood).all():
             raise ModelDrift("the model's own loss on this corpus is not a number: the weights are damaged")
-        measured.append(Measured(one, drift_curve(swept, ratio_of, seed), baseline_perplexity(swept), likelihood))
+        curve, gaps = drift_curve(swept, ratio_of, seed), {}
+        if one.groups:
+            by_group = group_drift(swept.negative_log_likelihood, swept.lengths, one.groups, swept.kept, seed)
+            gaps = {kept: by_group.gap(kept) for kept in ratio_of}
+        measured.append(Measured(one, curve, baseline_perplexity(swept), likelihood, gaps))
     return measured
 
 
@@ -133,7 +139,13 @@ def _sizes_at_the_edge(measured: list[Measured], hidden_size: int, multiple: int
 
 
 def _merged(one: Measured, other: Measured) -> Measured:
-    return replace(one, curve=sorted([*one.curve, *other.curve], key=lambda point: point.ratio))
+    curve = sorted([*one.curve, *other.curve], key=lambda point: point.ratio)
+    return replace(one, curve=curve, gaps=one.gaps | other.gaps)
+
+
+def _apart(gap: Gap | None, budget: CalibratedDriftBudget) -> bool:
+    """Whether groups stay as close as they must. One group alone is as close as can be."""
+    return budget.group_gap is None or gap is None or gap.high <= budget.group_gap
 
 
 @dataclass(frozen=True)
@@ -143,14 +155,18 @@ class StoredDrift:
     drift: float
     low: float
     high: float
+    gap: Gap | None = None
 
-    def passes(self, budget: DriftBudget) -> bool:
-        return self.high <= budget.perplexity
+    def passes(self, budget: CalibratedDriftBudget) -> bool:
+        return self.high <= budget.perplexity and _apart(self.gap, budget)
 
 
-def stored_drift(stored: Tensor, baseline: Tensor, lengths: Tensor, seed: int) -> StoredDrift:
+def stored_drift(
+    stored: Tensor, baseline: Tensor, lengths: Tensor, seed: int, groups: list[str] | None = None
+) -> StoredDrift:
     """Each (windows,): summed negative log-likelihood of the same windows, float64; their predicted positions."""
     paired = torch.stack([stored, baseline], dim=1)
     low, high = bootstrap_interval(paired, lengths, seed)
     difference = (stored.sum() - baseline.sum()) / lengths.sum()
-    return StoredDrift(float(torch.expm1(difference)), float(low[0]), float(high[0]))
+    gap = group_drift(paired, lengths, groups, [0, 1], seed).gap(0) if groups else None
+    return StoredDrift(float(torch.expm1(difference)), float(low[0]), float(high[0]), gap)

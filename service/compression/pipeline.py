@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from headroom.head import SlicedEmbedding
 from service.compression.bands import drift_by_band
@@ -20,13 +21,14 @@ from service.compression.drift import DriftPoint
 from service.compression.encoding import encode
 from service.compression.evaluation_sets import open_evaluation_sets, outside_share
 from service.compression.gate import Choice, StoredDrift, choose, stored_drift
+from service.compression.groups import Gap, drift_by_group, small_groups
 from service.compression.phase_timer import PhaseTimer
 from service.compression.report import advice, corpora_section, report_of_measurement, sizes, stored_section, unseen
 from service.compression.slicing import SlicedFactors, slice_head
 from service.compression.source import Source, open_source
 from service.compression.statistics import neg_log_alpha
 from service.compression.sweep import SweepHead, prepare
-from service.compression.token_drift import token_drift
+from service.compression.token_drift import TokenDrift, token_drift
 from service.compression.validation import (
     PERPLEXITY_TOLERANCE,
     TURNED_TABLE_TOLERANCE,
@@ -81,10 +83,11 @@ def compress(task: EngineTask[CompressRecipe], progress: Progress) -> EngineOutc
         )
     report = report_of_measurement(task, source, encoding, floor_rows, basis, choice)
     report |= {
-        "bands": drift_by_band(moved, statistics.alpha, recipe.options.seed),
+        **_parts(source, moved, statistics.alpha, recipe.options.seed),
+        "group_gap": _described(choice.sets[0].gaps.get(choice.selected.kept_columns)),
         "comparisons": {method: [point.as_dict() for point in points] for method, points in comparisons.items()},
         "corpora": corpora_section(choice, choice.selected, outside, None),
-        "warnings": [*report["warnings"], *unseen(choice, outside)],
+        "warnings": [*report["warnings"], *unseen(choice, outside), *small_groups(source.groups)],
     }
     waiting = choice.candidates if choice.asked is None else [p for p in choice.candidates if p is choice.asked]
     for _ in range(STORED_ATTEMPTS):
@@ -98,12 +101,13 @@ def compress(task: EngineTask[CompressRecipe], progress: Progress) -> EngineOutc
             stored, drifts = _validate(task, source, choice, point, device, report_progress)
             if point is not choice.selected:
                 moved = token_drift(source.evaluation, head, point.kept_columns)
-                report |= {"bands": drift_by_band(moved, statistics.alpha, recipe.options.seed)}
+                report |= _parts(source, moved, statistics.alpha, recipe.options.seed)
         passes = all(drift.passes(one.set.budget) for one, drift in zip(choice.sets, drifts, strict=True))
         found = {
             "selected": point.as_dict() | {"passes": passes},
             "stored": stored_section(stored.perplexity, _difference(source, head, point, stored), drifts[0], point),
             "corpora": corpora_section(choice, point, outside, drifts),
+            "group_gap": _described(drifts[0].gap),
             "bytes": sizes(source, plan, factors),
         }
         if passes:
@@ -114,6 +118,16 @@ def compress(task: EngineTask[CompressRecipe], progress: Progress) -> EngineOutc
         best = waiting[0].ratio if waiting else None
         report |= found | {"bytes": sizes(source, None, None), "largest_passing_ratio": best}
     return _outcome(Verdict.REJECT, {"bytes": sizes(source, None, None)} | report, timer)
+
+
+def _parts(source: Source, moved: TokenDrift, alpha: Tensor, seed: int) -> dict[str, Any]:
+    """The selected size by parts of the held-out text."""
+    groups = drift_by_group(moved, source.groups, seed) if source.groups else []
+    return {"bands": drift_by_band(moved, alpha, seed), "groups": groups}
+
+
+def _described(gap: Gap | None) -> dict[str, Any] | None:
+    return gap.as_dict() if gap else None
 
 
 def _outcome(verdict: Verdict, report: dict[str, Any], timer: PhaseTimer) -> EngineOutcome:
@@ -171,7 +185,8 @@ def _validate(
         predicted = one.at(point.kept_columns).perplexity
         check_reproduces(stored, predicted, TURNED_TABLE_TOLERANCE if turned else PERPLEXITY_TOLERANCE)
         likelihood = stored.negative_log_likelihood
-        drifts.append(stored_drift(likelihood, one.baseline_likelihood, stored.lengths, task.recipe.options.seed))
+        seed = task.recipe.options.seed
+        drifts.append(stored_drift(likelihood, one.baseline_likelihood, stored.lengths, seed, one.set.groups))
         measurements.append(stored)
     return measurements[0], drifts
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from service.compression.corpus import Frame, Text, WindowSettings, frame_of, make_windows, read_documents
 from service.compression.denoising import infilled, with_sentinels
 from service.compression.examples import Examples, masked_examples, next_token_examples, taught_examples
+from service.compression.grouped_windows import grouped_windows, read_groups
 from service.compression.pairs import read_pairs, split_pairs
 from service.errors import CorpusNotText, UnsupportedModel
 
@@ -58,6 +59,7 @@ class ReadCorpus:
     evaluation: Examples
     split: str  # "document", "window" or "pair"
     starts_with_bos: bool
+    groups: list[str] | None = None  # of each evaluation window, where the corpus names groups
 
 
 def reading_of(config: dict[str, Any], text: Text) -> Reading:
@@ -80,6 +82,8 @@ def reading_of(config: dict[str, Any], text: Text) -> Reading:
 def read_corpus(reading: Reading, tokenizer: Any, config: Any, text: Text, settings: WindowSettings) -> ReadCorpus:
     """config: the loaded model's. Raises what make_windows, split_pairs and the reading of a file raise."""
     frame = frame_of(tokenizer)
+    if text.group_field and (text.format != "jsonl" or text.pair):
+        raise CorpusNotText("options.group_field names a field of JSON lines with one text each; send such a corpus")
     if text.pair:
         pairs = split_pairs(tokenizer, read_pairs(text), settings, frame)
         taught = [
@@ -88,14 +92,18 @@ def read_corpus(reading: Reading, tokenizer: Any, config: Any, text: Text, setti
         return ReadCorpus(taught[0], taught[1], "pair", bool(frame.before))
     if reading.objective is Objective.CAUSAL:
         frame = Frame(before=frame.before)
-    documents = read_documents(text.path, text.format, text.field)
-    windows = make_windows(tokenizer, documents, settings, frame, one_document=text.format != "jsonl")
+    groups = None
+    if text.group_field:
+        windows, groups = grouped_windows(tokenizer, read_groups(text, settings), settings, frame)
+    else:
+        documents = read_documents(text.path, text.format, text.field)
+        windows = make_windows(tokenizer, documents, settings, frame, one_document=text.format != "jsonl")
     generator = torch.Generator().manual_seed(settings.seed)
     parts = [
         examples_of(reading.objective, rows, tokenizer, config, frame, generator)
         for rows in (windows.calibration, windows.evaluation)
     ]
-    return ReadCorpus(parts[0], parts[1], windows.split, bool(frame.before))
+    return ReadCorpus(parts[0], parts[1], windows.split, bool(frame.before), groups)
 
 
 def examples_of(

@@ -73,7 +73,7 @@ def corpora_section(
     found = []
     for number, one in enumerate(choice.sets):
         selected, drift = one.at(point.kept_columns), stored[number] if stored else None
-        passes = drift.passes(one.set.budget) if drift else selected.passes(one.set.budget)
+        passes = drift.passes(one.set.budget) if drift else one.passes(point.kept_columns)
         found.append(
             {
                 "name": one.set.name,

@@ -37,7 +37,7 @@ from service.ports import EngineTask
 from service.recipes.compress import Method
 from service.recipes.job_recipe import JobRecipe, ReadingOptions
 
-CACHE_FORMAT = 3
+CACHE_FORMAT = 4
 FINGERPRINT_TOKENS = 16
 CONTRACT_WINDOWS, CONTRACT_LENGTH = 2, 64
 
@@ -62,6 +62,7 @@ class Source:
     stored: StoredNames
     base_model_prefix: str
     settings: dict[str, Any]  # window, split and so on, as the report states them
+    groups: list[str] | None  # of each evaluation window, if the corpus was read by groups
     calibration: HiddenStates
     evaluation: HiddenStates
     fingerprint: FingerprintInput
@@ -89,7 +90,7 @@ def open_source(task: EngineTask[JobRecipe], device: torch.device, progress: Cal
     inspection = inspect_model(task.model.path)
     digest, corpus_digest = digest_model(inspection), _file_digest(task.corpus)
     cache = HiddenCache(task.cache_dir / "hidden_states")
-    text = Text(task.corpus, task.corpus_format, task.corpus_field)
+    text = Text(task.corpus, task.corpus_format, task.corpus_field, task.recipe.group_field)
     reading = reading_of(inspection.config, text)
     key = _cache_key(task, inspection.path, digest, corpus_digest, device)
     was_warm = cache.is_whole(key)
@@ -107,6 +108,7 @@ def open_source(task: EngineTask[JobRecipe], device: torch.device, progress: Cal
         stored=stored,
         base_model_prefix=meta["base_model_prefix"],
         settings=meta["settings"],
+        groups=meta["groups"],
         calibration=cache.open(key, "calibration"),
         evaluation=cache.open(key, "evaluation"),
         fingerprint=FingerprintInput(**meta["fingerprint"]),
@@ -128,7 +130,7 @@ def _cache_key(task: EngineTask[JobRecipe], path: Path, digest: str, corpus_dige
         "format": CACHE_FORMAT,
         "model": digest,
         "tokenizer": {file.name: _file_digest(file) for file in side_files if file.name != "config.json"},
-        "corpus": [corpus_digest, task.corpus_format, task.corpus_field],
+        "corpus": [corpus_digest, task.corpus_format, task.corpus_field, task.recipe.group_field],
         "windows": [options.window, options.calibration_tokens, options.evaluation_tokens, options.seed],
         "device": device.type,
         "versions": [version("torch"), version("transformers"), version("tokenizers")],
@@ -166,6 +168,7 @@ def _fill(
         "stored": asdict(_stored_names(inspection, head, model)),
         "base_model_prefix": model.base_model_prefix,
         "settings": stated,
+        "groups": corpus.groups,
     }
     cache.fill(key, model, parts, meta | {"fingerprint": _fingerprint(model, corpus.evaluation)}, progress)
 

@@ -33,6 +33,12 @@ class DriftBudget(Strict):
     kl: Annotated[float, Field(gt=0, le=10, allow_inf_nan=False)] | None = None
 
 
+class CalibratedDriftBudget(DriftBudget):
+    """With a bound on how far groups of texts may lie apart."""
+
+    group_gap: Annotated[float, Field(gt=0, le=10, allow_inf_nan=False)] | None = None
+
+
 class EvaluationCorpus(Strict):
     """A further text to measure on, with a budget of its own; the calibration never sees it."""
 
@@ -49,6 +55,7 @@ class CompressOptions(ReadingOptions):
     compare: list[Annotated[Method, Field(strict=False)]] = Field(
         default_factory=lambda: [Method.SLOPE, Method.RANDOM], max_length=8
     )
+    group_field: Annotated[str, Field(min_length=1, max_length=64)] | None = None
     column_multiple: Annotated[int, Field(ge=1, le=256)] = 8
     max_shard_bytes: Annotated[int, Field(ge=1_000_000, le=50_000_000_000)] = 5_000_000_000
 
@@ -59,10 +66,14 @@ class CompressRecipe(JobRecipe):
     kind: Literal["compress"] = "compress"
     ratio: Ratio | Literal["auto"] = "auto"
     method: Annotated[Method, Field(strict=False)] = Method.PROBABILITY
-    drift: DriftBudget = DriftBudget()
+    drift: CalibratedDriftBudget = CalibratedDriftBudget()
     ratios: list[Ratio] = Field(default_factory=list, max_length=64)
     evaluation: list[EvaluationCorpus] = Field(default_factory=list, max_length=16)
     options: CompressOptions = CompressOptions()
+
+    @property
+    def group_field(self) -> str | None:
+        return self.options.group_field
 
     @property
     def corpora(self) -> tuple[CorpusReference, ...]:
@@ -71,6 +82,12 @@ class CompressRecipe(JobRecipe):
     def with_corpora(self, ids: Sequence[str]) -> Self:
         others = [other.model_copy(update={"corpus": id_}) for other, id_ in zip(self.evaluation, ids[1:], strict=True)]
         return self.model_copy(update={"corpus": ids[0], "evaluation": others})
+
+    @model_validator(mode="after")
+    def _a_gap_has_groups(self) -> Self:
+        if self.drift.group_gap is not None and self.options.group_field is None:
+            raise ValueError("drift.group_gap bounds the gap between groups: name their field in options.group_field")
+        return self
 
     @model_validator(mode="after")
     def _names_differ(self) -> Self:

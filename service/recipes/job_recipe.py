@@ -72,6 +72,11 @@ class JobRecipe(Strict):
         return ()
 
     @property
+    def group_field(self) -> str | None:
+        """The field of each JSON line that names the group of its text, where the job looks at groups."""
+        return None
+
+    @property
     def corpora(self) -> tuple[CorpusReference, ...]:
         """Every text that the job reads, `corpus` first."""
         return (self.corpus,)

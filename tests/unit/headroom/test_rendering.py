@@ -6,7 +6,7 @@ from typing import Any
 
 from rich.console import Console, RenderableType
 
-from headroom.drift_parts import bands_view, corpora_view
+from headroom.drift_parts import bands_view, corpora_view, groups_view
 from headroom.records import DryRun, JobRecord
 from headroom.rendering import bytes_view, console_for, drift_view, dry_run_view, job_view, jobs_table, show, verdict
 
@@ -215,3 +215,13 @@ def test_each_corpus_has_its_line_and_verdict_and_one_alone_has_no_table() -> No
     assert found["corpus"] == "4,096 200.00 +1.000 +1.000 … +1.000 +2.000 0.01000 99.00 1.1 passes"
     assert found["prose"].endswith("over")
     assert not text_of(corpora_view({"corpora": corpora[:1]})).strip()
+
+
+def test_groups_are_shown_with_their_widest_gap() -> None:
+    figures = {"perplexity_drift": 0.01, "perplexity_drift_low": 0.0, "perplexity_drift_high": 0.02, "kl_mean": 0.003}
+    figures |= {"kl_p99": 0.04, "top1_agreement": 0.97, "top5_overlap": 0.95, "positions": 100}
+    gap = {"most": "fr", "least": "en", "gap": 0.03, "low": 0.01, "high": 0.05}
+    text = text_of(groups_view({"groups": [{"group": name} | figures for name in ("en", "fr")], "group_gap": gap}))
+    assert "widest gap +3.000 points (+1.000 … +5.000), between fr and en" in text
+    assert [line.split()[0] for line in text.splitlines() if line.strip().startswith(("en ", "fr "))] == ["en", "fr"]
+    assert not text_of(groups_view({"groups": [], "group_gap": None})).strip()
