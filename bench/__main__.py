@@ -6,7 +6,7 @@ import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
-NAMES = ("sweep", "head", "monitor", "models", "overhead")
+NAMES = ("sweep", "head", "monitor", "methods", "models", "overhead")
 RESULTS = Path(__file__).parent / "results"
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "models"
 
