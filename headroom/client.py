@@ -120,7 +120,9 @@ class Client:
             left = None if left is None else left - len(page["data"])
 
     def upload_corpus(self, path: str | Path, *, field: str = "text") -> Corpus:
-        """Send a text or .jsonl file (also .gz, .zst) as it is read. `field` names the text of a JSON line."""
+        """Send a text or .jsonl file (also .gz, .zst) as it is read. `field` names the text of a JSON line.
+
+        Two names with a comma between them are the source and target of pairs."""
         path = Path(path)
         encoding = CONTENT_ENCODINGS.get(path.suffix)
         kind = CONTENT_TYPES.get(path.with_suffix("").suffix if encoding else path.suffix, "text/plain")

@@ -73,7 +73,11 @@ def job_options(command: CommandT) -> CommandT:
             "--corpus", required=True, metavar="FILE", help="Text or .jsonl (also .gz, .zst), or an uploaded id."
         ),
         click.option(
-            "--field", default="text", show_default=True, metavar="NAME", help="Holds the text of a JSON line."
+            "--field",
+            default="text",
+            show_default=True,
+            metavar="NAME",
+            help="Holds the text of a JSON line; two, SOURCE,TARGET, hold pairs.",
         ),
         click.option("--server", envvar="HEADROOM_SERVER", metavar="URL", help="Default: one started for the job."),
         data_dir_option,

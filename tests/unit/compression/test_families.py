@@ -10,7 +10,8 @@ import torch
 import transformers
 from torch import Tensor
 
-import headroom  # noqa: F401  # registers the format
+import headroom
+from headroom.errors import InvalidArgument
 from service.compression.basis import build_basis
 from service.compression.checkpoint import plan_checkpoint, write_checkpoint
 from service.compression.examples import IGNORED, Examples
@@ -115,6 +116,17 @@ def test_the_dense_model_is_the_same_function(done: Done) -> None:
     torch.testing.assert_close(logits_of(model, done.source), before, rtol=1e-4, atol=1e-4)
 
 
+def test_a_tied_head_reads_all_its_columns_again(done: Done) -> None:
+    model = done.load(done.task.staging)
+    if not FAMILIES[done.name].tied:
+        with pytest.raises(InvalidArgument, match="not stored"):
+            headroom.set_kept_columns(model, 32)
+        return
+    headroom.set_kept_columns(model, 32)
+    whole = logits_of(done.load(done.task.model.path), done.source)
+    torch.testing.assert_close(logits_of(model, done.source), whole, rtol=1e-3, atol=1e-4 * float(whole.abs().max()))
+
+
 @pytest.mark.parametrize("method", [Method.SLOPE, Method.PROBABILITY])
 def test_with_every_column_kept_nothing_changes(done: Done, tmp_path: Path, method: Method) -> None:
     source = done.source
@@ -145,6 +157,19 @@ def test_a_head_that_does_something_else_is_refused(family: str) -> None:
     model.get_output_embeddings().register_forward_hook(lambda module, args, output: output + output.roll(1, -1))
     with pytest.raises(UnsupportedHead, match="differ"):
         find_lm_head(model, inputs)
+
+
+def test_a_constant_that_the_model_adds_after_its_head_is_found_among_its_tensors() -> None:
+    model = make_model("bart")
+    ids = torch.arange(5, 37).view(2, 16)
+    inputs = {"input_ids": ids, "decoder_input_ids": ids}
+    head = find_lm_head(model, inputs)
+    assert head.outside_name == "final_logits_bias"
+    assert head.module_bias is None
+    assert head.bias is not None
+    assert torch.equal(head.bias, model.final_logits_bias[0])
+    model.final_logits_bias.zero_()
+    assert find_lm_head(model, inputs).bias is None
 
 
 def test_untying_an_encoder_decoder_leaves_its_two_input_tables_one(tmp_path: Path) -> None:
