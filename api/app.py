@@ -11,7 +11,7 @@ from api.dependencies import Services
 from api.errors import install_error_handlers
 from api.limits import BodyLimit, RequestIds
 from api.openapi import openapi_of
-from api.routes import corpora, files, health, jobs, models
+from api.routes import corpora, files, health, hub, jobs, models
 
 DESCRIPTION = "Slice the output head of a language model, and prove that its predictions did not move."
 
@@ -32,7 +32,7 @@ def create_app(services: Services) -> FastAPI:
         redirect_slashes=False,
     )
     app.state.services = services
-    for module in (jobs, files, corpora, models, health):
+    for module in (jobs, files, corpora, models, hub, health):
         app.include_router(module.router)
     app.add_middleware(
         BodyLimit,

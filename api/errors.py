@@ -62,6 +62,8 @@ CATALOGUE: dict[str, ErrorKind] = {
     "job_finished": ErrorKind(409, "The job has ended"),
     "report_not_ready": ErrorKind(409, "The job has no report yet"),
     "file_not_found": ErrorKind(404, "There is no such file"),
+    "repository_not_found": ErrorKind(404, "There is no such repository"),
+    "revision_not_found": ErrorKind(404, "The repository has no such revision"),
     "corpus_in_use": ErrorKind(409, "The corpus is in use"),
     # the machine
     "store_unavailable": ErrorKind(503, "The database does not answer"),

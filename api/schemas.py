@@ -36,6 +36,7 @@ class JobLinks(View):
     events: str
     report: str
     files: str
+    hub: str | None = Field(description="`ns/name` of the published files for Hugging Face clients, once there are any")
 
 
 class JobView(View):
@@ -78,7 +79,13 @@ class JobView(View):
             attempts=[AttemptView.model_validate(attempt) for attempt in job.attempts],
             error=None if job.error is None else JobErrorView.model_validate(job.error),
             estimated_finish=_estimated_finish(job),
-            links=JobLinks(self=here, events=f"{here}/events", report=f"{here}/report", files=f"{here}/files"),
+            links=JobLinks(
+                self=here,
+                events=f"{here}/events",
+                report=f"{here}/report",
+                files=f"{here}/files",
+                hub=job.repository if job.status is Status.SUCCEEDED else None,
+            ),
         )
 
 
@@ -197,6 +204,7 @@ class ModelView(View):
     id: str
     kind: str = Field(description="`local`, or `output` of a job")
     job_id: str | None = None
+    repository: str | None = Field(default=None, description="of an output: what the hub calls it")
 
 
 class ModelList(View):

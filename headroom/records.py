@@ -164,6 +164,7 @@ class Model:
     id: str
     kind: str
     job_id: str | None = None
+    repository: str | None = None
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,8 @@ ServiceError
 │   ├── JobFinished            cancel on a job that has ended
 │   ├── ReportNotReady         the job has measured nothing yet
 │   ├── FileNotFound           the job has no such file
+│   ├── RepositoryNotFound     nothing was published under this name
+│   ├── RevisionNotFound       the repository has no such commit or tag
 │   └── CorpusInUse            a queued or running job still reads it
 └── InfrastructureError        the machine failed, not the user; a later attempt may succeed
     ├── StoreUnavailable       the database does not answer
@@ -131,6 +133,14 @@ class ReportNotReady(StateError):
 
 class FileNotFound(StateError):
     code = "file_not_found"
+
+
+class RepositoryNotFound(StateError):
+    code = "repository_not_found"
+
+
+class RevisionNotFound(StateError):
+    code = "revision_not_found"
 
 
 class CorpusInUse(StateError):

@@ -20,6 +20,7 @@ from enum import StrEnum
 from typing import Any
 
 from service.recipes.recipe import Recipe
+from service.repository_names import default_repository
 
 
 class Status(StrEnum):
@@ -134,6 +135,13 @@ class Job:
     attempts: tuple[AttemptRecord, ...] = ()
     result: dict[str, Any] | None = None  # summary figures for dashboards; the report holds the rest
     version: int = 0  # grows with every change: the ETag
+
+    @property
+    def repository(self) -> str | None:
+        """The `ns/name` under which the hub has its files once it has succeeded; None for a kind that makes none."""
+        if Phase.PUBLISHING not in PHASES[self.recipe.kind]:
+            return None
+        return self.recipe.publish_as or default_repository(self.recipe.model.id, self.id)
 
 
 @dataclass(frozen=True)

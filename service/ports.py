@@ -26,6 +26,7 @@ class JobFilter:
     kind: str | None = None
     model: str | None = None
     labels: tuple[tuple[str, str], ...] = ()
+    repository: str | None = None
 
 
 @dataclass(frozen=True)

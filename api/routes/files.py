@@ -2,10 +2,8 @@
 
 from fastapi import APIRouter, Request, Response
 
-from api.conditions import Slice, Unsatisfiable, is_unchanged, slice_of
 from api.dependencies import AppServices, Services
-from api.downloads import FileSlice, content_headers
-from api.errors import problem
+from api.downloads import send_file
 from api.schemas import FileList, FileView
 from service.errors import FileNotFound
 from service.jobs import Status
@@ -36,18 +34,7 @@ def download(job_id: str, path: str, request: Request, services: AppServices) ->
     if not _is_published(job_id, services):
         raise FileNotFound(f"job {job_id} has no files: it has not succeeded")
     file, location = services.artifacts.open(job_id, path)
-    headers = content_headers(file.path, f'"{file.sha256}"')
-    if is_unchanged(request.headers.get("if-none-match"), headers["ETag"]):
-        return Response(status_code=304, headers={name: headers[name] for name in ("ETag", "Accept-Ranges")})
-    asked = request.headers.get("range") if request.method == "GET" else None  # a HEAD tells of the whole file
-    part = slice_of(asked, request.headers.get("if-range"), headers["ETag"], file.size)
-    if isinstance(part, Unsatisfiable):
-        kept = {name: headers[name] for name in ("ETag", "Accept-Ranges")} | {"Content-Range": f"bytes */{file.size}"}
-        return problem(request, "range_not_satisfiable", f"{file.path} has {file.size} bytes", headers=kept)
-    if part is None:
-        return FileSlice(location, Slice(0, file.size), 200, headers)
-    headers["Content-Range"] = f"bytes {part.start}-{part.end - 1}/{file.size}"
-    return FileSlice(location, part, 206, headers)
+    return send_file(request, file, location)
 
 
 def _is_published(job_id: str, services: Services) -> bool:

@@ -17,5 +17,9 @@ def list_models(services: AppServices) -> ModelList:
     """Local models, then the newest outputs. A hub's models are not listed."""
     local = [ModelView(id=model_id, kind="local") for model_id in services.models.local_ids()]
     page = services.store.page(JobFilter(status=Status.SUCCEEDED), NEWEST_OUTPUTS, None)
-    outputs = [ModelView(id=job.recipe.model.id, kind="output", job_id=job.id) for job in page.jobs]
+    outputs = [
+        ModelView(id=job.recipe.model.id, kind="output", job_id=job.id, repository=job.repository)
+        for job in page.jobs
+        if job.repository
+    ]
     return ModelList(data=local + outputs)

@@ -21,8 +21,8 @@ def command(server: str, as_json: bool) -> int:
     if as_json:
         print_json({"data": [asdict(model) for model in models]})
     elif models:
-        rows = [(model.id, model.kind, model.job_id or "") for model in models]
-        show(console_for(sys.stdout), records_table(("id", "kind", "job"), rows))
+        rows = [(model.id, model.kind, model.repository or "", model.job_id or "") for model in models]
+        show(console_for(sys.stdout), records_table(("id", "kind", "repository", "job"), rows))
     else:
         click.echo("No models on the server; ids of hub models are fetched when a job names them.")
     return 0

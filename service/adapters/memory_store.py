@@ -173,6 +173,7 @@ def _matches(job: Job, where: JobFilter) -> bool:
         where.status in (None, job.status)
         and where.kind in (None, job.recipe.kind)
         and where.model in (None, job.recipe.model.id)
+        and where.repository in (None, job.repository)
         and all(job.recipe.labels.get(key) == value for key, value in where.labels)
     )
 

@@ -101,6 +101,7 @@ def _columns_of(job: Job) -> dict[str, Any]:
         "kind": recipe.kind,
         "model": recipe.model.id,
         "corpus": recipe.corpus if isinstance(recipe.corpus, str) else None,
+        "repository": job.repository,
         "labels": recipe.labels,
         "recipe": recipe.model_dump(mode="json"),
         "status": job.status.value,

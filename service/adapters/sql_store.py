@@ -171,7 +171,12 @@ def _find(connection: Connection, job_id: str) -> Job:
 
 
 def _matching(where: JobFilter) -> Select[Any]:
-    asked = [(jobs.c.model, where.model), (jobs.c.kind, where.kind), (jobs.c.status, where.status)]
+    asked = [
+        (jobs.c.model, where.model),
+        (jobs.c.kind, where.kind),
+        (jobs.c.status, where.status),
+        (jobs.c.repository, where.repository),
+    ]
     # No recipe has another key, and a quote in it would end the JSON path.
     has_odd_key = not all(LABEL_KEY.fullmatch(key) for key, _ in where.labels)
     asked += [(jobs.c.labels[key].as_string(), value) for key, value in where.labels if not has_odd_key]

@@ -21,7 +21,7 @@ from sqlalchemy import (
     select,
 )
 
-REVISION = "0001"  # the last migration: the one that gives these tables
+REVISION = "0002"  # the last migration: the one that gives these tables
 
 
 class UtcDateTime(TypeDecorator[datetime]):
@@ -58,9 +58,10 @@ jobs = Table(
     "jobs",
     metadata,
     Column("id", String(64), primary_key=True),
-    Column("kind", String(32), nullable=False),  # kind, model, corpus and labels repeat the recipe, to be searched
+    Column("kind", String(32), nullable=False),  # kind to labels repeat the recipe, to be searched
     Column("model", String(200), nullable=False),
     Column("corpus", String(64)),
+    Column("repository", String(200)),
     Column("labels", Document, nullable=False),
     Column("recipe", Document, nullable=False),
     Column("status", String(16), nullable=False),
@@ -80,6 +81,7 @@ jobs = Table(
     Index(None, "created", "id"),
     Index(None, "status"),
     Index(None, "corpus"),
+    Index(None, "repository"),
     Index(None, "lease_until"),
 )
 

@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from enum import StrEnum
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from service.recipes.job_recipe import CorpusReference, JobRecipe, ReadingOptions, Strict
+from service.repository_names import DEFAULT_NAMESPACE, is_repository_id
 
 CALIBRATED = "corpus"  # the name of the corpus that also calibrates, among those that are evaluated
 
@@ -60,6 +61,23 @@ class CompressOptions(ReadingOptions):
     max_shard_bytes: Annotated[int, Field(ge=1_000_000, le=50_000_000_000)] = 5_000_000_000
 
 
+class Publication(Strict):
+    """Where the hub shows the checkpoint. Jobs that share a repository are its commits; the newest is `main`."""
+
+    repo: Annotated[str, Field(max_length=193)]
+
+    @field_validator("repo")
+    @classmethod
+    def _is_free_to_use(cls, value: str) -> str:
+        if not is_repository_id(value):
+            raise ValueError("a repository is 'namespace/name', of letters, digits, '_', '-' and '.', without '--'")
+        if value.startswith(f"{DEFAULT_NAMESPACE}/"):
+            raise ValueError(
+                f"{DEFAULT_NAMESPACE}/ holds the repositories that are named by jobs; use another namespace"
+            )
+        return value
+
+
 class CompressRecipe(JobRecipe):
     """The body of POST /v1/jobs for kind `compress`."""
 
@@ -69,11 +87,16 @@ class CompressRecipe(JobRecipe):
     drift: CalibratedDriftBudget = CalibratedDriftBudget()
     ratios: list[Ratio] = Field(default_factory=list, max_length=64)
     evaluation: list[EvaluationCorpus] = Field(default_factory=list, max_length=16)
+    publish: Publication | None = None
     options: CompressOptions = CompressOptions()
 
     @property
     def group_field(self) -> str | None:
         return self.options.group_field
+
+    @property
+    def publish_as(self) -> str | None:
+        return self.publish.repo if self.publish else None
 
     @property
     def corpora(self) -> tuple[CorpusReference, ...]:

@@ -77,6 +77,11 @@ class JobRecipe(Strict):
         return None
 
     @property
+    def publish_as(self) -> str | None:
+        """The model repository, `ns/name`, that the files are for; None: one named after the model and the job."""
+        return None
+
+    @property
     def corpora(self) -> tuple[CorpusReference, ...]:
         """Every text that the job reads, `corpus` first."""
         return (self.corpus,)

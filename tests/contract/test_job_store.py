@@ -90,6 +90,8 @@ def test_jobs_are_listed_newest_first_in_pages(store: JobStore) -> None:
         (JobFilter(model="a\0b"), set()),
         (JobFilter(labels=(("team", "x"),)), {"a", "b"}),
         (JobFilter(labels=(("team", "x"), ("a.b-c", "1"))), {"b"}),
+        (JobFilter(repository="acme/slim"), {"b"}),
+        (JobFilter(status=Status.QUEUED, repository="acme/slim"), set()),
         (JobFilter(labels=(("a", "1"),)), set()),
         (JobFilter(labels=(('"', "x"),)), set()),
         (JobFilter(status=Status.QUEUED, model="acme/tiny", labels=(("team", "x"),)), {"a"}),
@@ -98,7 +100,7 @@ def test_jobs_are_listed_newest_first_in_pages(store: JobStore) -> None:
 def test_jobs_are_filtered(store: JobStore, where: JobFilter, expected: set[str]) -> None:
     ids = {
         "a": add_job(store, recipe=make_recipe(labels={"team": "x"})).id,
-        "b": add_job(store, recipe=make_recipe(labels={"team": "x", "a.b-c": "1"})).id,
+        "b": add_job(store, recipe=make_recipe(labels={"team": "x", "a.b-c": "1"}, publish={"repo": "acme/slim"})).id,
         "c": add_job(store, recipe=make_recipe().model_copy(update={"model": ModelReference(id="acme/other")})).id,
     }
     claim_job(store, ids["b"])

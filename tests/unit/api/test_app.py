@@ -43,8 +43,8 @@ def test_models_are_those_at_hand_and_those_made(client: TestClient, services: S
     services.store.finish(job.id, 1, Status.SUCCEEDED, {}, None)
     assert client.get("/v1/models").json() == {
         "data": [
-            {"id": "acme/tiny", "kind": "local", "job_id": None},
-            {"id": "acme/tiny", "kind": "output", "job_id": job.id},
+            {"id": "acme/tiny", "kind": "local", "job_id": None, "repository": None},
+            {"id": "acme/tiny", "kind": "output", "job_id": job.id, "repository": job.repository},
         ]
     }
 

@@ -236,4 +236,5 @@ def test_models_and_corpora_are_listed(client: Client, corpus: Path, capsys: Out
     assert cli.run(["corpora"]) == 0
     assert uploaded.id in capsys.readouterr().out
     assert cli.run(["models", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["data"] == [{"id": "acme/tiny", "kind": "local", "job_id": None}]
+    local = {"id": "acme/tiny", "kind": "local", "job_id": None, "repository": None}
+    assert json.loads(capsys.readouterr().out)["data"] == [local]

@@ -1,0 +1,70 @@
+"""The API on a real port over stores of its own, with repositories that tests publish. Loads no tensors."""
+
+import shutil
+import threading
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+from anyio import CapacityLimiter
+
+from api.app import create_app
+from api.dependencies import Services
+from service.adapters.directory_artifacts import DirectoryArtifacts
+from service.adapters.directory_corpora import DirectoryCorpora
+from service.adapters.local_models import LocalModels
+from service.adapters.memory_queue import MemoryQueue
+from service.adapters.memory_store import MemoryJobStore
+from service.jobs import Job, Status
+from tests.factories import add_running_job, make_recipe
+
+
+def now() -> datetime:
+    return datetime.now(UTC)
+
+
+def make_services(folder: Path) -> Services:
+    return Services(
+        store=MemoryJobStore(now),
+        queue=MemoryQueue(),
+        artifacts=DirectoryArtifacts(folder / "artifacts"),
+        corpora=DirectoryCorpora(folder / "corpora", 100_000, now),
+        models=LocalModels(folder / "models"),
+        clock=now,
+        data_dir=folder,
+        max_body_bytes=10_000,
+        max_corpus_bytes=100_000,
+        uploads=CapacityLimiter(2),
+    )
+
+
+def publish(services: Services, source: Path, ratio: float = 0.3, **recipe: Any) -> Job:
+    """A job that has succeeded, with the files of a folder."""
+    job = add_running_job(services.store, recipe=make_recipe(**recipe))
+    shutil.copytree(source, services.artifacts.staging(job.id, 1), dirs_exist_ok=True)
+    services.artifacts.publish(job.id, 1)
+    return services.store.finish(job.id, 1, Status.SUCCEEDED, {"ratio": ratio}, None)
+
+
+class HubServer:
+    """uvicorn in a thread, as a context manager; `url` is that of the hub."""
+
+    def __init__(self, services: Services) -> None:
+        config = uvicorn.Config(create_app(services), port=0, log_level="warning")
+        self._server = uvicorn.Server(config)
+        self._thread = threading.Thread(target=self._server.run)
+
+    def __enter__(self) -> "HubServer":
+        self._thread.start()
+        deadline = time.monotonic() + 20
+        while not self._server.started and time.monotonic() < deadline:
+            time.sleep(0.01)
+        self.port: int = self._server.servers[0].sockets[0].getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}/hub"
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._server.should_exit = True
+        self._thread.join(20)
