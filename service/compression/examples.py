@@ -58,6 +58,7 @@ def masked_examples(
     As BERT was trained (Devlin et al. 2019): of the chosen, 80 % become `mask`, 10 % one of `ordinary`, 10 % stay.
     """
     candidates = ~torch.isin(windows, special)
+    candidates |= ~candidates.any(1, keepdim=True)  # a window of unknown words predicts those
     order = torch.rand(windows.shape, generator=generator).masked_fill(~candidates, 2.0).argsort(1).argsort(1)
     chosen = candidates & (order < (share * candidates.sum(1, keepdim=True)).round().clamp_min(1))
     how = torch.rand(windows.shape, generator=generator)

@@ -5,6 +5,7 @@ hidden states and the tokens they should predict, and nothing of where they come
 """
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -109,12 +110,14 @@ def read_corpus(reading: Reading, tokenizer: Any, config: Any, text: Text, setti
 def examples_of(
     objective: Objective, rows: Tensor, tokenizer: Any, config: Any, frame: Frame, generator: torch.Generator
 ) -> Examples:
+    """What is predicted of framed windows, (windows, window) ids. UnsupportedModel if the tokenizer cannot."""
     if objective is Objective.CAUSAL:
         return next_token_examples(rows)
     if objective is Objective.MASKED:
         return _masked(rows, tokenizer, generator)
     bodies = rows[:, len(frame.before) : rows.shape[1] - len(frame.after)]
-    damaged = [_damaged(body, tokenizer, generator) for body in bodies]
+    damage = _damage_by(tokenizer)
+    damaged = [damage(body, generator) for body in bodies]
     # An infilled source can be a little longer than its text, where masks stand for nothing: the model has no room.
     sources = [frame.around(source[: bodies.shape[1]]) for source, _ in damaged]
     return _taught(sources, [frame.around(target) for _, target in damaged], tokenizer, config)
@@ -130,17 +133,17 @@ def _masked(rows: Tensor, tokenizer: Any, generator: torch.Generator) -> Example
     )
 
 
-def _damaged(body: Tensor, tokenizer: Any, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """(source, target) of a text, in the form that the tokenizer has tokens for."""
+def _damage_by(tokenizer: Any) -> Callable[[Tensor, torch.Generator], tuple[Tensor, Tensor]]:
+    """Makes (source, target) of a text, in the form that the tokenizer has tokens for."""
     if tokenizer.mask_token_id is not None:
-        return infilled(body, tokenizer.mask_token_id, generator), body
+        return lambda body, generator: (infilled(body, tokenizer.mask_token_id, generator), body)
     sentinels = _sentinels(tokenizer)
     if len(sentinels) < 2:
         raise UnsupportedModel(
             "the tokenizer has neither a mask token nor sentinels <extra_id_0>, <extra_id_1>, ...: send a corpus of "
             "pairs as JSON lines, with field=source,target"
         )
-    return with_sentinels(body, sentinels, generator)
+    return lambda body, generator: with_sentinels(body, sentinels, generator)
 
 
 def _sentinels(tokenizer: Any) -> list[int]:
@@ -151,7 +154,7 @@ def _sentinels(tokenizer: Any) -> list[int]:
 
 
 def _taught(sources: list[Tensor], targets: list[Tensor], tokenizer: Any, config: Any) -> Examples:
-    start = config.decoder_start_token_id
+    start = getattr(config, "decoder_start_token_id", None)
     if start is None or tokenizer.pad_token_id is None:
         raise UnsupportedModel("an encoder-decoder needs decoder_start_token_id in its config and a padding token")
     return taught_examples(sources, targets, start, tokenizer.pad_token_id)

@@ -81,6 +81,12 @@ def test_fifteen_percent_of_ordinary_tokens_are_hidden_and_only_they_are_predict
     assert kept == pytest.approx(0.1, abs=0.02)
 
 
+def test_a_window_of_special_tokens_only_still_predicts() -> None:
+    windows = torch.tensor([[1, 3, 3, 3, 3, 3, 3, 2], [1, 11, 12, 13, 14, 15, 16, 2]])
+    special, ordinary = torch.tensor([1, 2, 3]), torch.arange(10, 200)
+    assert masked_examples(windows, 4, special, ordinary, MASKED_SHARE, seeded()).lengths.tolist() == [1, 1]
+
+
 def test_the_seed_decides_what_is_hidden(tmp_path: Path) -> None:
     first, again = read(tmp_path, "bert"), read(tmp_path, "bert")
     other = read(tmp_path, "bert", settings=WindowSettings(34, 680, 680, seed=1))
