@@ -17,12 +17,15 @@ from service.compression.bands import drift_by_band
 from service.compression.basis import build_basis
 from service.compression.checkpoint import Plan, plan_checkpoint, write_checkpoint
 from service.compression.comparisons import compare_methods, compared_sizes
+from service.compression.continuations import continuations_section, continue_text
 from service.compression.drift import DriftPoint
 from service.compression.encoding import encode
 from service.compression.evaluation_sets import open_evaluation_sets, outside_share
 from service.compression.gate import Choice, StoredDrift, choose, stored_drift
 from service.compression.groups import Gap, drift_by_group, small_groups
+from service.compression.model_loading import load_tokenizer
 from service.compression.phase_timer import PhaseTimer
+from service.compression.reading import Objective
 from service.compression.report import advice, corpora_section, report_of_measurement, sizes, stored_section, unseen
 from service.compression.slicing import SlicedFactors, slice_head
 from service.compression.source import Source, open_source
@@ -85,6 +88,7 @@ def compress(task: EngineTask[CompressRecipe], progress: Progress) -> EngineOutc
     report |= {
         **_parts(source, moved, statistics.alpha, recipe.options.seed),
         "group_gap": _described(choice.sets[0].gaps.get(choice.selected.kept_columns)),
+        "continuations": None,
         "comparisons": {method: [point.as_dict() for point in points] for method, points in comparisons.items()},
         "corpora": corpora_section(choice, choice.selected, outside, None),
         "warnings": [*report["warnings"], *unseen(choice, outside), *small_groups(source.groups)],
@@ -98,7 +102,7 @@ def compress(task: EngineTask[CompressRecipe], progress: Progress) -> EngineOutc
             factors = slice_head(source.head, basis, point.kept_columns, statistics.mean_hidden, repair=repair)
             plan = _write(task, source, factors, report_progress)
         with timer.phase(Phase.VALIDATING) as report_progress:
-            stored, drifts = _validate(task, source, choice, point, device, report_progress)
+            stored, drifts, continuations = _validate(task, source, choice, point, device, report_progress)
             if point is not choice.selected:
                 moved = token_drift(source.evaluation, head, point.kept_columns)
                 report |= _parts(source, moved, statistics.alpha, recipe.options.seed)
@@ -108,6 +112,7 @@ def compress(task: EngineTask[CompressRecipe], progress: Progress) -> EngineOutc
             "stored": stored_section(stored.perplexity, _difference(source, head, point, stored), drifts[0], point),
             "corpora": corpora_section(choice, point, outside, drifts),
             "group_gap": _described(drifts[0].gap),
+            "continuations": continuations,
             "bytes": sizes(source, plan, factors),
         }
         if passes:
@@ -168,8 +173,11 @@ def _validate(
     point: DriftPoint,
     device: torch.device,
     progress: Callable[[float], None],
-) -> tuple[StoredMeasurement, list[StoredDrift]]:
-    """Load what was written as a user would, and measure it on every window: the first set's figures, all drifts."""
+) -> tuple[StoredMeasurement, list[StoredDrift], dict[str, Any] | None]:
+    """Load what was written as a user would, and measure it on every window: the first set's figures, all drifts.
+
+    And how it goes on with a few texts, as the report says it.
+    """
     model = load_stored(task.staging, source.reading.auto_class, device)
     turned = isinstance(model.get_input_embeddings(), SlicedEmbedding) and source.head.weight.itemsize < 4
     measurements: list[StoredMeasurement] = []
@@ -180,7 +188,7 @@ def _validate(
             one.set.hidden.examples,
             source.head,
             COMPARED_POSITIONS,
-            lambda done: progress((len(measurements) + done) / len(choice.sets)),
+            lambda done: progress(0.9 * (len(measurements) + done) / len(choice.sets)),
         )
         predicted = one.at(point.kept_columns).perplexity
         check_reproduces(stored, predicted, TURNED_TABLE_TOLERANCE if turned else PERPLEXITY_TOLERANCE)
@@ -188,7 +196,17 @@ def _validate(
         seed = task.recipe.options.seed
         drifts.append(stored_drift(likelihood, one.baseline_likelihood, stored.lengths, seed, one.set.groups))
         measurements.append(stored)
-    return measurements[0], drifts
+    return measurements[0], drifts, _continuations(task, source, model, lambda done: progress(0.9 + 0.1 * done))
+
+
+def _continuations(
+    task: EngineTask[CompressRecipe], source: Source, model: Any, progress: Callable[[float], None]
+) -> dict[str, Any] | None:
+    count, seed = task.recipe.options.continuations, task.recipe.options.seed
+    if not count or source.reading.objective is not Objective.CAUSAL:
+        return None
+    found = continue_text(model, source.evaluation.windows, source.head, count, seed, progress)
+    return continuations_section(found, load_tokenizer(source.inspection.path), seed)
 
 
 @torch.inference_mode()

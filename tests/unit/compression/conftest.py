@@ -9,7 +9,7 @@ from service.recipes.compress import CompressRecipe
 from tests.factories import CORPUS_ID, make_recipe
 from tests.tiny_models import make_text, make_tiny_checkpoint
 
-OPTIONS = {"window": 32, "calibration_tokens": 2048, "evaluation_tokens": 2048}
+OPTIONS = {"window": 32, "calibration_tokens": 2048, "evaluation_tokens": 2048, "continuations": 0}
 
 
 @pytest.fixture
