@@ -1,8 +1,10 @@
 """The API on a real port over stores of its own, with repositories that tests publish. Loads no tensors."""
 
 import shutil
+import socket
 import threading
 import time
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -68,3 +70,48 @@ class HubServer:
     def __exit__(self, *error: object) -> None:
         self._server.should_exit = True
         self._thread.join(20)
+
+
+class CuttingProxy:
+    """Passes TCP on to a port, and cuts the first connection that has carried `limit` bytes back. As context manager.
+
+    `asked`: what clients sent.
+    """
+
+    def __init__(self, port: int, limit: int) -> None:
+        self._port, self._left = port, limit
+        self.asked = b""
+        self.has_cut = False
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._listener.getsockname()[1]
+
+    def __enter__(self) -> "CuttingProxy":
+        threading.Thread(target=self._accept, daemon=True).start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._listener.close()
+
+    def _accept(self) -> None:
+        with suppress(OSError):
+            while True:
+                client, _ = self._listener.accept()
+                server = socket.create_connection(("127.0.0.1", self._port))
+                threading.Thread(target=self._pass_on, args=(client, server), daemon=True).start()
+                threading.Thread(target=self._pass_back, args=(server, client), daemon=True).start()
+
+    def _pass_on(self, client: socket.socket, server: socket.socket) -> None:
+        with suppress(OSError), server:
+            while data := client.recv(1 << 16):
+                self.asked += data
+                server.sendall(data)
+
+    def _pass_back(self, server: socket.socket, client: socket.socket) -> None:
+        with suppress(OSError), client:
+            while data := server.recv(1 << 16):
+                client.sendall(data)
+                self._left -= len(data)
+                if self._left < 0 and not self.has_cut:
+                    self.has_cut = True
+                    client.shutdown(socket.SHUT_RDWR)
+                    return

@@ -1,6 +1,7 @@
 """The clients that people have, against our hub on a real port."""
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,12 +15,14 @@ from huggingface_hub.errors import EntryNotFoundError, RepositoryNotFoundError, 
 from api.dependencies import Services
 from service.adapters.hub_models import HubModels
 from service.jobs import Job
-from tests.hub_server import HubServer, make_services, publish
+from tests.hub_server import CuttingProxy, HubServer, make_services, publish
 from tests.tiny_models import make_tiny_checkpoint
 
 pytestmark = [pytest.mark.processes, pytest.mark.slow]
 
-REPO = "acme/tiny-slim"
+ROOT = Path(__file__).parents[2]
+REPO = "acme/tiny-slim"  # as in docs/hub.md
+BLOCK = re.compile(r"^```(sh|python)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 
 LOAD = """
 import sys, torch
@@ -160,3 +163,30 @@ def test_a_service_fetches_its_models_from_a_hub_of_ours(hub: HubServer, source:
     assert fetched.revision == commit
     weights = sorted(name for name in contents(source) if name.endswith(".safetensors"))
     assert sorted(path.name for path in fetched.path.glob("*.safetensors")) == weights
+
+
+def test_a_download_goes_on_where_its_connection_was_cut(hub: HubServer, services: Services, tmp_path: Path) -> None:
+    (tmp_path / "large").mkdir()
+    content = os.urandom(1 << 20) * 24
+    (tmp_path / "large/model.safetensors").write_bytes(content)
+    repo = publish(services, tmp_path / "large").repository
+    assert repo is not None
+    with CuttingProxy(hub.port, 15_000_000) as proxy:
+        endpoint = f"http://127.0.0.1:{proxy.port}/hub"
+        found = hf_hub_download(repo, "model.safetensors", endpoint=endpoint, cache_dir=tmp_path, token=False)
+    assert proxy.has_cut
+    assert Path(found).read_bytes() == content
+    starts = [int(start) for start in re.findall(rb"\r\nrange: bytes=(\d+)-\r\n", proxy.asked.lower())]
+    assert max(starts) >= 10_485_760
+
+
+def test_the_commands_of_the_page_for_consumers_work(hub: HubServer, tmp_path: Path) -> None:
+    lines = ["set -euo pipefail"]
+    for number, (language, code) in enumerate(BLOCK.findall((ROOT / "docs/hub.md").read_text())):
+        code = code.replace("http://127.0.0.1:8000/hub", hub.url)
+        if language == "python":
+            (tmp_path / f"block{number}.py").write_text(code)
+            code = f"python block{number}.py\n"
+        lines.append(code)
+    run(hub, tmp_path, "bash", "-c", "\n".join(lines))
+    assert (tmp_path / "config.json").is_file()  # by curl
