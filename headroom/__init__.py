@@ -13,8 +13,9 @@ if TYPE_CHECKING:
     from headroom.client import Client
     from headroom.column_prefix import kept_columns, set_kept_columns
     from headroom.monitoring import Monitor, Stats, monitor
+    from headroom.restoring import restore
 
-__all__ = ["Client", "Monitor", "Stats", "kept_columns", "monitor", "set_kept_columns"]
+__all__ = ["Client", "Monitor", "Stats", "kept_columns", "monitor", "restore", "set_kept_columns"]
 
 # Where each name is, imported when it is asked for: only some of them need torch.
 HOMES = {
@@ -23,6 +24,7 @@ HOMES = {
     "Stats": "headroom.monitoring",
     "kept_columns": "headroom.column_prefix",
     "monitor": "headroom.monitoring",
+    "restore": "headroom.restoring",
     "set_kept_columns": "headroom.column_prefix",
 }
 

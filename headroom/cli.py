@@ -21,6 +21,7 @@ COMMANDS = {
     "show": "Show one job and what it measured.",
     "cancel": "Stop a job.",
     "download": "Fetch and verify a job's files.",
+    "restore": "Give a sliced checkpoint its removed columns back.",
     "models": "List the models that the server has.",
     "corpora": "List the uploaded evaluation texts.",
 }

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+REMOVED_NAME = "restore.safetensors"  # what only going back needs; no loader reads it
 FORMAT_VERSION = 1  # of the checkpoint: who writes one and who loads one must mean the same tensors
 
 

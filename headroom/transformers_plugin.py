@@ -37,6 +37,9 @@ class HeadroomConfig(QuantizationConfigMixin):  # type: ignore[misc]  # transfor
         lm_head: str,
         embed_tokens: str,
         embed_scale: float = 1.0,
+        source_bias: bool = False,
+        source_tied: bool = False,
+        source_tie_word_embeddings: bool | None = None,
         nested: bool = False,
         mean_repaired: bool = False,
         transform: dict[str, float | None] | None = None,
@@ -60,6 +63,9 @@ class HeadroomConfig(QuantizationConfigMixin):  # type: ignore[misc]  # transfor
         self.lm_head = lm_head
         self.embed_tokens = embed_tokens
         self.embed_scale = embed_scale
+        self.source_bias = source_bias
+        self.source_tied = source_tied
+        self.source_tie_word_embeddings = source_tie_word_embeddings
         self.nested = nested
         self.mean_repaired = mean_repaired
         self.transform = transform

@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
-from headroom.head import FORMAT_VERSION
+from headroom.head import FORMAT_VERSION, REMOVED_NAME
 from service.compression.lm_head import LmHead, StoredNames
 from service.compression.slicing import SlicedFactors
 from service.model_files import ModelInspection, TensorEntry
@@ -38,6 +38,7 @@ class Plan:
 
     tensors: dict[str, Tensor | TensorEntry]  # in file order
     config: dict[str, Any]
+    removed: dict[str, Tensor | TensorEntry]  # for a file that nothing loads by default; may be empty
 
     @property
     def nbytes(self) -> int:
@@ -52,10 +53,14 @@ def plan_checkpoint(
     *,
     method: str,
     keep_tied: bool,
+    keep_removed: bool,
     base_model_prefix: str,
     fingerprint: dict[str, Any] | None,
 ) -> Plan:
-    """Decide every tensor and the config. keep_tied: a tied table is stored once (docs/checkpoint-format.md)."""
+    """Decide every tensor and the config. keep_tied: a tied table is stored once (docs/checkpoint-format.md).
+
+    keep_removed: what `headroom restore` needs beside the checkpoint goes into a file of its own.
+    """
     tied = head.is_tied and keep_tied
     prefix = _missing_prefix(head, stored, base_model_prefix)
     new = _head_tensors(head.name, factors, tied=tied)
@@ -84,6 +89,9 @@ def plan_checkpoint(
         "lm_head": head.name,
         "embed_tokens": head.embed_name,
         "embed_scale": head.embed_scale if tied else 1.0,
+        "source_bias": head.module_bias is not None,
+        "source_tied": head.is_tied,
+        "source_tie_word_embeddings": source.config.get("tie_word_embeddings"),
         "nested": True,
         "mean_repaired": factors.mean_hidden is not None,
         "transform": head.transform.describe(),
@@ -92,7 +100,8 @@ def plan_checkpoint(
     # In an encoder-decoder the same setting says that its two halves share their input table (and T5 scales by it).
     if head.is_tied and not tied and not source.config.get("is_encoder_decoder"):
         config["tie_word_embeddings"] = False
-    return Plan(new | copied, config)
+    removed = _removed(head, source, stored, factors) if keep_removed else {}
+    return Plan(new | copied, config, removed)
 
 
 def _missing_prefix(head: LmHead, stored: StoredNames, base_model_prefix: str) -> str:
@@ -116,6 +125,22 @@ def _head_tensors(name: str, factors: SlicedFactors, *, tied: bool) -> dict[str,
         tensors[f"{name}.basis"] = factors.projection
     if factors.bias is not None:
         tensors[f"{name}.bias"] = factors.bias
+    return tensors
+
+
+def _removed(
+    head: LmHead, source: ModelInspection, stored: StoredNames, factors: SlicedFactors
+) -> dict[str, Tensor | TensorEntry]:
+    """What going back needs and the checkpoint does not hold: columns of an untied head, a bias before its repair."""
+    tensors: dict[str, Tensor | TensorEntry] = {f"bias.{name}": source.tensors[name] for name in stored.bias}
+    if head.is_tied:
+        return tensors
+    tensors["weight_rest"] = factors.rest
+    if factors.order is not None:
+        tensors["inverse_order"] = factors.inverse_order
+    else:
+        assert factors.rotation is not None
+        tensors["rotation"] = factors.rotation
     return tensors
 
 
@@ -149,6 +174,8 @@ def write_checkpoint(
         files = {name: stack.enter_context((source.path / name).open("rb")) for name in source.files}
         for name, shard in zip(names, shards, strict=True):
             _write_shard(folder / name, shard, files, on_bytes)
+        if plan.removed:
+            _write_shard(folder / REMOVED_NAME, plan.removed, files, lambda count: None)
     if len(shards) > 1:
         weight_map = {tensor: name for name, shard in zip(names, shards, strict=True) for tensor in shard}
         index = {"metadata": {"total_size": plan.nbytes}, "weight_map": dict(sorted(weight_map.items()))}

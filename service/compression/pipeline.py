@@ -150,6 +150,7 @@ def _write(
         factors,
         method=task.recipe.method.value,
         keep_tied=options.tied == "keep",
+        keep_removed=options.keep_removed,
         base_model_prefix=source.base_model_prefix,
         fingerprint=_fingerprint(source, factors),
     )

@@ -58,6 +58,7 @@ class CompressOptions(ReadingOptions):
     )
     group_field: Annotated[str, Field(min_length=1, max_length=64)] | None = None
     continuations: Annotated[int, Field(ge=0, le=64)] = 8  # 0: none
+    keep_removed: bool = False
     column_multiple: Annotated[int, Field(ge=1, le=256)] = 8
     max_shard_bytes: Annotated[int, Field(ge=1_000_000, le=50_000_000_000)] = 5_000_000_000
 
