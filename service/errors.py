@@ -7,7 +7,7 @@ ServiceError
 │   ├── ModelTooLarge          over the size cap for fetched models
 │   ├── UnsafeModel            remote code, kernel repository or pickle weights
 │   ├── CorruptCheckpoint      safetensors or config truncated, inconsistent or missing
-│   ├── UnsupportedModel       transformers cannot build it, or it is no causal language model
+│   ├── UnsupportedModel       transformers cannot build it, or it is no language model
 │   ├── UnsupportedHead        f(W h + b) does not reproduce the model's own logits
 │   ├── ModelDrift             the model's own perplexity is not a number
 │   ├── CorpusNotFound         no such corpus id

@@ -161,6 +161,12 @@ def test_a_line_that_is_not_an_object_with_the_field_is_named(corpora: CorpusSto
             corpora.add(chunks, "jsonl", "text")
 
 
+def test_two_fields_name_pairs_and_every_line_needs_both(corpora: CorpusStore) -> None:
+    assert corpora.add(iter([lines({"q": "a", "a": "b"})]), "jsonl", "q,a").field == "q,a"
+    with pytest.raises(CorpusNotText, match=r"line 2 .*'a'"):
+        corpora.add(iter([lines({"q": "a", "a": "b"}, {"q": "c"})]), "jsonl", "q,a")
+
+
 def test_json_lines_without_any_text_are_refused(corpora: CorpusStore) -> None:
     with pytest.raises(CorpusEmpty):
         corpora.add(iter([lines({"text": " "}, {"text": ""})]), "jsonl", "text")

@@ -42,6 +42,28 @@ def test_where_the_config_is_silent_a_model_without_a_head_of_its_own_is_tied(tm
     assert inspect_model(folder).is_tied
 
 
+@pytest.mark.parametrize(
+    ("head", "table"),
+    [
+        ("cls.predictions.decoder.weight", "bert.embeddings.word_embeddings.weight"),
+        ("lm_head.decoder.weight", "roberta.embeddings.word_embeddings.weight"),
+        ("vocab_projector.weight", "distilbert.embeddings.word_embeddings.weight"),
+    ],
+)
+def test_a_masked_model_is_tied_unless_its_config_says_otherwise(tmp_path: Path, head: str, table: str) -> None:
+    tensors = {head: [32, 16], table: [32, 16]}  # old files hold the table under both names
+    silent = inspect_model(write_model_files(tmp_path / "silent", tensors, tie_word_embeddings=None))
+    assert (silent.head, silent.is_tied) == (table, True)
+    untied = inspect_model(write_model_files(tmp_path / "untied", tensors, tie_word_embeddings=False))
+    assert (untied.head, untied.is_tied) == (head, False)
+
+
+def test_an_encoder_decoder_names_the_table_that_its_halves_share(tmp_path: Path) -> None:
+    names = ("shared.weight", "encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
+    folder = write_model_files(tmp_path / "m", {name: [32, 16] for name in names}, tie_word_embeddings=None)
+    assert inspect_model(folder).head == "shared.weight"
+
+
 def test_a_sharded_model_is_one_table(tmp_path: Path) -> None:
     found = inspect_model(make_sharded(tmp_path / "m", HONEST_MAP))
     assert found.files == ("a.safetensors", "b.safetensors")
