@@ -88,8 +88,12 @@ class HeadroomQuantizer(HfQuantizer):  # type: ignore[misc]
             raise ValueError(f"a headroom checkpoint is a whole language model; {type(model).__name__} has no head")
         self._plain_head_has_bias = getattr(plain_head, "bias", None) is not None
         self._plain_embedding_class = type(model.get_submodule(config.embed_tokens))
+        parameters = model.named_parameters(remove_duplicate=False)
+        holders = [name.rpartition(".")[0] for name, value in parameters if value is getattr(plain_head, "bias", None)]
         with torch.device("meta"):
             _swap(model, sliced_head(config), sliced_embedding(config, model) if config.tied else None, config)
+        for holder in holders:  # transformers 4 builds RoBERTa's head and its parent with one bias
+            model.get_submodule(holder).bias = model.get_submodule(config.lm_head).bias
         if not config.tied:
             getattr(model, "all_tied_weights_keys", {}).pop(f"{config.lm_head}.weight", None)
 
@@ -119,7 +123,7 @@ class HeadroomQuantizer(HfQuantizer):  # type: ignore[misc]
         untie(model, config.lm_head)
         return model.to(dtype)
 
-    def get_state_dict_and_metadata(self, model: Any) -> tuple[None, dict[str, Any]]:
+    def get_state_dict_and_metadata(self, model: Any, *args: Any) -> tuple[None, dict[str, Any]]:
         """Called when saving: the fingerprint is of the weights as they are then."""
         fingerprint = self.quantization_config.fingerprint
         if fingerprint is not None:
@@ -152,13 +156,15 @@ def sliced_head(config: HeadroomConfig) -> SlicedHead:
 
 
 def sliced_embedding(config: HeadroomConfig, model: Any) -> SlicedEmbedding:
+    plain = model.get_input_embeddings()
     return SlicedEmbedding(
         config.vocab_size,
         config.hidden_size,
         config.kept_columns,
         permutation=config.permutation,
-        scale=config.embed_scale,
-        padding_idx=getattr(model.get_input_embeddings(), "padding_idx", None),
+        # transformers 4 scales Gemma 2 in the model, 5 in the embedding: only what the replaced one did is done.
+        scale=1.0 if type(plain) is nn.Embedding else config.embed_scale,
+        padding_idx=getattr(plain, "padding_idx", None),
     )
 
 

@@ -105,7 +105,9 @@ def test_it_generates_or_fills_a_mask(done: Done) -> None:
         assert logits_of(model, done.source).argmax(-1).shape == (2, 32)
 
 
-def test_the_dense_model_is_the_same_function(done: Done) -> None:
+def test_the_dense_model_is_the_same_function_and_a_plain_one_where_its_head_has_a_bias(
+    done: Done, tmp_path: Path
+) -> None:
     model = done.load(done.task.staging)
     before = logits_of(model, done.source)
     if done.source.head.module_bias is None:
@@ -114,6 +116,9 @@ def test_the_dense_model_is_the_same_function(done: Done) -> None:
     else:
         model.dequantize()
     torch.testing.assert_close(logits_of(model, done.source), before, rtol=1e-4, atol=1e-4)
+    if done.source.head.module_bias is not None:  # else the plain class has no place for the repaired bias
+        model.save_pretrained(tmp_path)
+        torch.testing.assert_close(logits_of(done.load(tmp_path), done.source), before, rtol=1e-4, atol=1e-4)
 
 
 def test_a_tied_head_reads_all_its_columns_again(done: Done) -> None:
