@@ -2,19 +2,20 @@
 
 import importlib
 import json
+import shutil
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
-NAMES = ("sweep", "head", "monitor", "methods", "models", "overhead")
+NAMES = ("sweep", "head", "monitor", "methods", "models", "overhead", "hub", "download")
 RESULTS = Path(__file__).parent / "results"
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "models"
 
 
 def main() -> None:
-    names = sys.argv[1:] or [name for name in NAMES if name != "models" or SHARED.is_dir()]
-    if not sys.argv[1:] and "models" not in names:
-        sys.stdout.write("left out: models, which needs the reference models in ../shared\n")
+    names = sys.argv[1:] or [name for name in NAMES if name not in missing()]
+    if not sys.argv[1:]:
+        sys.stdout.writelines(f"left out: {name}, which needs {what}\n" for name, what in missing().items())
     unknown = [name for name in names if name not in NAMES]
     if unknown:
         raise SystemExit(f"no benchmark {unknown[0]!r}; there are {', '.join(NAMES)}")
@@ -25,6 +26,15 @@ def main() -> None:
         (RESULTS / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
         sys.stdout.write(json.dumps(record) + "\n")
         sys.stdout.flush()
+
+
+def missing() -> dict[str, str]:
+    """What benchmarks need that is not on this machine."""
+    needed = {
+        "models": ("the reference models in ../shared", SHARED.is_dir()),
+        "download": ("nginx", shutil.which("nginx") is not None),
+    }
+    return {name: what for name, (what, is_here) in needed.items() if not is_here}
 
 
 if __name__ == "__main__":
