@@ -49,7 +49,8 @@ PIPELINE_TAGS = {
 LIMITS = """## Limits
 
 - The drift was measured on one corpus. On text unlike it the drift can be larger; measure on your own.
-- Deleting columns tends to cost rare tokens more than frequent ones; the figures here are means over all tokens.
+- Deleting columns tends to cost rare tokens more than frequent ones; the figures here are means over all tokens,
+  `report.json` has them by token frequency.
 - Only the output head was changed (and, in a tied model, the table it shares with the input embedding).
   What the original model gets wrong, this one gets wrong too, and its licence and terms of use still hold.
 """

@@ -59,7 +59,10 @@ def greedy(model: Any, prompts: Tensor, tokens: int, logits_of: LogitsOf, progre
     try:
         ids, cache, found = prompts.to(model.device), None, []
         for step in range(tokens):
-            output = model(input_ids=ids, past_key_values=cache, use_cache=True)
+            known: dict[str, Any] = (
+                {} if cache is None else {"past_key_values": cache}
+            )  # not every model has such an argument
+            output = model(input_ids=ids, use_cache=True, **known)
             cache = getattr(output, "past_key_values", None)
             found.append(output.logits[:, -1].argmax(1, keepdim=True))
             ids = found[-1] if cache is not None else torch.cat([ids, found[-1]], dim=1)

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
+from torch import Tensor
 
 from service.compression.hidden_cache import HiddenStates
 from service.compression.source import Source, open_source
@@ -51,18 +52,22 @@ def _part_of(progress: Callable[[float], None], number: int, count: int) -> Call
     return lambda done: progress((number + done) / count)
 
 
-def outside_share(hidden: HiddenStates, statistics: Statistics) -> float:
-    """Share of the variance of `hidden`, around the calibration's mean, that is outside its main subspace.
+def outside_shares(sets: list[EvaluationSet], statistics: Statistics) -> list[float]:
+    """Of each set, the share of its variance around the calibration's mean that is outside its main subspace.
 
     About 1 - MAIN_SHARE for text like the calibration's, more for text of a kind that it did not hold.
     """
     mean = statistics.mean_hidden
     values, vectors = torch.linalg.eigh(statistics.second_moment - mean[:, None] * mean)
     held = values.clamp_min(0).flip(0).cumsum(0)
-    rest = vectors.flip(1)[:, int((held < MAIN_SHARE * held[-1]).sum()) + 1 :]
-    total, outside = torch.zeros((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
+    main = vectors.flip(1)[:, : int((held < MAIN_SHARE * held[-1]).sum()) + 1]
+    return [_outside(one.hidden, mean, main) for one in sets]
+
+
+def _outside(hidden: HiddenStates, mean: Tensor, main: Tensor) -> float:
+    total, inside = 0.0, 0.0
     for block in hidden.blocks(4096):
         centred = block.double() - mean
-        total += centred.square().sum()
-        outside += (centred @ rest).square().sum()
-    return float(outside / total)
+        total += float(centred.square().sum())
+        inside += float((centred @ main).square().sum())
+    return 1 - inside / total

@@ -20,7 +20,7 @@ from service.compression.comparisons import compare_methods, compared_sizes
 from service.compression.continuations import continuations_section, continue_text
 from service.compression.drift import DriftPoint
 from service.compression.encoding import encode
-from service.compression.evaluation_sets import open_evaluation_sets, outside_share
+from service.compression.evaluation_sets import open_evaluation_sets, outside_shares
 from service.compression.gate import Choice, StoredDrift, choose, stored_drift
 from service.compression.groups import Gap, drift_by_group, small_groups
 from service.compression.model_loading import load_tokenizer
@@ -57,7 +57,7 @@ def compress(task: EngineTask[CompressRecipe], progress: Progress) -> EngineOutc
         source = open_source(task, device, lambda done: report_progress(0.5 * done))
         sets = open_evaluation_sets(task, source, device, lambda done: report_progress(0.5 + 0.25 * done))
         statistics = source.statistics(recipe.method, device, lambda done: report_progress(0.75 + 0.25 * done))
-        outside = [outside_share(one.hidden, statistics) for one in sets]
+        outside = outside_shares(sets, statistics) if recipe.evaluation else None
     with timer.phase(Phase.ANALYZING) as report_progress:
         target, floor_rows = neg_log_alpha(statistics.alpha)
         encoding = encode(source.head.weight, target, statistics.mean_hidden, recipe.options.seed)
@@ -104,7 +104,9 @@ def compress(task: EngineTask[CompressRecipe], progress: Progress) -> EngineOutc
         with timer.phase(Phase.VALIDATING) as report_progress:
             stored, drifts, continuations = _validate(task, source, choice, point, device, report_progress)
             if point is not choice.selected:
-                moved = token_drift(source.evaluation, head, point.kept_columns)
+                moved = token_drift(
+                    source.evaluation, head, point.kept_columns, progress=lambda done: report_progress(1.0)
+                )
                 report |= _parts(source, moved, statistics.alpha, recipe.options.seed)
         passes = all(drift.passes(one.set.budget) for one, drift in zip(choice.sets, drifts, strict=True))
         found = {

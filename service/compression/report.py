@@ -67,7 +67,7 @@ def report_of_measurement(
 
 
 def corpora_section(
-    choice: Choice, point: DriftPoint, outside: list[float], stored: list[StoredDrift] | None
+    choice: Choice, point: DriftPoint, outside: list[float] | None, stored: list[StoredDrift] | None
 ) -> list[dict[str, Any]]:
     """Each evaluation set at the size of `point`: as swept, and as stored once that is known."""
     found = []
@@ -85,14 +85,16 @@ def corpora_section(
                 "curve": [each.as_dict() for each in one.curve],
                 "selected": selected.as_dict() | {"passes": passes},
                 "stored": _drift(drift) if drift else None,
-                "outside_share": outside[number],
+                "outside_share": outside[number] if outside else None,
             }
         )
     return found
 
 
-def unseen(choice: Choice, outside: list[float]) -> list[str]:
+def unseen(choice: Choice, outside: list[float] | None) -> list[str]:
     """A warning for each corpus of a kind that the calibration did not hold, as its hidden states and drift show."""
+    if outside is None:
+        return []
     kept, own = choice.selected.kept_columns, choice.selected
     found = []
     for one, share in zip(choice.sets[1:], outside[1:], strict=True):

@@ -9,11 +9,12 @@ import pytest
 import torch
 
 import headroom  # noqa: F401  # registers the format
-from service.compression.evaluation_sets import outside_share
+from service.compression.evaluation_sets import EvaluationSet, outside_shares
 from service.compression.examples import next_token_examples
 from service.compression.hidden_cache import HiddenStates
 from service.compression.statistics import Statistics
 from service.ports import EngineOutcome, EngineTask, LocalModel, Verdict
+from service.recipes.compress import CalibratedDriftBudget
 from tests.tiny_models import make_text
 
 MakeTask = Callable[..., EngineTask]
@@ -81,9 +82,13 @@ def test_hidden_states_outside_the_calibrations_main_directions_are_seen(tmp_pat
     statistics = Statistics(torch.tensor(4000), nothing, calibration.sum(0), calibration.T @ calibration, nothing)
     covariance = torch.cov(calibration.T, correction=0)
     expected = covariance.diag()[3:].sum() / covariance.trace()  # three directions hold 99 %
-    assert outside_share(make_hidden(tmp_path, calibration), statistics) == pytest.approx(float(expected), rel=0.05)
-    other = calibration.flip(1)
-    assert outside_share(make_hidden(tmp_path, other), statistics) > 0.9
+    sets = [
+        EvaluationSet(name, "", make_hidden(tmp_path, h), CalibratedDriftBudget())
+        for name, h in (("alike", calibration), ("other", calibration.flip(1)))
+    ]
+    alike, other = outside_shares(sets, statistics)
+    assert alike == pytest.approx(float(expected), rel=0.05)
+    assert other > 0.9
 
 
 def test_a_text_of_a_kind_that_the_calibration_never_saw_is_pointed_out(make_task: MakeTask, run: Run) -> None:

@@ -123,6 +123,7 @@ def test_a_job_reports_its_groups_and_the_gap_as_stored(make_grouped_task: MakeT
     letters, words = outcome.report["groups"]
     assert (letters["group"], words["group"]) == ("letters", "words")
     assert letters["positions"] + words["positions"] == outcome.report["corpus"]["evaluation_tokens"]
+    assert [one["outside_share"] for one in outcome.report["corpora"]] == [None]  # nothing to compare it with
     gap = outcome.report["group_gap"]
     apart = abs(letters["perplexity_drift"] - words["perplexity_drift"])
     assert gap["gap"] == pytest.approx(apart, abs=1e-3)
