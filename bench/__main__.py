@@ -7,7 +7,7 @@ import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
-NAMES = ("sweep", "head", "monitor", "methods", "models", "overhead", "hub", "download")
+NAMES = ("sweep", "head", "monitor", "methods", "precision", "models", "overhead", "hub", "download")
 RESULTS = Path(__file__).parent / "results"
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "models"
 
@@ -31,6 +31,7 @@ def main() -> None:
 def missing() -> dict[str, str]:
     """What benchmarks need that is not on this machine."""
     needed = {
+        "precision": ("the reference models in ../shared", SHARED.is_dir()),
         "models": ("the reference models in ../shared", SHARED.is_dir()),
         "download": ("nginx", shutil.which("nginx") is not None),
     }

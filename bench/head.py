@@ -1,6 +1,7 @@
 """One decode step of the head: pruned at 0.5 against full, as users run it (headroom.head.SlicedHead against Linear).
 
 decode_over_full: time over time, a figure for each shape and batch. A general basis, so its product is counted too.
+int8_full and int8_half: headroom.quantized_head.QuantizedHead with all and with half the columns.
 """
 
 from functools import partial
@@ -10,6 +11,7 @@ import torch
 
 from bench.timing import ratio
 from headroom.head import SlicedHead
+from headroom.quantized_head import QuantizedHead
 
 SHAPES = ((50257, 768), (128256, 2048))
 BATCHES = (1, 8)
@@ -23,13 +25,25 @@ def run() -> dict[str, Any]:
         for dtype in DTYPES:
             full = torch.nn.Linear(hidden_size, vocab_size, bias=False, device=device, dtype=dtype)
             pruned = SlicedHead(hidden_size, vocab_size, hidden_size // 2, permutation=False, bias=True)
-            pruned = pruned.to(device, dtype)
-            for parameter in pruned.parameters():
+            heads = {
+                "": pruned.to(device, dtype),
+                "int8_full_": _rounded(hidden_size, vocab_size, hidden_size).to(device, dtype),
+                "int8_half_": _rounded(hidden_size, vocab_size, hidden_size // 2).to(device, dtype),
+            }
+            for parameter in (parameter for head in heads.values() for parameter in head.parameters()):
                 torch.nn.init.normal_(parameter, std=0.02)
             for batch in BATCHES:
                 h = torch.randn(batch, hidden_size, device=device, dtype=dtype)
-                with torch.inference_mode():
-                    found, _, _ = ratio(partial(pruned, h), partial(full, h), rounds=31)
-                name = f"V{vocab_size}_d{hidden_size}_batch{batch}_{str(dtype).removeprefix('torch.')}"
-                figures[name] = round(found, 3)
+                for label, head in heads.items():
+                    with torch.inference_mode():
+                        found, _, _ = ratio(partial(head, h), partial(full, h), rounds=31)
+                    name = f"{label}V{vocab_size}_d{hidden_size}_batch{batch}_{str(dtype).removeprefix('torch.')}"
+                    figures[name] = round(found, 3)
     return {"device": str(device), "threads": torch.get_num_threads(), "decode_over_full": figures}
+
+
+def _rounded(hidden_size: int, vocab_size: int, kept: int) -> QuantizedHead:
+    head = QuantizedHead(hidden_size, vocab_size, kept, bias=True)
+    head.quantized.random_(-127, 128)
+    head.scale.copy_(torch.full((vocab_size,), 1e-4).view(torch.int32))
+    return head

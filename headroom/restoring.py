@@ -62,6 +62,8 @@ def _read_config(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         raise InvalidArgument(f"'{folder}' is no headroom checkpoint.")
     if "source_tied" not in sliced:
         raise InvalidArgument(f"'{folder}' is of an older release and does not tell what it was made from.")
+    if sliced.get("head_dtype", "source") != "source":
+        raise InvalidArgument(f"'{folder}' has a rounded head, which gives nothing back; take the source model.")
     config.pop("tie_word_embeddings", None)
     if sliced["source_tie_word_embeddings"] is not None:
         config["tie_word_embeddings"] = sliced["source_tie_word_embeddings"]

@@ -13,6 +13,7 @@ from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from headroom.head import FORMAT_VERSION, SameEmbedding, SlicedEmbedding, SlicedHead, fingerprint_inputs
+from headroom.quantized_head import QuantizedHead
 
 # Share of the spread of the fingerprint's logits by which they may differ, beside the rounding of the dtype that is
 # loaded. Another dtype moves them by a few percent of the spread, a head initialised at random by fifty and more.
@@ -42,10 +43,13 @@ class HeadroomConfig(QuantizationConfigMixin):  # type: ignore[misc]  # transfor
         source_tie_word_embeddings: bool | None = None,
         nested: bool = False,
         mean_repaired: bool = False,
+        head_dtype: str = "source",
         transform: dict[str, float | None] | None = None,
         fingerprint: dict[str, Any] | None = None,
         quant_method: str = "headroom",
     ) -> None:
+        if head_dtype not in ("source", "int8"):
+            raise ValueError(f"this package does not read heads of {head_dtype}: install a newer headroom-lm")
         if version != FORMAT_VERSION:
             raise ValueError(
                 f"this checkpoint is of headroom format {version}, this package reads {FORMAT_VERSION}: "
@@ -68,6 +72,7 @@ class HeadroomConfig(QuantizationConfigMixin):  # type: ignore[misc]  # transfor
         self.source_tie_word_embeddings = source_tie_word_embeddings
         self.nested = nested
         self.mean_repaired = mean_repaired
+        self.head_dtype = head_dtype
         self.transform = transform
         self.fingerprint = fingerprint
 
@@ -128,7 +133,7 @@ class HeadroomQuantizer(HfQuantizer):  # type: ignore[misc]
         fingerprint = self.quantization_config.fingerprint
         if fingerprint is not None:
             head = model.get_submodule(self.quantization_config.lm_head)
-            was_training, reading = model.training, head.reading
+            was_training, reading = model.training, getattr(head, "reading", None)
             head.reading = None  # what is saved is the head as it was stored, whatever set_kept_columns did
             fingerprint["logits"] = fingerprint_of(model.eval(), fingerprint["input_ids"])
             model.train(was_training)
@@ -143,7 +148,9 @@ class HeadroomQuantizer(HfQuantizer):  # type: ignore[misc]
         return False
 
 
-def sliced_head(config: HeadroomConfig) -> SlicedHead:
+def sliced_head(config: HeadroomConfig) -> SlicedHead | QuantizedHead:
+    if config.head_dtype == "int8":
+        return QuantizedHead(config.hidden_size, config.vocab_size, config.kept_columns, bias=config.bias)
     return SlicedHead(
         config.hidden_size,
         config.vocab_size,
@@ -211,7 +218,7 @@ def untie(model: Any, lm_head: str) -> None:
         model.config.tie_word_embeddings = False
 
 
-def _dense_linear(head: SlicedHead) -> nn.Linear:
+def _dense_linear(head: SlicedHead | QuantizedHead) -> nn.Linear:
     dense = head.dense_weight()
     linear = nn.Linear(head.in_features, head.out_features, bias=head.bias is not None, device="meta")
     linear.weight = nn.Parameter(dense, requires_grad=False)

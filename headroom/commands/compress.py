@@ -57,6 +57,7 @@ def read_ratio(context: click.Context, option: click.Parameter, value: str) -> f
 )
 @click.option("--output", type=click.Path(path_type=Path), metavar="DIR", help="Default: <name>-headroom.")
 @click.option("--tied", type=click.Choice(["keep", "untie"]), help="What becomes of a head tied to the input table.")
+@click.option("--head-dtype", type=click.Choice(["source", "int8"]), help="Round the kept columns to 8 bits?")
 @click.option("--repair", type=click.Choice(["mean", "none"]), help="Fold the mean of what is removed into the bias?")
 @click.option("--keep-removed", is_flag=True, default=None, help="Store what `headroom restore` needs.")
 @click.option("--column-multiple", type=int, metavar="N", help="Kept columns are a multiple of this.")
@@ -100,7 +101,7 @@ def command(
 
 def settings_from(values: dict[str, Any]) -> Settings:
     """Options of the command line as settings of the client; what was not given is left to the server."""
-    names = ("tied", "repair", "keep_removed", "column_multiple", "group_field")
+    names = ("head_dtype", "tied", "repair", "keep_removed", "column_multiple", "group_field")
     return Settings(
         revision=values["revision"],
         ratio=values["ratio"],

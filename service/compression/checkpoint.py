@@ -27,6 +27,7 @@ DTYPE_NAMES = {
     torch.bfloat16: "BF16",
     torch.float16: "F16",
     torch.float64: "F64",
+    torch.int8: "I8",
     torch.int32: "I32",
     torch.int64: "I64",
 }
@@ -60,8 +61,9 @@ def plan_checkpoint(
     """Decide every tensor and the config. keep_tied: a tied table is stored once (docs/checkpoint-format.md).
 
     keep_removed: what `headroom restore` needs beside the checkpoint goes into a file of its own.
+    A rounded head has a table of its own: rounding the shared one would change the input of the model too.
     """
-    tied = head.is_tied and keep_tied
+    tied = head.is_tied and keep_tied and factors.rounded is None
     prefix = _missing_prefix(head, stored, base_model_prefix)
     new = _head_tensors(head.name, factors, tied=tied)
     if factors.bias is not None:  # BERT's head reads its bias from its parent, under the name that the file has
@@ -92,7 +94,8 @@ def plan_checkpoint(
         "source_bias": head.module_bias is not None,
         "source_tied": head.is_tied,
         "source_tie_word_embeddings": source.config.get("tie_word_embeddings"),
-        "nested": True,
+        "nested": factors.rounded is None,
+        "head_dtype": "source" if factors.rounded is None else "int8",
         "mean_repaired": factors.mean_hidden is not None,
         "transform": head.transform.describe(),
         "fingerprint": fingerprint,
@@ -112,7 +115,12 @@ def _missing_prefix(head: LmHead, stored: StoredNames, base_model_prefix: str) -
 
 
 def _head_tensors(name: str, factors: SlicedFactors, *, tied: bool) -> dict[str, Tensor | TensorEntry]:
-    tensors: dict[str, Tensor | TensorEntry] = {} if tied else {f"{name}.weight": factors.weight}
+    tensors: dict[str, Tensor | TensorEntry] = {}
+    if factors.rounded is not None:
+        tensors[f"{name}.quantized"] = factors.rounded.quantized
+        tensors[f"{name}.scale"] = factors.rounded.scale.view(torch.int32)
+    elif not tied:
+        tensors[f"{name}.weight"] = factors.weight
     if factors.triangle is not None:
         held = factors.triangle.shape[0] if tied else factors.kept  # columns that the checkpoint holds
         tensors[f"{name}.triangle"] = factors.triangle[:held, :held].contiguous().view(torch.int32)

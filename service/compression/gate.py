@@ -86,7 +86,8 @@ def choose(
     ratio_of = {kept_columns(size, ratio, multiple): ratio for ratio in (*GRID, *recipe.ratios)}
     if recipe.ratio != "auto" and asked is not None:
         ratio_of[asked] = recipe.ratio
-    ratio_of.pop(size, None)
+    if recipe.ratio != 0:
+        ratio_of.pop(size, None)
     refining, seed = recipe.ratio == "auto", recipe.options.seed
     measured = _measure(sets, head, ratio_of, seed, lambda done: progress(done / 2 if refining else done))
     if refining:

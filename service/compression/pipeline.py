@@ -25,6 +25,7 @@ from service.compression.gate import Choice, StoredDrift, choose, stored_drift
 from service.compression.groups import Gap, drift_by_group, small_groups
 from service.compression.model_loading import load_tokenizer
 from service.compression.phase_timer import PhaseTimer
+from service.compression.precision import measure_rounded, round_head
 from service.compression.reading import Objective
 from service.compression.report import advice, corpora_section, report_of_measurement, sizes, stored_section, unseen
 from service.compression.slicing import SlicedFactors, slice_head
@@ -89,8 +90,11 @@ def compress(task: EngineTask[CompressRecipe], progress: Progress) -> EngineOutc
         **_parts(source, moved, statistics.alpha, recipe.options.seed),
         "group_gap": _described(choice.sets[0].gaps.get(choice.selected.kept_columns)),
         "continuations": None,
+        "unrounded": None,
         "comparisons": {method: [point.as_dict() for point in points] for method, points in comparisons.items()},
-        "corpora": corpora_section(choice, choice.selected, outside, None),
+        "corpora": corpora_section(
+            choice, [one.at(choice.selected.kept_columns) for one in choice.sets], outside, None
+        ),
         "warnings": [*report["warnings"], *unseen(choice, outside), *small_groups(source.groups)],
     }
     waiting = choice.candidates if choice.asked is None else [p for p in choice.candidates if p is choice.asked]
@@ -100,19 +104,29 @@ def compress(task: EngineTask[CompressRecipe], progress: Progress) -> EngineOutc
         point = waiting.pop(0)
         with timer.phase(Phase.SLICING) as report_progress:
             factors = slice_head(source.head, basis, point.kept_columns, statistics.mean_hidden, repair=repair)
+            predicted = [one.at(point.kept_columns) for one in choice.sets]
+            if recipe.options.head_dtype == "int8":
+                factors = round_head(factors, source.head, statistics, recipe.options.seed)
+                predicted = _measure_rounded(source, choice, point, factors, recipe.options.seed, device)
             plan = _write(task, source, factors, report_progress)
         with timer.phase(Phase.VALIDATING) as report_progress:
-            stored, drifts, continuations = _validate(task, source, choice, point, device, report_progress)
+            stored, drifts, continuations = _validate(task, source, choice, predicted, device, report_progress)
             if point is not choice.selected:
                 moved = token_drift(
                     source.evaluation, head, point.kept_columns, progress=lambda done: report_progress(1.0)
                 )
                 report |= _parts(source, moved, statistics.alpha, recipe.options.seed)
-        passes = all(drift.passes(one.set.budget) for one, drift in zip(choice.sets, drifts, strict=True))
+        passes = all(
+            drift.passes(one.set.budget) and of_set.passes(one.set.budget)
+            for one, drift, of_set in zip(choice.sets, drifts, predicted, strict=True)
+        )
         found = {
-            "selected": point.as_dict() | {"passes": passes},
-            "stored": stored_section(stored.perplexity, _difference(source, head, point, stored), drifts[0], point),
-            "corpora": corpora_section(choice, point, outside, drifts),
+            "selected": predicted[0].as_dict() | {"passes": passes},
+            "unrounded": None if factors.rounded is None else point.as_dict(),
+            "stored": stored_section(
+                stored.perplexity, _difference(source, head, factors, stored), drifts[0], predicted[0]
+            ),
+            "corpora": corpora_section(choice, predicted, outside, drifts),
             "group_gap": _described(drifts[0].gap),
             "continuations": continuations,
             "bytes": sizes(source, plan, factors),
@@ -138,7 +152,9 @@ def _described(gap: Gap | None) -> dict[str, Any] | None:
 
 
 def _outcome(verdict: Verdict, report: dict[str, Any], timer: PhaseTimer) -> EngineOutcome:
-    return EngineOutcome(verdict, report | {"advice": advice(report["bytes"]), "timing": timer.timing})
+    return EngineOutcome(
+        verdict, report | {"advice": advice(report["bytes"], report["head_dtype"]), "timing": timer.timing}
+    )
 
 
 def _write(
@@ -164,16 +180,29 @@ def _write(
 def _fingerprint(source: Source, factors: SlicedFactors) -> dict[str, Any]:
     """Logits that the stored model must give for `source.fingerprint`, from the original h."""
     ids, last = source.fingerprint.input_ids, torch.tensor([source.fingerprint.hidden])
-    output = factors.project(last) @ factors.weight.float().T + (0.0 if factors.bias is None else factors.bias.float())
-    logits = source.head.logits_of(output)[:, ids]
+    logits = _logits(source, factors, last)[:, ids]
     return {"input_ids": ids, "logits": [float(f"{value:.7g}") for value in logits[0]]}
+
+
+def _logits(source: Source, factors: SlicedFactors, hidden: Tensor) -> Tensor:
+    """(rows, hidden) -> (rows, vocab) as stored, in float32 on the CPU."""
+    output = factors.project(hidden) @ factors.weight.float().T
+    return source.head.logits_of(output if factors.bias is None else output + factors.bias.float())
+
+
+@torch.inference_mode()
+def _measure_rounded(
+    source: Source, choice: Choice, point: DriftPoint, factors: SlicedFactors, seed: int, device: torch.device
+) -> list[DriftPoint]:
+    """The rounded head on every set: it is not nested, so no sweep knows it."""
+    return [measure_rounded(one.set.hidden, source.head, factors, point.ratio, seed, device) for one in choice.sets]
 
 
 def _validate(
     task: EngineTask[CompressRecipe],
     source: Source,
     choice: Choice,
-    point: DriftPoint,
+    points: list[DriftPoint],
     device: torch.device,
     progress: Callable[[float], None],
 ) -> tuple[StoredMeasurement, list[StoredDrift], dict[str, Any] | None]:
@@ -185,7 +214,7 @@ def _validate(
     turned = isinstance(model.get_input_embeddings(), SlicedEmbedding) and source.head.weight.itemsize < 4
     measurements: list[StoredMeasurement] = []
     drifts = []
-    for one in choice.sets:
+    for one, point in zip(choice.sets, points, strict=True):
         stored = measure_stored(
             model,
             one.set.hidden.examples,
@@ -193,8 +222,7 @@ def _validate(
             COMPARED_POSITIONS,
             lambda done: progress(0.9 * (len(measurements) + done) / len(choice.sets)),
         )
-        predicted = one.at(point.kept_columns).perplexity
-        check_reproduces(stored, predicted, TURNED_TABLE_TOLERANCE if turned else PERPLEXITY_TOLERANCE)
+        check_reproduces(stored, point.perplexity, TURNED_TABLE_TOLERANCE if turned else PERPLEXITY_TOLERANCE)
         likelihood = stored.negative_log_likelihood
         seed = task.recipe.options.seed
         drifts.append(stored_drift(likelihood, one.baseline_likelihood, stored.lengths, seed, one.set.groups))
@@ -213,11 +241,13 @@ def _continuations(
 
 
 @torch.inference_mode()
-def _difference(source: Source, head: SweepHead, point: DriftPoint, stored: StoredMeasurement) -> float:
-    """Largest difference between the stored model's logits and the ones that the sweep measured."""
-    hidden = next(source.evaluation.blocks(stored.first_logits.shape[0])).to(head.columns.device)
-    x = (head.basis.coordinates(hidden) - head.center)[:, : point.kept_columns]
-    predicted = source.head.transform(x @ head.columns[:, : point.kept_columns].T + head.constant)
+def _difference(source: Source, head: SweepHead, factors: SlicedFactors, stored: StoredMeasurement) -> float:
+    """Largest difference between the stored model's logits and the ones that were measured before storing."""
+    hidden = next(source.evaluation.blocks(stored.first_logits.shape[0]))
+    if factors.rounded is not None:
+        return float((_logits(source, factors, hidden) - stored.first_logits).abs().max())
+    x = (head.basis.coordinates(hidden.to(head.columns.device)) - head.center)[:, : factors.kept]
+    predicted = source.head.transform(x @ head.columns[:, : factors.kept].T + head.constant)
     return float((predicted.cpu() - stored.first_logits).abs().max())
 
 

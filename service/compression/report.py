@@ -57,6 +57,7 @@ def report_of_measurement(
     return report_of_encoding(task, source, encoding, floor_rows) | {
         "method": basis.method.value,
         "repair": recipe.options.repair,
+        "head_dtype": recipe.options.head_dtype,
         "budget": recipe.drift.model_dump(),
         "baseline": {"perplexity": choice.baseline, "kind": source.reading.objective.perplexity},
         "curve": [point.as_dict() for point in choice.curve],
@@ -67,13 +68,13 @@ def report_of_measurement(
 
 
 def corpora_section(
-    choice: Choice, point: DriftPoint, outside: list[float] | None, stored: list[StoredDrift] | None
+    choice: Choice, points: list[DriftPoint], outside: list[float] | None, stored: list[StoredDrift] | None
 ) -> list[dict[str, Any]]:
-    """Each evaluation set at the size of `point`: as swept, and as stored once that is known."""
+    """Each evaluation set at its point: as measured before storing, and as stored once that is known."""
     found = []
-    for number, one in enumerate(choice.sets):
-        selected, drift = one.at(point.kept_columns), stored[number] if stored else None
-        passes = drift.passes(one.set.budget) if drift else one.passes(point.kept_columns)
+    for number, (one, selected) in enumerate(zip(choice.sets, points, strict=True)):
+        drift = stored[number] if stored else None
+        passes = drift.passes(one.set.budget) if drift else one.passes(selected.kept_columns)
         found.append(
             {
                 "name": one.set.name,
@@ -178,9 +179,7 @@ def sizes(source: Source, plan: Plan | None, factors: SlicedFactors | None) -> d
             "decode_read_before": read_before,
             "decode_read_after": None,
         }
-    factor = 0 if factors.projection is None else factors.projection.nbytes
-    bias = 0 if factors.bias is None else factors.bias.nbytes
-    head_after = factors.weight.nbytes + factor + bias
+    head_after = factors.head_nbytes
     turned = plan.config["quantization_config"]["tied"]
     rotation = factors.rotation.nbytes if turned and factors.rotation is not None else 0
     old_bias = 0 if head.module_bias is None else head.module_bias.nbytes
@@ -194,12 +193,21 @@ def sizes(source: Source, plan: Plan | None, factors: SlicedFactors | None) -> d
     }
 
 
-def advice(sizes_found: dict[str, int | None]) -> str:
+def advice(sizes_found: dict[str, int | None], head_dtype: str) -> str:
     """What a user should know before using the result: the plain alternative, at equal bytes."""
     after, before = sizes_found["head_after"], sizes_found["head_before"]
     if after is None or not before:
         return "Nothing was stored: the drift budget refused it. A smaller ratio or an 8-bit head may serve you better."
     share = after / before
+    if head_dtype == "int8":
+        file_before, file_after = sizes_found["checkpoint_before"], sizes_found["checkpoint_after"]
+        larger = file_before is not None and file_after is not None and file_after > file_before
+        return f"This head reads {share:.2f} of the original bytes, 8-bit columns included." + (
+            f" The checkpoint holds {file_after:,} bytes, {file_before:,} before: the head shared the input table, "
+            "which must stay as it was, and has one of its own now."
+            if larger
+            else ""
+        )
     if share > INT8_SHARE:
         return (
             f"This head reads {share:.2f} of the original bytes. An 8-bit head would read about {INT8_SHARE:.2f} of "

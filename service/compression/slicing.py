@@ -16,6 +16,14 @@ from service.errors import InvalidSelection
 
 
 @dataclass(frozen=True, eq=False)
+class Rounded:
+    """Columns as integers: row v of the weight is quantized[v] * scale[v]."""
+
+    quantized: Tensor  # (vocab, k) int8
+    scale: Tensor  # (vocab,) float32
+
+
+@dataclass(frozen=True, eq=False)
 class SlicedFactors:
     """logits = transform(weight @ (projection @ h) + bias); a permutation keeps the columns `order[:k]` of h.
 
@@ -30,6 +38,7 @@ class SlicedFactors:
     order: Tensor | None  # (hidden,) int64
     triangle: Tensor | None = None  # (hidden, hidden) float32, upper: gives M of every size; None for a permutation
     mean_hidden: Tensor | None = None  # (hidden,) float32 E[h], of a mean repair
+    rounded: Rounded | None = None  # what is stored for `weight`, which then is float32
 
     @property
     def kept(self) -> int:
@@ -43,6 +52,12 @@ class SlicedFactors:
     def inverse_order(self) -> Tensor:
         assert self.order is not None
         return self.order.argsort()
+
+    @property
+    def head_nbytes(self) -> int:
+        """Bytes that the head reads for a position: columns, projection, bias."""
+        stored = (self.weight,) if self.rounded is None else (self.rounded.quantized, self.rounded.scale)
+        return sum(tensor.nbytes for tensor in (*stored, self.projection, self.bias) if tensor is not None)
 
     def project(self, hidden: Tensor) -> Tensor:
         """(rows, hidden) -> (rows, k), in float32."""

@@ -83,7 +83,7 @@ def sweep(
         likelihood[here], agreement[here], divergence[here] = block.likelihood, block.agreement, block.divergence
         start = here.stop
         progress(start / hidden.positions)
-    return Sweep(sizes, _per_window(likelihood, hidden), _per_window(agreement, hidden), divergence, hidden.lengths)
+    return Sweep(sizes, per_window(likelihood, hidden), per_window(agreement, hidden), divergence, hidden.lengths)
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,7 +115,7 @@ def sweep_positions(
         )
 
 
-def _per_window(values: Tensor, hidden: HiddenStates) -> Tensor:
+def per_window(values: Tensor, hidden: HiddenStates) -> Tensor:
     return torch.stack([window.sum(0, dtype=torch.float64) for window in values.split(hidden.lengths.tolist())])
 
 

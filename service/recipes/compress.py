@@ -51,6 +51,7 @@ class EvaluationCorpus(Strict):
 class CompressOptions(ReadingOptions):
     """Settings with good defaults."""
 
+    head_dtype: Literal["source", "int8"] = "source"
     repair: Literal["mean", "none"] = "mean"
     tied: Literal["keep", "untie"] = "keep"
     compare: list[Annotated[Method, Field(strict=False)]] = Field(
@@ -84,7 +85,7 @@ class CompressRecipe(JobRecipe):
     """The body of POST /v1/jobs for kind `compress`."""
 
     kind: Literal["compress"] = "compress"
-    ratio: Ratio | Literal["auto"] = "auto"
+    ratio: Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)] | Literal["auto"] = "auto"
     method: Annotated[Method, Field(strict=False)] = Method.PROBABILITY
     drift: CalibratedDriftBudget = CalibratedDriftBudget()
     ratios: list[Ratio] = Field(default_factory=list, max_length=64)
@@ -112,6 +113,14 @@ class CompressRecipe(JobRecipe):
     def _a_gap_has_groups(self) -> Self:
         if self.drift.group_gap is not None and self.options.group_field is None:
             raise ValueError("drift.group_gap bounds the gap between groups: name their field in options.group_field")
+        return self
+
+    @model_validator(mode="after")
+    def _rounding_and_slicing_agree(self) -> Self:
+        if self.ratio == 0 and self.options.head_dtype == "source":
+            raise ValueError("a ratio of 0 removes nothing: ask for more, or for options.head_dtype int8")
+        if self.options.keep_removed and self.options.head_dtype != "source":
+            raise ValueError("a rounded head cannot be restored: leave out options.keep_removed, or head_dtype")
         return self
 
     @model_validator(mode="after")

@@ -63,7 +63,7 @@ def test_a_database_that_is_away_is_a_503_that_says_when_to_come_back(client: Te
 @pytest.mark.parametrize(
     ("fields", "field"),
     [
-        ({"ratio": 0}, "ratio"),
+        ({"ratio": 0}, "body"),
         ({"ratio": 1}, "ratio"),
         ({"ratio": -0.5}, "ratio"),
         ({"ratio": "0.3"}, "ratio"),

@@ -1,0 +1,68 @@
+"""Drift of 8-bit columns, prepared and not, at every ratio on the causal reference models, bytes of the head beside it.
+
+Calibrated on one part of prose-valid.txt and measured on another; method `probability`, a ratio of 0 rounds alone.
+"""
+
+import sys
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from service.column_counts import kept_columns
+from service.compression.basis import build_basis
+from service.compression.precision import measure_rounded, round_head, round_rows
+from service.compression.slicing import slice_head
+from service.compression.source import open_source
+from service.ports import EngineTask, LocalModel
+from service.recipes.compress import CompressRecipe, Method
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+MODELS = ("docs-gpt2-13m", "docs-gpt2-13m-long", "docs-llama-untied-12m")
+RATIOS = (0.0, 0.3, 0.5, 0.6, 0.7)
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+OPTIONS = {"evaluation_tokens": 8192}
+
+
+def run() -> dict[str, Any]:
+    if not (SHARED / "models").is_dir():
+        raise SystemExit("bench precision needs the reference models in ../shared")
+    found: dict[str, Any] = {}
+    for name in MODELS:
+        with tempfile.TemporaryDirectory() as folder:
+            found[name] = _measure(name, Path(folder))
+    return {"device": str(DEVICE), "corpus": "prose-valid.txt", "options": OPTIONS, "models": found}
+
+
+def _measure(name: str, folder: Path) -> dict[str, dict[str, float]]:
+    fields = {"model": f"shared/{name}", "corpus": "corpus_" + "0" * 32, "options": OPTIONS}
+    recipe = CompressRecipe.model_validate(fields)
+    local = LocalModel(recipe.model.id, None, SHARED / "models" / name)
+    corpus = SHARED / "corpora" / "prose-valid.txt"
+    task = EngineTask("job_bench", recipe, local, corpus, "text", None, folder, folder, DEVICE.type)
+    source = open_source(task, DEVICE, lambda done: None)
+    head = source.head
+    statistics = source.statistics(Method.PROBABILITY, DEVICE, lambda done: None)
+    basis = build_basis(Method.PROBABILITY, head.weight, statistics, 0)
+    found: dict[str, dict[str, float]] = {}
+    for ratio in RATIOS:
+        kept = kept_columns(head.hidden_size, ratio, 8)
+        source_dtype = slice_head(head, basis, kept, statistics.mean_hidden, repair=True)
+        quantized, scale = round_rows(source_dtype.weight.double())
+        prepared = round_head(source_dtype, head, statistics, 0)
+        candidates = {
+            "source": source_dtype,
+            "int8, unprepared": replace(source_dtype, weight=quantized.float() * scale[:, None]),
+            "int8": prepared,
+        }
+        row = {}
+        for label, factors in candidates.items():
+            point = measure_rounded(source.evaluation, head, factors, ratio, 0, DEVICE)
+            row[label] = float(f"{point.perplexity_drift:.3g}")
+        bytes_of = {"bytes, source": source_dtype, "bytes, int8": prepared}
+        row |= {label: round(factors.head_nbytes / head.weight.nbytes, 3) for label, factors in bytes_of.items()}
+        found[f"{ratio:g}"] = row
+        sys.stdout.write(f"{name} {ratio:g} {row}\n")
+    return found
