@@ -22,10 +22,11 @@ def command(job_id: str, output: Path, server: str, as_json: bool) -> int:
     with Client(server) as client:
         job = client.job(job_id)
         paths = fetch(job, output)
+        report = job.report()
     if as_json:
         print_json({"id": job.id, "output": str(output), "files": [str(path) for path in paths]})
     else:
-        show(console_for(sys.stdout), places_view(output, job.report()))
+        show(console_for(sys.stdout), places_view(output, report))
     return 0
 
 

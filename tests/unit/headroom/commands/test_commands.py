@@ -218,6 +218,8 @@ def test_a_download_leaves_the_files(client: Client, hand: Any, corpus: Path, ca
     assert "error [file_not_found]" in capsys.readouterr().err
     hand.start(job.id)
     hand.succeed(job.id)
+    assert cli.run(["download", job.id, "--output", "told"]) == 0
+    assert "told/report.html" in capsys.readouterr().out
     assert cli.run(["download", job.id, "--output", "got", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["files"] == ["got/config.json", "got/headroom.json", "got/report.json"]
     assert (tmp_path / "got/config.json").read_bytes() == b"{}"
