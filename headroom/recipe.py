@@ -25,6 +25,7 @@ class Settings(TypedDict, total=False):
     kl_budget: float | None  # largest mean KL divergence, nats per token
     group_gap: float | None  # largest gap between groups of texts in drift of perplexity; needs options group_field
     evaluation: Sequence[Evaluation]  # the job passes if it passes on each of them
+    publish: str | None  # `ns/name`: what the server's hub calls the checkpoint
     ratios: Sequence[float]  # further points of the drift curve
     options: Mapping[str, Any]  # seed, window, evaluation_tokens, ... as the API names them
     labels: Mapping[str, str]
@@ -41,6 +42,7 @@ def compress_body(model: str, corpus: str | dict[str, str], settings: Settings) 
         "method": settings.get("method"),
         "drift": _present(drift),
         "evaluation": [_evaluation(one) for one in settings.get("evaluation", ())],
+        "publish": _present({"repo": settings.get("publish")}),
         "ratios": list(settings.get("ratios", ())),
         "options": dict(settings.get("options", {})),
         "labels": dict(settings.get("labels", {})),

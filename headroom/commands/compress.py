@@ -55,6 +55,7 @@ def read_ratio(context: click.Context, option: click.Parameter, value: str) -> f
     metavar="NAME=FILE[:0.02]",
     help="Measure on this text too, with a budget of its own; the worst decides. Repeatable.",
 )
+@click.option("--publish", metavar="NS/NAME", help="What the server's hub calls the checkpoint.")
 @click.option("--output", type=click.Path(path_type=Path), metavar="DIR", help="Default: <name>-headroom.")
 @click.option("--tied", type=click.Choice(["keep", "untie"]), help="What becomes of a head tied to the input table.")
 @click.option("--head-dtype", type=click.Choice(["source", "int8"]), help="Round the kept columns to 8 bits?")
@@ -110,6 +111,7 @@ def settings_from(values: dict[str, Any]) -> Settings:
         kl_budget=values["kl_budget"],
         group_gap=values["group_gap"],
         evaluation=values["evaluation"],
+        publish=values["publish"],
         options=reading_options(values) | {name: values[name] for name in names if values[name] is not None},
         labels=values["labels"],
     )

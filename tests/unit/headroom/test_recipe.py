@@ -19,6 +19,7 @@ def test_every_setting_arrives_where_the_server_reads_it() -> None:
         max_drift=0.02,
         kl_budget=0.1,
         group_gap=0.05,
+        publish="team/slim",
         ratios=[0.1, 0.2],
         evaluation=[Evaluation("prose", CORPUS, 0.05), Evaluation("code", CORPUS)],
         options={"seed": 3, "group_field": "kind", "tied": "untie"},
@@ -29,6 +30,7 @@ def test_every_setting_arrives_where_the_server_reads_it() -> None:
     assert (recipe.drift.perplexity, recipe.drift.kl) == (0.02, 0.1)
     assert (recipe.ratios, recipe.options.seed, recipe.options.tied) == ([0.1, 0.2], 3, "untie")
     assert (recipe.drift.group_gap, recipe.group_field) == (0.05, "kind")
+    assert recipe.publish_as == "team/slim"
     assert recipe.labels == {"team": "x"}
     prose, code = recipe.evaluation
     assert prose.drift is not None

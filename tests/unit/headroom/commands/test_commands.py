@@ -117,6 +117,7 @@ def test_a_job_that_somebody_else_cancels_is_exit_code_one(
         (["--method", "magic"], "invalid_request"),
         (["--window", "0"], "invalid_request"),
         (["--column-multiple", "0"], "invalid_request"),
+        (["--publish", "headroom/mine"], "invalid_request"),
     ],
 )
 def test_what_the_server_refuses_is_exit_code_two(
