@@ -4,7 +4,8 @@ V: rows of the head, d: its columns, k: columns kept, b: bytes of one weight, P:
 evaluated, of all corpora together.
 
 - head_bytes_after = b (V k + V) + basis: the kept columns and the repaired bias, and what maps a hidden state to
-  them: b k d for a general basis, 8 k for a permutation. This is what the head reads for each token, tied or not;
+  them: b k d for a general basis, 8 k for a permutation. With 8-bit columns
+  V k + 4 V + b (V + k d). This is what the head reads for each token, tied or not;
   a tied model's file does not shrink, since its embedding keeps the other columns.
 - seconds = (2 P T [backbone] + 4 V d T [two passes of the sweep] + 2 P E [validation] + 60 d^3 [decompositions])
   / 3e10 + 10: one CPU core and the start of a process. A GPU takes a small part of it.
@@ -77,7 +78,7 @@ def estimate(recipe: Recipe, model: ModelInspection, corpus_bytes: Sequence[int]
     kept = _kept(slicing, head) if slicing else None
     return Estimate(
         kept_columns=kept,
-        head_bytes_after=_head_bytes(head, kept, slicing.method) if slicing and kept else None,
+        head_bytes_after=_head_bytes(head, kept, slicing) if slicing and kept else None,
         seconds=round(_seconds(recipe, model, head, corpus_bytes), 1),
         memory_bytes=model.nbytes + 16 * head.vocab_size * head.hidden_size + 64 * head.hidden_size**2 + PROCESS_BYTES,
     )
@@ -89,8 +90,11 @@ def _kept(recipe: CompressRecipe, head: HeadFacts) -> int | None:
     return checked_kept_columns(head.hidden_size, recipe.ratio, recipe.options.column_multiple)
 
 
-def _head_bytes(head: HeadFacts, kept: int, method: Method) -> int:
-    basis = head.weight_bytes * kept * head.hidden_size if method in GENERAL_BASES else 8 * kept
+def _head_bytes(head: HeadFacts, kept: int, recipe: CompressRecipe) -> int:
+    if recipe.options.head_dtype == "int8":
+        general = head.weight_bytes * (head.vocab_size + kept * head.hidden_size)
+        return head.vocab_size * (kept + 4) + general
+    basis = head.weight_bytes * kept * head.hidden_size if recipe.method in GENERAL_BASES else 8 * kept
     return head.weight_bytes * (head.vocab_size * kept + head.vocab_size) + basis
 
 

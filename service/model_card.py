@@ -99,7 +99,8 @@ def _what_was_removed(job: Job, model: LocalModel, report: dict[str, Any], figur
     return (
         f"Made from {source}. The output head ({head.get('vocab_size', '?')} tokens, {hidden} columns, "
         f"{tied}) lost {removed} columns (ratio {_number(figures['ratio'], '.4g')}); everything else is as it was.\n\n"
-        f"Method `{method}`: {METHODS[method]}. Repair: `{job.recipe.options.repair}`.\n"
+        f"Method `{method}`: {METHODS[method]}. Repair: `{job.recipe.options.repair}`. "
+        f"Columns: `{job.recipe.options.head_dtype}`.\n"
     )
 
 

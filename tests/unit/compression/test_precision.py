@@ -15,6 +15,7 @@ from headroom.errors import InvalidArgument
 from headroom.quantized_head import QuantizedHead
 from headroom.restoring import restore
 from service.compression.precision import round_rows
+from service.estimates import estimate
 from service.model_files import inspect_model
 from service.ports import EngineOutcome, EngineTask, Verdict
 from tests.factories import make_recipe
@@ -64,6 +65,8 @@ def test_an_8_bit_head_is_stored_as_measured_and_survives_saving_casting_and_deq
     assert outcome.verdict is Verdict.PUBLISH
     assert report["stored"]["perplexity"] == pytest.approx(report["selected"]["perplexity"], rel=1e-3)
     assert report["unrounded"]["kept_columns"] == 16
+    estimated = estimate(task.recipe, inspect_model(task.model.path), [1])
+    assert estimated.head_bytes_after == report["bytes"]["head_after"]
     assert report["bytes"]["head_after"] == 264 * (16 + 4 + 2) + 2 * 16 * 32
     assert report["bytes"]["checkpoint_after"] == sum(e.nbytes for e in inspect_model(task.staging).tensors.values())
     model = AutoModelForCausalLM.from_pretrained(task.staging, dtype=torch.bfloat16)
