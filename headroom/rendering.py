@@ -181,7 +181,7 @@ def verdict(job: JobRecord, perplexity: str = "perplexity") -> Text:
         )
     if job.status == "rejected" and result:
         largest = result.largest_passing_ratio
-        hint = f"the largest ratio that passes is {largest:g}" if largest else "no measured ratio passes"
+        hint = f"the largest ratio that passes is {largest:g}" if largest is not None else "no measured ratio passes"
         return Text.assemble(
             ("Rejected: ", "bold yellow"),
             f"at ratio {result.ratio:g} {_excess(job, result)}; {hint}. Nothing was written.",

@@ -33,7 +33,9 @@ from service.ports import (
     Progress,
     Verdict,
 )
+from service.recipes.compress import CompressRecipe
 from service.recipes.job_recipe import JobRecipe
+from service.recipes.recipe import Recipe
 from service.report_page import PAGE_NAME, write_page
 from service.reports import finite, summarize, with_timing
 from service.retries import RetryPolicy, clear_away, retry_or_fail
@@ -88,13 +90,20 @@ def _attempt(job: Job, services: Services, engine: Engine, progress: Progress) -
     outcome = engine(task, progress)
     report = finite(with_timing(outcome.report, Phase.FETCHING.value, fetching_seconds))
     if "selected" in report:
-        report |= {"rollout": roll_out(report)}
+        report |= {"rollout": roll_out(report, can_widen=_can_widen(job.recipe, report))}
     _write(services, lambda: services.store.save_report(job.id, job.attempt, report))
     if outcome.verdict is Verdict.PUBLISH:
         return _publish(job, services, task.model, task.staging, report, progress)
     services.artifacts.discard(job.id, job.attempt)
     status = Status.REJECTED if outcome.verdict is Verdict.REJECT else Status.SUCCEEDED
     return _finish(job, services, status, summarize(report))
+
+
+def _can_widen(recipe: Recipe, report: dict[str, Any]) -> bool:
+    """A tied table holds all columns, unless the job gave the head a table of its own."""
+    if not isinstance(recipe, CompressRecipe) or not report["head"]["tied"]:
+        return False
+    return recipe.options.tied == "keep" and recipe.options.head_dtype == "source"
 
 
 def _corpora(job: Job, services: Services) -> list[CorpusFile]:

@@ -104,7 +104,7 @@ def _verdict(report: dict[str, Any]) -> str:
         f"budget {_percent(report['budget']['perplexity'])}"
     )
     best = report.get("largest_passing_ratio")
-    hint = f" The largest ratio that passes is {best:.4g}." if best and not passes else ""
+    hint = f" The largest ratio that passes is {best:.4g}." if best is not None and not passes else ""
     words = "Inside the budget" if passes else "Refused"
     kind = "" if passes else " bad"
     return f'<div class="verdict{kind}"><strong>{words}.</strong> {removed} removed: {escape(drift)}.{hint}</div>'

@@ -15,10 +15,11 @@ ALARM_FACTOR = 2.0  # mean KL over this many times the predicted one is more tha
 SMALLEST_ALARM = 1e-4  # nats; below it rounding is all there is to see
 
 
-def roll_out(report: dict[str, Any]) -> dict[str, Any] | None:
+def roll_out(report: dict[str, Any], *, can_widen: bool) -> dict[str, Any] | None:
     """`{"stages", "sampled_positions", "back", "checklist"}` of a passing compress report, else None.
 
-    Each stage: the size, the share of traffic, the drift to expect, and the KL and top-1 agreement that stop it.
+    can_widen: whether the stored head holds the columns that it does not read. Each stage: the size, the share of
+    traffic, the drift to expect, and the KL and top-1 agreement that stop it.
     """
     selected = report["selected"]
     if not selected.get("passes"):
@@ -32,7 +33,7 @@ def roll_out(report: dict[str, Any]) -> dict[str, Any] | None:
     return {
         "stages": [_stage(point, share) for point, share in steps],
         "sampled_positions": SAMPLED_POSITIONS,
-        "back": _way_back(report),
+        "back": _way_back(report, can_widen),
         "checklist": _checklist(report, selected),
     }
 
@@ -71,13 +72,12 @@ def _stage(point: dict[str, Any], share: float) -> dict[str, Any]:
     }
 
 
-def _way_back(report: dict[str, Any]) -> list[str]:
-    head = report["head"]
+def _way_back(report: dict[str, Any], can_widen: bool) -> list[str]:
     raised = (
         "Raise the kept columns of the running model: headroom.set_kept_columns(model, k), up to "
-        f"{head['hidden_size']:,} without loading anything."
-        if head["tied"]
-        else "This head holds the kept columns only: it can be read narrower in place, and wider only by loading again."
+        f"{report['head']['hidden_size']:,} without loading anything."
+        if can_widen
+        else "This head holds the kept columns only: a wider one has to be loaded in its place."
     )
     source = report["model"]["id"] + (f" at {report['model']['revision']}" if report["model"]["revision"] else "")
     return [raised, f"Serve {source} again: it was not changed."]

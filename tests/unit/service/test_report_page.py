@@ -16,7 +16,7 @@ from tests.reports import make_report
 @pytest.fixture
 def report() -> dict[str, Any]:
     found = make_report(drifts={0.1: 0.0001, 0.3: 0.0008, 0.5: 0.004, 0.7: 0.02}, chosen=0.5)
-    return found | {"rollout": roll_out(found)}
+    return found | {"rollout": roll_out(found, can_widen=True)}
 
 
 def figures_of(page: str) -> dict[str, Any]:

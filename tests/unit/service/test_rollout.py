@@ -9,7 +9,7 @@ from tests.reports import make_report
 
 
 def test_stages_go_from_the_mildest_size_worth_serving_to_the_chosen_one() -> None:
-    plan = roll_out(make_report(drifts={0.1: 0.0001, 0.3: 0.0008, 0.5: 0.004, 0.7: 0.009}, chosen=0.7))
+    plan = roll_out(make_report(drifts={0.1: 0.0001, 0.3: 0.0008, 0.5: 0.004, 0.7: 0.009}, chosen=0.7), can_widen=True)
 
     assert plan is not None
     assert [(stage["ratio"], stage["traffic"]) for stage in plan["stages"]] == [
@@ -21,7 +21,7 @@ def test_stages_go_from_the_mildest_size_worth_serving_to_the_chosen_one() -> No
 
 
 def test_a_size_that_is_the_mildest_of_all_meets_the_traffic_in_steps() -> None:
-    plan = roll_out(make_report(drifts={0.1: 0.004}, chosen=0.1))
+    plan = roll_out(make_report(drifts={0.1: 0.004}, chosen=0.1), can_widen=True)
 
     assert plan is not None
     assert [(stage["ratio"], stage["traffic"]) for stage in plan["stages"]] == [
@@ -33,7 +33,7 @@ def test_a_size_that_is_the_mildest_of_all_meets_the_traffic_in_steps() -> None:
 
 
 def test_a_stage_stops_at_twice_the_divergence_that_was_measured() -> None:
-    plan = roll_out(make_report(drifts={0.5: 0.004}, chosen=0.5))
+    plan = roll_out(make_report(drifts={0.5: 0.004}, chosen=0.5), can_widen=True)
 
     assert plan is not None
     stage = plan["stages"][-1]
@@ -44,13 +44,13 @@ def test_a_stage_stops_at_twice_the_divergence_that_was_measured() -> None:
 def test_a_refused_result_has_no_roll_out() -> None:
     report = make_report(drifts={0.5: 0.5}, chosen=0.5)
 
-    assert roll_out(report | {"selected": report["selected"] | {"passes": False}}) is None
+    assert roll_out(report | {"selected": report["selected"] | {"passes": False}}, can_widen=True) is None
 
 
-@pytest.mark.parametrize(("tied", "words"), [(True, "without loading anything"), (False, "only by loading again")])
-def test_the_way_back_depends_on_where_the_removed_columns_are(tied: bool, words: str) -> None:
+@pytest.mark.parametrize(("can_widen", "words"), [(True, "without loading anything"), (False, "has to be loaded")])
+def test_the_way_back_depends_on_where_the_removed_columns_are(can_widen: bool, words: str) -> None:
     report: dict[str, Any] = make_report(drifts={0.5: 0.004}, chosen=0.5)
-    plan = roll_out(report | {"head": report["head"] | {"tied": tied}})
+    plan = roll_out(report, can_widen=can_widen)
 
     assert plan is not None
     assert words in plan["back"][0]
@@ -59,7 +59,7 @@ def test_the_way_back_depends_on_where_the_removed_columns_are(tied: bool, words
 def test_the_checklist_says_no_where_the_report_does() -> None:
     report = make_report(drifts={0.5: 0.004}, chosen=0.5)
     few = report | {"corpus": report["corpus"] | {"evaluation_windows": 3}}
-    plan = roll_out(few)
+    plan = roll_out(few, can_widen=True)
 
     assert plan is not None
     assert [item["ok"] for item in plan["checklist"] if "enough text" in item["text"]] == [False]
