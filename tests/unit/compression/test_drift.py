@@ -8,7 +8,7 @@ import torch
 from service.compression.drift import DriftPoint, bootstrap_interval, drift_curve
 from service.compression.gate import stored_drift
 from service.compression.sweep import Sweep
-from service.recipes.compress import DriftBudget
+from service.recipes.compress import CalibratedDriftBudget, DriftBudget
 
 
 def make_point(kept: int, high: float, kl: float = 0.0) -> DriftPoint:
@@ -66,5 +66,5 @@ def test_stored_drift_is_paired_with_the_baseline() -> None:
     base = torch.rand(10, dtype=torch.float64) + 10
     found = stored_drift(base + 0.1, base, torch.full((10,), 5), seed=0)
     assert found.drift == pytest.approx(math.expm1(0.02))
-    assert found.passes(DriftBudget(perplexity=0.021))
-    assert not found.passes(DriftBudget(perplexity=0.02))
+    assert found.passes(CalibratedDriftBudget(perplexity=0.021))
+    assert not found.passes(CalibratedDriftBudget(perplexity=0.02))

@@ -121,9 +121,9 @@ def test_a_local_model_that_is_unsafe_is_refused_at_once(
 def test_a_dry_run_finds_what_the_engine_would(submission: Submission, tmp_path: Path) -> None:
     with pytest.raises(RatioTooSmall, match=r"at least 0\.5"):
         submission.try_out(make_recipe(corpus=TEXT, ratio=0.1))
-    write_model_files(tmp_path / "models/acme/bert", architectures=["BertForMaskedLM"])
-    with pytest.raises(UnsupportedModel, match="causal"):
-        submission.try_out(make_recipe(model="acme/bert", corpus=TEXT))
+    write_model_files(tmp_path / "models/acme/sorter", architectures=["BertForSequenceClassification"])
+    with pytest.raises(UnsupportedModel, match="predicts no tokens"):
+        submission.try_out(make_recipe(model="acme/sorter", corpus=TEXT))
 
 
 def test_a_dry_run_of_auto_leaves_open_what_only_measuring_tells(submission: Submission) -> None:
