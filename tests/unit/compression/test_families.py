@@ -145,6 +145,7 @@ def test_with_every_column_kept_nothing_changes(done: Done, tmp_path: Path, meth
         factors,
         method=method.value,
         keep_tied=True,
+        keep_removed=False,
         base_model_prefix=source.base_model_prefix,
         fingerprint=None,
     )
