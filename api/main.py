@@ -2,7 +2,6 @@
 
 import argparse
 import ipaddress
-import logging
 import sys
 from datetime import UTC, datetime
 
@@ -18,9 +17,8 @@ from service.adapters.chained_models import open_models
 from service.adapters.directory_artifacts import DirectoryArtifacts
 from service.adapters.directory_corpora import DirectoryCorpora
 from service.adapters.sql_store import SqlJobStore
+from service.logs import configure_logging
 from service.settings import Settings
-
-logger = logging.getLogger(__name__)
 
 PARALLEL_UPLOADS = 8
 SHUTDOWN_SECONDS = 10
@@ -53,12 +51,11 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8000)
     options = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    logging.getLogger("alembic").setLevel(logging.WARNING)  # it tells of every readiness check
     try:
         settings = Settings()
     except ValidationError as error:
         sys.exit(f"A setting is not valid: {error}")
+    configure_logging(settings.log_format)
     if not settings.allow_open and not is_loopback(options.host):
         sys.exit(
             f"Refusing to listen on {options.host}: this server asks for no key, so anyone who reaches it could use "

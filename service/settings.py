@@ -6,6 +6,8 @@ from typing import Annotated
 from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from service.logs import LogFormat
+
 
 class Settings(BaseSettings):
     """Everything an operator can set. Paths default to places below `data_dir`."""
@@ -18,6 +20,8 @@ class Settings(BaseSettings):
     broker_url: str = "redis://127.0.0.1:6379/0"
     hub_endpoint: str = "https://huggingface.co"  # empty: local models only
     hub_token: Annotated[str, Field(repr=False)] = ""
+
+    log_format: LogFormat = "text"  # json: one object a line, with request, job and attempt
 
     allow_open: bool = False  # let the API, which asks for no key, listen on other addresses than loopback
 

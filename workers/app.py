@@ -5,10 +5,11 @@ import signal
 from typing import TYPE_CHECKING, Any
 
 from celery import Celery
-from celery.signals import worker_init, worker_shutting_down
+from celery.signals import setup_logging, worker_init, worker_shutting_down
 from celery.worker import state
 
 from service.adapters.celery_settings import celery_settings
+from service.logs import configure_logging
 from service.settings import Settings
 
 if TYPE_CHECKING:
@@ -20,6 +21,9 @@ def build_app(settings: Settings) -> Celery:
     built = Celery("headroom")
     built.conf.update(celery_settings(settings.broker_url))
     built.conf.update(imports=("workers.tasks",))
+    setup_logging.connect(
+        lambda **_: configure_logging(settings.log_format), weak=False, dispatch_uid="headroom.logging"
+    )
     worker_init.connect(_end_attempts_on_shutdown, weak=False, dispatch_uid="headroom.end_attempts")
     return built
 

@@ -19,6 +19,8 @@ from collections.abc import Callable
 from enum import Enum, auto
 from typing import Protocol
 
+import structlog
+
 from service.errors import AttemptSuperseded, StoreUnavailable, WorkerLost
 from service.jobs import Job, Status
 from service.retries import clear_away, give_back, retry_or_fail
@@ -60,6 +62,7 @@ def run_attempt(job_id: str, parts: Parts, is_stopping: Callable[[], bool], star
     if job is None:
         logger.info("%s is not to be had: the message was a duplicate, or came early", job_id)
         return
+    structlog.contextvars.bind_contextvars(job_id=job.id, attempt=job.attempt)
     lease = Lease(parts.store, job, settings.lease_seconds, settings.heartbeat_seconds)
     process = start(job)
     ending, returncode = _see_through(process, lease, settings.cancel_grace_seconds, is_stopping)

@@ -14,11 +14,14 @@ import threading
 import time
 from dataclasses import replace
 
+import structlog
+
 from service.adapters.chained_models import open_models
 from service.adapters.directory_corpora import DirectoryCorpora
 from service.errors import AttemptSuperseded, JobCanceled
 from service.execution import Services, execute
 from service.jobs import Status
+from service.logs import configure_logging
 from service.ports import EngineOutcome, EngineTask, Progress
 from service.progress import ProgressReporter
 from service.recipes.job_recipe import JobRecipe
@@ -36,10 +39,10 @@ def main(arguments: list[str]) -> None:
     signal.signal(signal.SIGTERM, lambda *_: stopping.set())
     faulthandler.enable()
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # a log is no terminal
-    logging.basicConfig(
-        level=logging.INFO, format=f"%(asctime)s %(levelname)s {job_id}/{attempt} %(name)s: %(message)s"
-    )
-    parts = open_parts(Settings())
+    settings = Settings()
+    configure_logging(settings.log_format)
+    structlog.contextvars.bind_contextvars(job_id=job_id, attempt=attempt)
+    parts = open_parts(settings)
     try:
         _run(job_id, attempt, parts, stopping)
     except JobCanceled:

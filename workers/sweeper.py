@@ -11,6 +11,7 @@ from collections.abc import Callable
 from service.adapters.celery_queue import CeleryQueue
 from service.errors import AttemptSuperseded, ServiceError, WorkerLost
 from service.jobs import Job, Status
+from service.logs import configure_logging
 from service.ports import JobFilter, JobQueue
 from service.retries import retry_or_fail
 from service.settings import Settings
@@ -87,11 +88,11 @@ def _all(parts: Parts, status: Status) -> list[Job]:
 
 def main() -> None:
     """Sweep until SIGTERM or SIGINT. Reads the settings from the environment."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())
     settings = Settings()
+    configure_logging(settings.log_format)
     parts = open_parts(settings)
     sweeper = Sweeper(parts, CeleryQueue(settings.broker_url))
     while not stopping.wait(settings.sweep_seconds):

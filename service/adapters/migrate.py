@@ -15,6 +15,7 @@ from sqlalchemy import Engine, make_url, text
 from service.adapters.database import Database
 from service.adapters.tables import REVISION, read_revision
 from service.errors import StoreUnavailable
+from service.logs import configure_logging
 from service.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -47,8 +48,9 @@ def current_is_latest(engine: Engine) -> bool:
 
 
 def main() -> None:
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
-    url = Settings().database
+    settings = Settings()
+    configure_logging(settings.log_format)
+    url = settings.database
     try:
         upgrade(url)
     except StoreUnavailable as error:
