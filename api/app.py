@@ -6,12 +6,14 @@ from functools import partial
 from importlib.metadata import version
 
 from fastapi import FastAPI
+from prometheus_client import CollectorRegistry
 
 from api.dependencies import Services
 from api.errors import install_error_handlers
 from api.limits import BodyLimit, RequestIds
+from api.metrics import CountRequests, RequestFigures, ServiceState
 from api.openapi import openapi_of
-from api.routes import corpora, files, health, hub, jobs, models
+from api.routes import corpora, files, health, hub, jobs, metrics, models
 
 DESCRIPTION = "Slice the output head of a language model, and prove that its predictions did not move."
 
@@ -32,7 +34,9 @@ def create_app(services: Services) -> FastAPI:
         redirect_slashes=False,
     )
     app.state.services = services
-    for module in (jobs, files, corpora, models, hub, health):
+    app.state.registry = registry = CollectorRegistry()
+    registry.register(ServiceState(services))
+    for module in (jobs, files, corpora, models, hub, health, metrics):
         app.include_router(module.router)
     app.add_middleware(
         BodyLimit,
@@ -40,6 +44,7 @@ def create_app(services: Services) -> FastAPI:
         upload_path=corpora.UPLOAD_PATH,
         max_upload_bytes=services.max_corpus_bytes,
     )
+    app.add_middleware(CountRequests, figures=RequestFigures(registry))
     app.add_middleware(RequestIds)  # added last: it is the outermost
     install_error_handlers(app)
     app.openapi = partial(openapi_of, app)  # type: ignore[method-assign]

@@ -35,6 +35,27 @@ class JobPage:
     has_more: bool
 
 
+@dataclass(frozen=True)
+class EndedJob:
+    kind: str
+    status: Status
+    phase_seconds: dict[str, float]
+
+
+@dataclass(frozen=True)
+class StoreFigures:
+    """What monitoring wants to know of a store, all of one moment."""
+
+    jobs: dict[tuple[str, Status], int]  # by kind and status
+    due: int  # queued jobs that may run now
+    oldest_due: datetime | None  # since when the first of them may
+    lost_attempts: int  # whose worker was lost, of those that ended lately
+    ended: list[EndedJob]  # lately, newest first; at most ENDED_JOBS
+
+
+ENDED_JOBS = 1000
+
+
 class JobStore(Protocol):
     """The store of truth. Every method is one transaction; StoreUnavailable when the database is away."""
 
@@ -87,6 +108,9 @@ class JobStore(Protocol):
 
     def events(self, job_id: str, after: int, limit: int) -> list[Event]:
         """Events with a number above `after`, in order. JobNotFound if there is no such job."""
+
+    def figures(self, since: datetime) -> StoreFigures:
+        """For monitoring; `since` says how lately."""
 
     def ping(self) -> None:
         """Raise StoreUnavailable unless the database answers and its schema is current."""

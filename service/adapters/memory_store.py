@@ -2,14 +2,23 @@
 
 import json
 import threading
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from service.errors import AttemptSuperseded, InternalError, JobFinished, JobNotFound, ReportNotReady, StoreUnavailable
+from service.errors import (
+    AttemptSuperseded,
+    InternalError,
+    JobFinished,
+    JobNotFound,
+    ReportNotReady,
+    StoreUnavailable,
+    WorkerLost,
+)
 from service.jobs import Event, Job, JobError, Phase, Status
-from service.ports import Clock, JobFilter, JobPage
+from service.ports import ENDED_JOBS, Clock, EndedJob, JobFilter, JobPage, StoreFigures
 from service.transitions import (
     HELD,
     Change,
@@ -126,6 +135,27 @@ class MemoryJobStore:
         with self._open():
             self._find(job_id)
             return self._events[job_id][max(after, 0) :][:limit]
+
+    def figures(self, since: datetime) -> StoreFigures:
+        with self._open():
+            now = self._clock()
+            queued = [job for job in self._jobs.values() if job.status is Status.QUEUED and is_due(job, now)]
+            due = [job.not_before or job.created for job in queued]
+            ended = [job for job in self._jobs.values() if job.finished is not None and job.finished >= since]
+            records = [record for job in self._jobs.values() for record in job.attempts]
+            return StoreFigures(
+                jobs=dict(Counter((job.recipe.kind, job.status) for job in self._jobs.values())),
+                due=len(due),
+                oldest_due=min(due, default=None),
+                lost_attempts=sum(
+                    record.outcome == WorkerLost.code and record.finished is not None and record.finished >= since
+                    for record in records
+                ),
+                ended=[
+                    EndedJob(job.recipe.kind, job.status, job.phase_seconds)
+                    for job in sorted(ended, key=lambda job: job.finished or since, reverse=True)[:ENDED_JOBS]
+                ],
+            )
 
     def ping(self) -> None:
         with self._open():

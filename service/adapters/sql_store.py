@@ -9,6 +9,7 @@ from sqlalchemy import ColumnElement, Connection, Select, String, delete, false,
 from sqlalchemy.exc import IntegrityError
 
 from service.adapters.database import Database
+from service.adapters.sql_figures import read_figures
 from service.adapters.sql_rows import (
     append_events,
     insert_job,
@@ -21,7 +22,7 @@ from service.adapters.sql_rows import (
 from service.adapters.tables import REVISION, events, jobs, outbox, read_revision, reports
 from service.errors import AttemptSuperseded, InternalError, JobFinished, JobNotFound, ReportNotReady, StoreUnavailable
 from service.jobs import FINAL, Event, Job, JobError, Phase, Status, sources_of
-from service.ports import Clock, JobFilter, JobPage
+from service.ports import Clock, JobFilter, JobPage, StoreFigures
 from service.recipes.job_recipe import LABEL_KEY
 from service.transitions import HELD, Change, cancel_requested, claimed, ended, progressed, requeued
 
@@ -136,6 +137,10 @@ class SqlJobStore:
             _find(connection, job_id)
             rows = connection.execute(query.order_by(events.c.number).limit(limit)).mappings()
             return [read_event(row) for row in rows]
+
+    def figures(self, since: datetime) -> StoreFigures:
+        with self._database.reading() as connection:
+            return read_figures(connection, since, self._clock())
 
     def ping(self) -> None:
         with self._database.reading() as connection:
