@@ -241,3 +241,17 @@ def test_models_and_corpora_are_listed(client: Client, corpus: Path, capsys: Out
     assert cli.run(["models", "--json"]) == 0
     local = {"id": "acme/tiny", "kind": "local", "job_id": None, "repository": None}
     assert json.loads(capsys.readouterr().out)["data"] == [local]
+
+
+def test_config_check_tells_what_is_wrong_and_ends_with_2(
+    monkeypatch: pytest.MonkeyPatch, capsys: Output, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("HEADROOM_DATA_DIR", str(tmp_path))
+    monkeypatch.setenv("HEADROOM_HUB_ENDPOINT", "")
+    monkeypatch.setenv("HEADROOM_DATABASE_ULR", "postgresql://nowhere")
+
+    assert cli.run(["config", "check", "--json"]) == 2
+
+    checks = {found["name"]: found["ok"] for found in json.loads(capsys.readouterr().out)["checks"]}
+    assert checks["HEADROOM_DATABASE_ULR"] is False
+    assert checks["HEADROOM_DATA_DIR"] is True

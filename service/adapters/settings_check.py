@@ -1,0 +1,127 @@
+"""`python -m service.adapters.settings_check`: whether the settings of this environment can work, as JSON lines.
+
+Reads, connects and looks; changes nothing but a temporary file in the data directory.
+"""
+
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import httpx
+from pydantic import ValidationError
+from sqlalchemy import make_url
+from sqlalchemy.exc import SQLAlchemyError
+
+from service.adapters.celery_queue import CeleryQueue
+from service.adapters.sql_store import SqlJobStore
+from service.adapters.tables import REVISION
+from service.errors import ServiceError
+from service.settings import Settings
+
+PREFIX = "HEADROOM_"
+# Read by the command line or by our tests, not by Settings.
+OTHERS = {f"{PREFIX}{name}" for name in ("SERVER", "HOST", "PORT", "KEY", "DEBUG")}
+HUB_SECONDS = 5.0
+
+
+@dataclass(frozen=True)
+class Finding:
+    """`detail` says what was found or, where not `ok`, what to do."""
+
+    name: str
+    ok: bool
+    detail: str
+
+
+def check(environment: Mapping[str, str]) -> Iterator[Finding]:
+    """The settings first; the parts that they name only if all of them can be read."""
+    known = {f"{PREFIX}{name.upper()}" for name in Settings.model_fields} | OTHERS
+    for name in sorted(set(environment) - known):
+        if name.startswith(PREFIX):
+            yield Finding(name, False, "no setting has this name: compare with docs/settings.md")
+    try:
+        settings = Settings()
+    except ValidationError as error:
+        for problem in error.errors():
+            name = PREFIX + "_".join(str(part) for part in problem["loc"]).upper()
+            yield Finding(name, False, problem["msg"])
+        return
+    yield Finding("settings", True, f"{len(settings.model_fields_set)} set, the others at their defaults")
+    yield _data_dir(settings.data_dir)
+    yield _models_dir(settings)
+    yield _database(settings.database)
+    yield _broker(settings.broker_url)
+    yield _hub(settings)
+
+
+def _data_dir(path: Path) -> Finding:
+    name = f"{PREFIX}DATA_DIR"
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path):
+            return Finding(name, True, f"{path} can be written")
+    except OSError as error:
+        return Finding(name, False, f"{path} cannot be written ({error.strerror}): name a folder of this user")
+
+
+def _models_dir(settings: Settings) -> Finding:
+    name, path = f"{PREFIX}MODELS_DIR", settings.local_models_dir
+    if path.is_dir() and os.access(path, os.R_OK | os.X_OK):
+        return Finding(name, True, f"{path} can be read")
+    if settings.models_dir is None:
+        return Finding(name, True, "no local models")
+    return Finding(name, False, f"{path} is no folder that can be read: local models are <ns>/<name> below it")
+
+
+def _database(url: str) -> Finding:
+    name = f"{PREFIX}DATABASE_URL"
+    try:
+        shown = make_url(url).render_as_string(hide_password=True)
+        store = SqlJobStore(url, lambda: datetime.now(UTC))
+    except (SQLAlchemyError, ImportError) as error:
+        return Finding(name, False, f"{error}: see docs/settings.md for what it looks like, and for the extra it needs")
+    try:
+        store.ping()
+    except ServiceError as error:
+        return Finding(name, False, f"{shown}: {error.message}")
+    finally:
+        store.close()
+    return Finding(name, True, f"{shown} answers, with schema {REVISION}")
+
+
+def _broker(url: str) -> Finding:
+    name = f"{PREFIX}BROKER_URL"
+    try:
+        CeleryQueue(url).ping()
+    except ServiceError as error:
+        return Finding(name, False, error.message)
+    except Exception as error:  # an address that the transport cannot read
+        return Finding(name, False, f"{type(error).__name__}: {error}")
+    return Finding(name, True, "answers")
+
+
+def _hub(settings: Settings) -> Finding:
+    name = f"{PREFIX}HUB_ENDPOINT"
+    if not settings.hub_endpoint:
+        return Finding(name, True, "none: local models only")
+    try:
+        answer = httpx.get(settings.hub_endpoint, timeout=HUB_SECONDS)
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        return Finding(name, False, f"{settings.hub_endpoint} does not answer ({error}); empty it to use local models")
+    return Finding(name, True, f"{settings.hub_endpoint} answers ({answer.status_code})")
+
+
+def main() -> None:
+    findings = list(check(os.environ))
+    for finding in findings:
+        sys.stdout.write(json.dumps(asdict(finding)) + "\n")
+    sys.exit(0 if all(finding.ok for finding in findings) else 2)
+
+
+if __name__ == "__main__":
+    main()

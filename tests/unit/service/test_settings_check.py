@@ -1,0 +1,52 @@
+from pathlib import Path
+
+import pytest
+
+from service.adapters.migrate import upgrade
+from service.adapters.settings_check import check
+
+
+def findings(monkeypatch: pytest.MonkeyPatch, **variables: str) -> dict[str, tuple[bool, str]]:
+    given = {f"HEADROOM_{name}": value for name, value in variables.items()}
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    return {finding.name.removeprefix("HEADROOM_"): (finding.ok, finding.detail) for finding in check(given)}
+
+
+def test_a_misspelt_variable_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = findings(monkeypatch, DATA_DIRR="x", MAX_ATTEMPTS="many")
+    assert found["DATA_DIRR"] == (False, "no setting has this name: compare with docs/settings.md")
+
+
+def test_a_value_that_cannot_be_read_is_told_and_nothing_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = findings(monkeypatch, MAX_ATTEMPTS="many", BROKER_URL="redis+cluster://x")
+    assert {name: ok for name, (ok, _) in found.items()} == {"MAX_ATTEMPTS": False, "BROKER_URL": False}
+
+
+def test_parts_that_do_not_answer_are_told_one_by_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    found = findings(
+        monkeypatch,
+        DATA_DIR=str(tmp_path / "file/below"),
+        MODELS_DIR=str(tmp_path / "absent"),
+        DATABASE_URL=f"sqlite:///{tmp_path}/new.db",
+        BROKER_URL="redis://127.0.0.1:9/0",
+        HUB_ENDPOINT="http://127.0.0.1:9",
+    )
+    assert {name for name, (ok, _) in found.items() if ok} == {"settings"}
+    assert "service.adapters.migrate" in found["DATABASE_URL"][1]
+
+
+def test_a_password_is_not_shown(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    url = "postgresql://headroom:hunter2@127.0.0.1:9/headroom"
+    found = findings(
+        monkeypatch, DATA_DIR=str(tmp_path), DATABASE_URL=url, HUB_ENDPOINT="", BROKER_URL="redis://127.0.0.1:9"
+    )
+    assert found["DATABASE_URL"][0] is False
+    assert "hunter2" not in str(found)
+
+
+def test_what_works_is_said_to_work(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    upgrade(f"sqlite:///{tmp_path}/headroom.db")
+    found = findings(monkeypatch, DATA_DIR=str(tmp_path), HUB_ENDPOINT="")
+    assert {name for name, (ok, _) in found.items() if ok} >= {"DATA_DIR", "MODELS_DIR", "DATABASE_URL", "HUB_ENDPOINT"}
