@@ -83,7 +83,18 @@ def encoding_view(report: Mapping[str, Any]) -> RenderableType:
     table = _pairs()
     for name, key in ENCODING_FIGURES.items():
         table.add_row(name, number(encoding[key], ".4f"))
+    for what, found in (("columns", encoding), ("components", report["components"])):
+        needed = ", ".join(f"{count:,} for {share:.0%}" for share, count in _needed(found))
+        table.add_row(f"{what} needed, share of R²", needed)
+        table.add_row(f"Gini of the slopes of {what}", number(found["gini"], ".4f"))
+    for fit in report["few_examples"]:
+        figures = f"R² {number(fit['r2'], '.4f')}, cosine with the slope of all {number(fit['slope_cosine'], '.4f')}"
+        table.add_row(f"from {fit['tokens']:,} tokens", figures)
     return Group(caption, table)
+
+
+def _needed(found: Mapping[str, Any]) -> list[tuple[float, int]]:
+    return [(float(share), count) for share, count in found["columns_needed"].items()]
 
 
 def perplexity_name(report: Mapping[str, Any]) -> str:

@@ -12,15 +12,6 @@ Figure: TypeAlias = dict[str, Any]  # {"data": [...], "layout": {...}}
 
 BLUE, ORANGE, GREEN, RED, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#8A8A8A"
 OTHERS = (ORANGE, GREY, GREEN, RED)
-R2_AXIS = {
-    "title": {"text": "R²"},
-    "overlaying": "y",
-    "side": "right",
-    "range": [0, 1],
-    "tickmode": "linear",
-    "dtick": 0.2,
-    "showgrid": False,
-}
 SMALLEST_DRIFT = 1e-6  # where a logarithmic axis ends: less than this is rounding
 
 
@@ -64,30 +55,6 @@ def drift_figure(report: dict[str, Any]) -> Figure:
         ],
     }
     return {"data": traces, "layout": layout}
-
-
-def slopes_figure(report: dict[str, Any]) -> Figure:
-    """Magnitudes of the regression's slopes, sorted, and the R^2 that the largest ones reach together."""
-    encoding = report["encoding"]
-    slopes = sorted((abs(value) for value in encoding["slopes"]), reverse=True)
-    sparsity = encoding["sparsity"]
-    bars = {"type": "bar", "name": "|slope|", "x": [*range(1, len(slopes) + 1)], "y": slopes, "marker": {"color": BLUE}}
-    line = {
-        "type": "scatter",
-        "mode": "lines+markers",
-        "name": "R² of the largest so far",
-        "x": [point["columns"] for point in sparsity],
-        "y": [point["r2"] for point in sparsity],
-        "yaxis": "y2",
-        "line": {"color": ORANGE, "width": 2},
-    }
-    layout = {
-        "xaxis": {"title": {"text": "columns, largest slope first"}},
-        "yaxis": {"title": {"text": "|slope|"}, "rangemode": "tozero"},
-        "yaxis2": R2_AXIS,
-        "bargap": 0,
-    }
-    return {"data": [bars, line], "layout": layout}
 
 
 def bytes_figure(report: dict[str, Any]) -> Figure | None:

@@ -7,9 +7,18 @@ from typing import Any
 
 from plotly.offline import get_plotlyjs
 
-from service.report_figures import Figure, bytes_figure, drift_figure, slopes_figure
+from service.encoding_figures import components_figure, fitted_figure, slopes_figure
+from service.report_figures import Figure, bytes_figure, drift_figure
 
 PAGE_NAME = "report.html"
+
+ENCODING_FIGURES = {
+    "R²": "r2",
+    "R², adjusted": "r2_adjusted",
+    "R², held-out rows": "r2_held_out",
+    "Spearman, fitted against true": "spearman",
+    "cosine of the slope with -mean(h)": "slope_cosine_mean_hidden",
+}
 
 STYLE = """
 :root { color-scheme: light dark; --ink: #1b1f24; --dim: #5d6670; --paper: #ffffff; --line: #d8dde3; --good: #00735a;
@@ -73,7 +82,8 @@ def write_page(report: dict[str, Any]) -> str:
 
 
 def _compression(report: dict[str, Any]) -> tuple[list[str], dict[str, Figure]]:
-    figures = {"drift": drift_figure(report), "slopes": slopes_figure(report)}
+    encoding, plots = _encoding(report)
+    figures = {"drift": drift_figure(report)} | plots
     sections = [
         _verdict(report),
         _remarks(report),
@@ -86,12 +96,13 @@ def _compression(report: dict[str, Any]) -> tuple[list[str], dict[str, Figure]]:
     if sizes is not None:
         figures["bytes"] = sizes
         sections += ["<h2>Bytes</h2>", _plot("bytes", "Bytes before and after.", low=True)]
-    sections += [f"<p>{escape(report['advice'])}</p>", *_rollout(report.get("rollout")), *_encoding(report)]
+    sections += [f"<p>{escape(report['advice'])}</p>", *_rollout(report.get("rollout")), *encoding]
     return [*sections, *_how_measured(report)], figures
 
 
 def _analysis(report: dict[str, Any]) -> tuple[list[str], dict[str, Figure]]:
-    return [_remarks(report), *_encoding(report), *_how_measured(report)], {"slopes": slopes_figure(report)}
+    encoding, figures = _encoding(report)
+    return [_remarks(report), *encoding, *_how_measured(report)], figures
 
 
 def _verdict(report: dict[str, Any]) -> str:
@@ -196,22 +207,40 @@ def _rollout(plan: dict[str, Any] | None) -> list[str]:
     ]
 
 
-def _encoding(report: dict[str, Any]) -> list[str]:
-    encoding = report["encoding"]
-    named = {
-        "R²": "r2",
-        "R², adjusted": "r2_adjusted",
-        "R², held-out rows": "r2_held_out",
-        "Spearman, fitted against true": "spearman",
-        "cosine of the slope with -mean(h)": "slope_cosine_mean_hidden",
-    }
-    rows = [(False, [escape(name), _number(encoding.get(key), ".4f")]) for name, key in named.items()]
-    return [
+def _encoding(report: dict[str, Any]) -> tuple[list[str], dict[str, Figure]]:
+    """With the parts that only the report of an analysis has, where they are there."""
+    encoding, components, fits = report["encoding"], report.get("components"), report.get("few_examples")
+    rows = [(False, [escape(name), _number(encoding.get(key), ".4f")]) for name, key in ENCODING_FIGURES.items()]
+    figures = {"slopes": slopes_figure(encoding)}
+    sections = [
         "<h2>How token probability is encoded</h2>",
         "<p>Regression of -log averaged token probability on the rows of the output head.</p>",
         _table(("figure", "value"), rows),
         _plot("slopes", "Sorted magnitudes of the slopes, and the R² that the largest reach together."),
+        f"<p>{_needed(encoding, 'columns')}</p>",
     ]
+    if components:
+        figures |= {"components": components_figure(components), "fitted": fitted_figure(report["fitted"])}
+        sections += [
+            "<h2>Principal components of the head</h2>",
+            _plot("components", "The same of principal components, with the share of the variance that each explains."),
+            f"<p>{_needed(components, 'components')}</p>",
+            "<h2>Fitted against true</h2>",
+            _plot("fitted", "Fitted against true -log averaged probability of a sample of tokens."),
+        ]
+    if fits:
+        head = ("tokens of text", "R²", "Spearman", "cosine with the slope of all")
+        cells = [
+            (False, [f"{fit['tokens']:,}", *(_number(fit[key], ".4f") for key in ("r2", "spearman", "slope_cosine"))])
+            for fit in fits
+        ]
+        sections += ["<h2>From a few tokens of text</h2>", _table(head, cells)]
+    return sections, figures
+
+
+def _needed(found: dict[str, Any], what: str) -> str:
+    reached = ", ".join(f"{count:,} reach {float(share):.0%}" for share, count in found["columns_needed"].items())
+    return f"Of the {what}, largest slope first: {reached} of the R² of all. Gini coefficient {found['gini']:.3f}."
 
 
 def _how_measured(report: dict[str, Any]) -> list[str]:

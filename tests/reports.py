@@ -2,6 +2,34 @@
 
 from typing import Any
 
+SPARSITY = {
+    "sparsity": [{"columns": 1, "r2": 0.6}, {"columns": 3, "r2": 0.9}],
+    "columns_needed": {"0.9": 2, "0.95": 3, "0.99": 3},
+    "gini": 0.4,
+}
+
+
+def make_analysis(**parts: Any) -> dict[str, Any]:
+    """The report of an analyze job."""
+    report = make_report({0.5: 0.001}, 0.5)
+    shared = ("job_id", "model", "versions", "seed", "head", "corpus", "encoding", "warnings", "timing")
+    return (
+        {name: report[name] for name in shared if name in report}
+        | {
+            "kind": "analyze",
+            "columns": {"standardised_slopes": [0.1, -0.5, 0.2], "spearman": [0.1, -0.3, 0.2]},
+            "components": {
+                "explained_variance": [0.7, 0.2, 0.1],
+                "standardised_slopes": [0.2, 0.6, 0.1],
+                "spearman": [0.2, 0.5, 0.1],
+            }
+            | SPARSITY,
+            "few_examples": [{"tokens": 64, "r2": 0.3, "spearman": 0.7, "slope_cosine": 0.8}],
+            "fitted": {"token_ids": [1, 5, 7], "true": [2.0, 8.0, 9.5], "fitted": [2.5, 7.5, 9.0]},
+        }
+        | parts
+    )
+
 
 def make_report(drifts: dict[float, float], chosen: float, hidden: int = 100) -> dict[str, Any]:
     """A compress report that passes. `drifts`: ratio -> drift of perplexity, the interval being a tenth around it."""
@@ -36,8 +64,7 @@ def make_report(drifts: dict[float, float], chosen: float, hidden: int = 100) ->
             "evaluation_windows": 16,
             "window": 512,
         },
-        "encoding": encoding
-        | {"slopes": [0.5, -2.0, 1.0], "sparsity": [{"columns": 1, "r2": 0.6}, {"columns": 3, "r2": 0.9}]},
+        "encoding": encoding | {"slopes": [0.5, -2.0, 1.0]} | SPARSITY,
         "method": "probability",
         "repair": "mean",
         "budget": {"perplexity": 0.01, "kl": None},

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from service.compression.encoding import regress, spearman
+from service.compression.encoding import regress
+from service.compression.rank_correlation import spearman
 from service.compression.statistics import Statistics, neg_log_alpha
 from service.recipes.compress import Method
 

@@ -7,6 +7,7 @@ from service.compression.basis import Basis
 from service.compression.checkpoint import Plan
 from service.compression.drift import WINDOWS_FOR_INTERVAL, DriftPoint
 from service.compression.encoding import Encoding
+from service.compression.encoding_report import sparsity_section
 from service.compression.gate import Choice, StoredDrift
 from service.compression.slicing import SlicedFactors
 from service.compression.source import Source
@@ -133,7 +134,7 @@ def _encoding(encoding: Encoding, floor_rows: int) -> dict[str, Any]:
         "spearman": encoding.spearman,
         "slope_cosine_mean_hidden": encoding.slope_cosine_mean_hidden,
         "rows_at_floor": floor_rows,
-        "sparsity": [{"columns": columns, "r2": r2} for columns, r2 in encoding.sparsity],
+        **sparsity_section(encoding.sparsity),
         "slopes": encoding.regression.slope.tolist(),
     }
 

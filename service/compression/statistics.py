@@ -88,6 +88,21 @@ def calibrate(
     return Statistics(**{name: tensor.cpu() for name, tensor in vars(total).items()})
 
 
+@torch.inference_mode()
+def probability_sum(rows: Tensor, head: LmHead, device: torch.device) -> Tensor:
+    """(vocab,) float64 on the CPU: the predicted distributions at a few positions, rows: (n, hidden), added up."""
+    tiles = tiles_for(device)
+    weight = head.weight.to(device, torch.float32)
+    bias = torch.zeros(head.vocab_size, device=device) if head.bias is None else head.bias.to(device, torch.float32)
+    total = torch.zeros(head.vocab_size, dtype=torch.float64, device=device)
+    for some in rows.float().split(tiles.rows):
+        lse = _log_sum_exp(some, weight, bias, head, tiles)
+        for part in tiles.vocabulary(head.vocab_size):
+            logits = _logits(some, weight, bias, head, part)
+            total[part] += torch.exp(logits - lse[:, None]).sum(0, dtype=torch.float64)
+    return total.cpu()
+
+
 def _sums(hidden: Tensor, probability: Tensor, center: Tensor | None, variance: Tensor) -> Statistics:
     """hidden: (rows, hidden) float64; variance: (rows, hidden) Var_p(W_i), used with a centre only."""
     fisher = hidden.new_zeros(0) if center is None else ((hidden - center).square() * variance.double()).sum(0)

@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 from plotly.graph_objects import Figure
 
-from service.report_figures import bytes_figure, drift_figure, slopes_figure
+from service.encoding_figures import components_figure, fitted_figure, slopes_figure
+from service.report_figures import bytes_figure, drift_figure
 from service.report_page import write_page
 from service.rollout import roll_out
-from tests.reports import make_report
+from tests.reports import make_analysis, make_report
 
 
 @pytest.fixture
@@ -26,9 +27,24 @@ def figures_of(page: str) -> dict[str, Any]:
     return figures
 
 
-@pytest.mark.parametrize("make", [drift_figure, slopes_figure, bytes_figure])
+@pytest.mark.parametrize("make", [drift_figure, bytes_figure])
 def test_plotly_accepts_every_figure(make: Any, report: dict[str, Any]) -> None:
     Figure(make(report))  # raises for a property or value that plotly does not know
+
+
+@pytest.mark.parametrize(
+    ("make", "part"), [(slopes_figure, "encoding"), (components_figure, "components"), (fitted_figure, "fitted")]
+)
+def test_plotly_accepts_every_figure_of_an_analysis(make: Any, part: str) -> None:
+    Figure(make(make_analysis()[part]))
+
+
+def test_the_page_of_an_analysis_shows_components_fits_and_what_is_needed() -> None:
+    page = write_page(make_analysis())
+
+    assert set(figures_of(page)) == {"slopes", "components", "fitted"}
+    assert "Of the columns, largest slope first: 2 reach 90%, 3 reach 95%, 3 reach 99% of the R² of all." in page
+    assert "From a few tokens of text" in page
 
 
 def test_every_figure_has_its_place_on_the_page(report: dict[str, Any]) -> None:
@@ -60,7 +76,7 @@ def test_a_drift_below_zero_is_drawn_at_the_edge_of_the_logarithm() -> None:
 
 
 def test_slopes_are_sorted_by_magnitude(report: dict[str, Any]) -> None:
-    assert slopes_figure(report)["data"][0]["y"] == [2.0, 1.0, 0.5]
+    assert slopes_figure(report["encoding"])["data"][0]["y"] == [2.0, 1.0, 0.5]
 
 
 def test_a_job_that_stored_nothing_has_no_plot_of_bytes(report: dict[str, Any]) -> None:

@@ -1,0 +1,57 @@
+"""Principal components of the rows of the head, and how each tells of the token probability.
+
+Everything but the rank correlations comes from the moments; these take one product V x d x d, whose result is kept
+as 16-bit floats: 2 V d bytes.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from service.compression.encoding import Encoding
+from service.compression.rank_correlation import binned_spearman
+from service.compression.sparsity import Sparsity, sparsity_of
+
+
+@dataclass(frozen=True, eq=False)
+class Components:
+    """In order of explained variance; float64."""
+
+    explained_variance: Tensor  # (d,) share of the variance of W
+    slope: Tensor  # (d,) of y on the scores, standardised
+    spearman: Tensor  # (d,) of the scores with y
+    sparsity: Sparsity
+
+
+def principal_components(weight: Tensor, y: Tensor, encoding: Encoding) -> Components:
+    """weight: (vocab, d); y: (vocab,) float64, as `encoding` has them.
+
+    The sign of a component, and with it of its slope and correlation, is such that its scores rise with y.
+    """
+    moments = encoding.moments
+    _, wy, yy = moments.centered()
+    values, vectors = encoding.spectrum
+    values, vectors = values.flip(0).clamp_min(0), vectors.flip(1)
+    products = vectors.T @ wy
+    vectors = torch.where(products < 0, -vectors, vectors)
+    deviations = (values / moments.rows).sqrt()
+    slopes = vectors.T @ encoding.regression.slope
+    return Components(
+        explained_variance=values / values.sum().clamp_min(1e-300),
+        slope=slopes * deviations / moments.deviations()[1].clamp_min(1e-300),
+        spearman=_spearman_of_scores(weight, moments.w / moments.rows, vectors, deviations, y),
+        sparsity=sparsity_of(torch.diag(values), products.abs(), yy, slopes),
+    )
+
+
+def _spearman_of_scores(weight: Tensor, mean: Tensor, vectors: Tensor, deviations: Tensor, y: Tensor) -> Tensor:
+    """(d,). A component without variance correlates with nothing: 0."""
+    has_variance = deviations > deviations.max() * 1e-6
+    scaled = torch.where(has_variance, vectors / deviations.clamp_min(1e-300), 0.0)
+    projection, offset = scaled.float(), (mean @ scaled).float()
+    scores = torch.empty(scaled.shape[1], weight.shape[0], dtype=torch.float16)  # a row each: they are read so
+    for start in range(0, weight.shape[0], 8192):
+        rows = weight[start : start + 8192].float()
+        scores[:, start : start + 8192] = torch.addmm(-offset[:, None], projection.T, rows.T)
+    return binned_spearman(scores.T, y)

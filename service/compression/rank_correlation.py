@@ -1,0 +1,95 @@
+"""Spearman's rank correlation of many columns with one target.
+
+Exactly, by sorting; or through 65,536 bins a column where sorting would take minutes: a table of 16-bit numbers has no
+more values than that, so nothing is lost; of other numbers, those that share a bin share a rank.
+"""
+
+import torch
+from torch import Tensor
+
+from service.compression.block_parallel import map_blocks
+
+# Columns are ranked this many values at a time: bounds the memory of sorting to a few hundred MB.
+RANKED_VALUES_AT_ONCE = 16_000_000
+BINNED_COLUMNS = 16  # counted at a time
+COPIED_COLUMNS = 256  # a row of the table is read in pieces of so many
+SORTED_VALUES = 50_000_000  # a table with more values than this is binned
+BINS = 65_536
+
+
+def spearman(columns: Tensor, y: Tensor) -> Tensor:
+    """Rank correlation of each column with y, ties given their average rank.
+
+    columns: (n, m), y: (n,) -> (m,) float64. A constant column correlates with nothing: 0.
+    """
+    if columns.numel() > SORTED_VALUES:
+        return binned_spearman(columns, y)
+    target = _average_ranks(y[:, None].double())
+    target = target - target.mean(0)
+    at_once = max(1, RANKED_VALUES_AT_ONCE // columns.shape[0])
+    parts = []
+    for some in columns.split(at_once, dim=1):
+        ranks = _average_ranks(some.double())
+        ranks = ranks - ranks.mean(0)
+        norm = ranks.square().sum(0).sqrt() * target.square().sum().sqrt()
+        parts.append(_ratio((target * ranks).sum(0), norm))
+    return torch.cat(parts)
+
+
+def binned_spearman(columns: Tensor, y: Tensor) -> Tensor:
+    """The same through bins: exact for a table of 16-bit floats, else of its standardised columns in float16.
+
+    Cost: two counts of n a column. Memory: COPIED_COLUMNS columns, a few of them as integers, and their bins.
+    """
+    target = _average_ranks(y[:, None].double())[:, 0]
+    target = target - target.mean()
+    repeated = target.repeat(BINNED_COLUMNS)
+
+    def correlate(rows: Tensor) -> Tensor:
+        return _correlate_bins(_ordered_codes(rows), repeated[: rows.numel()])
+
+    parts: list[Tensor] = []
+    for some in columns.split(COPIED_COLUMNS, dim=1):
+        narrow = some if some.itemsize == 2 else _standardised(some).half()
+        parts += map_blocks(correlate, narrow.T.contiguous().split(BINNED_COLUMNS), torch.device("cpu"))
+    return torch.cat(parts)
+
+
+def _correlate_bins(codes: Tensor, target: Tensor) -> Tensor:
+    """codes: (m, n) int32 below BINS; target: (m * n,) centred ranks, once for each column -> (m,)"""
+    m, n = codes.shape
+    places = codes.add_(BINS * torch.arange(m, dtype=torch.int32)[:, None]).flatten()
+    counts = torch.bincount(places, minlength=m * BINS).view(m, BINS).double()
+    sums = torch.bincount(places, weights=target, minlength=m * BINS).view(m, BINS)
+    ranks = counts.cumsum(1) - (counts + 1) / 2 - (n - 1) / 2  # average rank of each bin, centred
+    norm = (counts * ranks.square()).sum(1).sqrt() * target[:n].square().sum().sqrt()
+    return _ratio((ranks * sums).sum(1), norm)
+
+
+def _standardised(columns: Tensor) -> Tensor:
+    centered = columns - columns.mean(0)
+    return centered / centered.square().mean(0).sqrt().clamp_min(torch.finfo(columns.dtype).tiny)
+
+
+def _ordered_codes(rows: Tensor) -> Tensor:
+    """16-bit floats -> int32 below BINS, in the order of the values; both zeros are one."""
+    bits = rows.view(torch.int16)
+    return torch.where(bits < 0, -BINS // 2 - bits, bits).int().add_(BINS // 2)
+
+
+def _ratio(products: Tensor, norm: Tensor) -> Tensor:
+    return torch.where(norm > 0, products / norm.clamp_min(1e-300), 0.0)
+
+
+def _average_ranks(columns: Tensor) -> Tensor:
+    """(n, m) -> (n, m) ranks from 0, equal values sharing the mean of their ranks."""
+    count = columns.shape[0]
+    ordered, order = columns.sort(dim=0)
+    starts_run = torch.ones_like(ordered, dtype=torch.bool)
+    starts_run[1:] = ordered[1:] != ordered[:-1]
+    position = torch.arange(count, device=columns.device)[:, None].expand_as(ordered)
+    first = torch.where(starts_run, position, 0).cummax(dim=0).values
+    ends_run = torch.ones_like(starts_run)
+    ends_run[:-1] = starts_run[1:]
+    last = torch.where(ends_run, position, count - 1).flip(0).cummin(dim=0).values.flip(0)
+    return torch.empty_like(columns).scatter_(0, order, (first + last).double() / 2)
