@@ -57,6 +57,7 @@ CATALOGUE: dict[str, ErrorKind] = {
     "corpus_too_large": ErrorKind(413, "The corpus is too large"),
     "invalid_selection": ErrorKind(422, "The columns to keep are not valid"),
     "ratio_too_small": ErrorKind(422, "The ratio removes nothing"),
+    "export_unavailable": ErrorKind(422, "The export cannot be made"),
     # the present state
     "job_not_found": ErrorKind(404, "There is no such job"),
     "job_finished": ErrorKind(409, "The job has ended"),

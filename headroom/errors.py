@@ -20,6 +20,7 @@ BAD_INPUT_CODES = frozenset(
         "corpus_too_large",
         "corpus_too_short",
         "corrupt_checkpoint",
+        "export_unavailable",
         "invalid_argument",
         "invalid_model_id",
         "invalid_selection",

@@ -222,6 +222,8 @@ def places_view(folder: Path, report: Mapping[str, Any]) -> RenderableType:
     table.add_column(overflow="fold")
     table.add_row(Text("Checkpoint in", "bold"), Text(str(folder)))
     table.add_row(Text("Report in", "bold"), Text(str(folder / "report.html")))
+    for export in report.get("exports") or []:
+        table.add_row(Text(f"Export, {export['kind']}", "bold"), Text(str(folder / export["path"])))
     auto_class = (report.get("model") or {}).get("auto_class", "AutoModelForCausalLM")
     load = f'import headroom; {auto_class}.from_pretrained("{folder}")'
     table.add_row(Text("Load with", "bold"), Text(load))

@@ -16,7 +16,8 @@ ServiceError
 │   ├── CorpusTooShort         fewer than one calibration and one evaluation window
 │   ├── CorpusTooLarge         over the upload cap, also after decompression
 │   ├── InvalidSelection       columns to keep are out of range
-│   └── RatioTooSmall          the ratio removes no column after rounding
+│   ├── RatioTooSmall          the ratio removes no column after rounding
+│   └── ExportUnavailable      the model or the worker cannot make an export that was asked for
 ├── StateError                 the request is well-formed but does not fit the present state
 │   ├── JobNotFound
 │   ├── JobFinished            cancel on a job that has ended
@@ -113,6 +114,10 @@ class InvalidSelection(UserError):
 
 class RatioTooSmall(UserError):
     code = "ratio_too_small"
+
+
+class ExportUnavailable(UserError):
+    code = "export_unavailable"
 
 
 class StateError(ServiceError):

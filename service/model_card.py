@@ -69,6 +69,7 @@ def write_card(job: Job, model: LocalModel, report: dict[str, Any]) -> str:
             _what_was_removed(job, model, report, figures),
             _drift_table(figures, (report.get("baseline") or {}).get("kind", "perplexity")),
             LOADING.replace("AUTO_CLASS", auto_class),
+            _exports(report),
             LIMITS,
             "The plots, a roll-out in stages and what to check before signing off are in `report.html`.\n",
             f"Made by Headroom, job `{job.id}`. `headroom.json` holds the recipe and the hash of every file, "
@@ -130,6 +131,22 @@ def _drift_table(figures: dict[str, Any], perplexity: str) -> str:
     lines += [f"| {label} | {before} | {after} |" for label, before, after in rows]
     lines += ["", "The stored files were loaded again and evaluated before they were published.", ""]
     return "\n".join(lines)
+
+
+def _exports(report: dict[str, Any]) -> str:
+    """For engines that do not know the format; empty without any."""
+    texts = {
+        "dense": "`dense/`: the same head at full width, for plain transformers: `from_pretrained(..., "
+        'subfolder="dense")`. It saves nothing; it is there for comparisons.',
+        "onnx": "`onnx/model.onnx`: the whole model with the smaller head, in float32, for ONNX runtimes.",
+    }
+    found = []
+    for export in report.get("exports") or []:
+        without = " Without the bias of the mean repair." if export["bias"] == "left out" else ""
+        drift = export.get("perplexity_drift")
+        measured = "" if drift is None else f" Perplexity drift {_percent(drift)}."
+        found.append(f"- {texts[export['kind']]}{measured}{without}")
+    return "\n".join(["## Also here", "", *found, ""]) if found else ""
 
 
 def _number(value: float | None, form: str) -> str:

@@ -61,6 +61,7 @@ def read_ratio(context: click.Context, option: click.Parameter, value: str) -> f
 @click.option("--head-dtype", type=click.Choice(["source", "int8"]), help="Round the kept columns to 8 bits?")
 @click.option("--repair", type=click.Choice(["mean", "none"]), help="Fold the mean of what is removed into the bias?")
 @click.option("--keep-removed", is_flag=True, default=None, help="Store what `headroom restore` needs.")
+@click.option("--export", type=click.Choice(["dense", "onnx"]), multiple=True, help="Write this too. Repeatable.")
 @click.option("--column-multiple", type=int, metavar="N", help="Kept columns are a multiple of this.")
 @job_options
 @click.option("--dry-run", is_flag=True, help="Check everything and estimate; make no job.")
@@ -102,7 +103,8 @@ def command(
 
 def settings_from(values: dict[str, Any]) -> Settings:
     """Options of the command line as settings of the client; what was not given is left to the server."""
-    names = ("head_dtype", "tied", "repair", "keep_removed", "column_multiple", "group_field")
+    names = ("head_dtype", "tied", "repair", "keep_removed", "export", "column_multiple", "group_field")
+    given = {name: values[name] for name in names if values[name] not in (None, ())}
     return Settings(
         revision=values["revision"],
         ratio=values["ratio"],
@@ -112,7 +114,7 @@ def settings_from(values: dict[str, Any]) -> Settings:
         group_gap=values["group_gap"],
         evaluation=values["evaluation"],
         publish=values["publish"],
-        options=reading_options(values) | {name: values[name] for name in names if values[name] is not None},
+        options=reading_options(values) | given,
         labels=values["labels"],
     )
 

@@ -64,20 +64,12 @@ def plan_checkpoint(
     A rounded head has a table of its own: rounding the shared one would change the input of the model too.
     """
     tied = head.is_tied and keep_tied and factors.rounded is None
-    prefix = _missing_prefix(head, stored, base_model_prefix)
     new = _head_tensors(head.name, factors, tied=tied)
     if factors.bias is not None:  # BERT's head reads its bias from its parent, under the name that the file has
         new |= dict.fromkeys(stored.bias, factors.bias)
     if tied:
         new |= _embedding_tensors(head.embed_name, factors)
-    dropped = set(stored.weight + stored.bias) - (set() if tied else set(stored.embed))
-    copied: dict[str, Tensor | TensorEntry] = {}
-    for name, entry in source.tensors.items():
-        if name not in dropped:
-            copied[name if not prefix or name.startswith(f"{head.name}.") else prefix + name] = entry
-    if not tied and not stored.embed:  # a tied table that was stored under the head's name only
-        copied[f"{head.embed_name}.weight"] = source.tensors[stored.weight[0]]
-    config = dict(source.config)
+    config = _config(source, head, tied=tied)
     config["quantization_config"] = {
         "quant_method": "headroom",
         "version": FORMAT_VERSION,
@@ -100,11 +92,47 @@ def plan_checkpoint(
         "transform": head.transform.describe(),
         "fingerprint": fingerprint,
     }
+    removed = _removed(head, source, stored, factors) if keep_removed else {}
+    return Plan(new | _copied(source, head, stored, base_model_prefix, tied=tied), config, removed)
+
+
+def plan_dense(
+    source: ModelInspection,
+    head: LmHead,
+    stored: StoredNames,
+    weight: Tensor,
+    bias: Tensor | None,
+    base_model_prefix: str,
+) -> Plan:
+    """The source with another head of the same width, (vocab, hidden), that has a table of its own; a plain config."""
+    new: dict[str, Tensor | TensorEntry] = {f"{head.name}.weight": weight}
+    if bias is not None:
+        new |= dict.fromkeys([f"{head.name}.bias", *stored.bias], bias)
+    copied = _copied(source, head, stored, base_model_prefix, tied=False)
+    return Plan(new | copied, _config(source, head, tied=False), {})
+
+
+def _copied(
+    source: ModelInspection, head: LmHead, stored: StoredNames, base_model_prefix: str, *, tied: bool
+) -> dict[str, Tensor | TensorEntry]:
+    """Everything but the head, and but a table that it goes on sharing."""
+    prefix = _missing_prefix(head, stored, base_model_prefix)
+    dropped = set(stored.weight + stored.bias) - (set() if tied else set(stored.embed))
+    copied: dict[str, Tensor | TensorEntry] = {}
+    for name, entry in source.tensors.items():
+        if name not in dropped:
+            copied[name if not prefix or name.startswith(f"{head.name}.") else prefix + name] = entry
+    if not tied and not stored.embed:  # a tied table that was stored under the head's name only
+        copied[f"{head.embed_name}.weight"] = source.tensors[stored.weight[0]]
+    return copied
+
+
+def _config(source: ModelInspection, head: LmHead, *, tied: bool) -> dict[str, Any]:
+    config = dict(source.config)
     # In an encoder-decoder the same setting says that its two halves share their input table (and T5 scales by it).
     if head.is_tied and not tied and not source.config.get("is_encoder_decoder"):
         config["tie_word_embeddings"] = False
-    removed = _removed(head, source, stored, factors) if keep_removed else {}
-    return Plan(new | copied, config, removed)
+    return config
 
 
 def _missing_prefix(head: LmHead, stored: StoredNames, base_model_prefix: str) -> str:

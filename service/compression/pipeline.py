@@ -21,6 +21,7 @@ from service.compression.continuations import continuations_section, continue_te
 from service.compression.drift import DriftPoint
 from service.compression.encoding import encode
 from service.compression.evaluation_sets import open_evaluation_sets, outside_shares
+from service.compression.exports import check_exports, write_exports
 from service.compression.gate import Choice, StoredDrift, choose, stored_drift
 from service.compression.groups import Gap, drift_by_group, small_groups
 from service.compression.model_loading import load_tokenizer
@@ -28,7 +29,7 @@ from service.compression.phase_timer import PhaseTimer
 from service.compression.precision import measure_rounded, round_head
 from service.compression.reading import Objective
 from service.compression.report import advice, corpora_section, report_of_measurement, sizes, stored_section, unseen
-from service.compression.slicing import SlicedFactors, slice_head
+from service.compression.slicing import SlicedFactors, slice_head, stored_logits
 from service.compression.source import Source, open_source
 from service.compression.statistics import neg_log_alpha
 from service.compression.sweep import SweepHead, prepare
@@ -56,6 +57,7 @@ def compress(task: EngineTask[CompressRecipe], progress: Progress) -> EngineOutc
     repair = recipe.options.repair == "mean"
     with timer.phase(Phase.ENCODING) as report_progress:
         source = open_source(task, device, lambda done: report_progress(0.5 * done))
+        check_exports(recipe, source)
         sets = open_evaluation_sets(task, source, device, lambda done: report_progress(0.5 + 0.25 * done))
         statistics = source.statistics(recipe.method, device, lambda done: report_progress(0.75 + 0.25 * done))
         outside = outside_shares(sets, statistics) if recipe.evaluation else None
@@ -91,6 +93,7 @@ def compress(task: EngineTask[CompressRecipe], progress: Progress) -> EngineOutc
         "group_gap": _described(choice.sets[0].gaps.get(choice.selected.kept_columns)),
         "continuations": None,
         "unrounded": None,
+        "exports": [],
         "comparisons": {method: [point.as_dict() for point in points] for method, points in comparisons.items()},
         "corpora": corpora_section(
             choice, [one.at(choice.selected.kept_columns) for one in choice.sets], outside, None
@@ -132,7 +135,9 @@ def compress(task: EngineTask[CompressRecipe], progress: Progress) -> EngineOutc
             "bytes": sizes(source, plan, factors),
         }
         if passes:
-            return _outcome(Verdict.PUBLISH, report | found, timer)
+            with timer.phase(Phase.VALIDATING) as report_progress:
+                exports = write_exports(task, source, factors, choice, device, report_progress)
+            return _outcome(Verdict.PUBLISH, report | found | {"exports": exports}, timer)
         _empty(task.staging)
         # What storing added to the drift of this size it will add to the others: skip those that it would fail too.
         waiting = [other for other in waiting if choice.may_store(other, point, drifts)]
@@ -180,14 +185,8 @@ def _write(
 def _fingerprint(source: Source, factors: SlicedFactors) -> dict[str, Any]:
     """Logits that the stored model must give for `source.fingerprint`, from the original h."""
     ids, last = source.fingerprint.input_ids, torch.tensor([source.fingerprint.hidden])
-    logits = _logits(source, factors, last)[:, ids]
+    logits = stored_logits(source.head, factors, last)[:, ids]
     return {"input_ids": ids, "logits": [float(f"{value:.7g}") for value in logits[0]]}
-
-
-def _logits(source: Source, factors: SlicedFactors, hidden: Tensor) -> Tensor:
-    """(rows, hidden) -> (rows, vocab) as stored, in float32 on the CPU."""
-    output = factors.project(hidden) @ factors.weight.float().T
-    return source.head.logits_of(output if factors.bias is None else output + factors.bias.float())
 
 
 @torch.inference_mode()
@@ -245,7 +244,7 @@ def _difference(source: Source, head: SweepHead, factors: SlicedFactors, stored:
     """Largest difference between the stored model's logits and the ones that were measured before storing."""
     hidden = next(source.evaluation.blocks(stored.first_logits.shape[0]))
     if factors.rounded is not None:
-        return float((_logits(source, factors, hidden) - stored.first_logits).abs().max())
+        return float((stored_logits(source.head, factors, hidden) - stored.first_logits).abs().max())
     x = (head.basis.coordinates(hidden.to(head.columns.device)) - head.center)[:, : factors.kept]
     predicted = source.head.transform(x @ head.columns[:, : factors.kept].T + head.constant)
     return float((predicted.cpu() - stored.first_logits).abs().max())

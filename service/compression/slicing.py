@@ -90,6 +90,12 @@ def slice_head(head: LmHead, basis: Basis, kept: int, mean_hidden: Tensor, *, re
     return _mean_repaired(bare, head, mean_hidden) if repair else bare
 
 
+def stored_logits(head: LmHead, factors: SlicedFactors, hidden: Tensor) -> Tensor:
+    """(rows, hidden) -> (rows, vocab) as stored, in float32 on the CPU."""
+    output = factors.project(hidden) @ factors.weight.float().T
+    return head.logits_of(output if factors.bias is None else output + factors.bias.float())
+
+
 def _well_conditioned(basis: Basis, kept: int) -> tuple[Tensor, Tensor, Tensor]:
     """(Q (hidden, hidden), M (kept, hidden)) in float64, T in float32 with columns of length 1.
 

@@ -35,14 +35,14 @@ class StoredMeasurement:
         return float((self.negative_log_likelihood.sum() / self.lengths.sum()).exp())
 
 
-def load_stored(folder: Path, auto_class: str, device: torch.device) -> Any:
+def load_stored(folder: Path, auto_class: str, device: torch.device, dtype: torch.dtype | str = "auto") -> Any:
     """The public way: `import headroom`, then from_pretrained, which checks the fingerprint. StoredMismatch if not."""
     import transformers
 
     import headroom  # noqa: F401  # registers the format
 
     try:
-        model = getattr(transformers, auto_class).from_pretrained(folder, local_files_only=True, dtype="auto")
+        model = getattr(transformers, auto_class).from_pretrained(folder, local_files_only=True, dtype=dtype)
     except ValueError as error:  # the fingerprint
         raise StoredMismatch(f"the stored checkpoint does not load: {error}; nothing was published") from error
     return model.to(device).eval()

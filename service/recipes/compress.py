@@ -60,8 +60,16 @@ class CompressOptions(ReadingOptions):
     group_field: Annotated[str, Field(min_length=1, max_length=64)] | None = None
     continuations: Annotated[int, Field(ge=0, le=64)] = 8  # 0: none
     keep_removed: bool = False
+    export: list[Literal["dense", "onnx"]] = Field(default_factory=list, max_length=2)
     column_multiple: Annotated[int, Field(ge=1, le=256)] = 8
     max_shard_bytes: Annotated[int, Field(ge=1_000_000, le=50_000_000_000)] = 5_000_000_000
+
+    @field_validator("export")
+    @classmethod
+    def _each_once(cls, value: list[str]) -> list[str]:
+        if len(set(value)) < len(value):
+            raise ValueError("name each export once")
+        return value
 
 
 class Publication(Strict):

@@ -9,8 +9,10 @@ ENGINE = Path(__file__).parents[2] / "service/compression"
 AT_THE_EDGE = {
     "checkpoint",
     "corpus",
+    "exports",
     "hidden_cache",
     "model_loading",
+    "onnx_export",
     "phase_timer",
     "pipeline",
     "source",

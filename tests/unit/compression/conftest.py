@@ -1,3 +1,4 @@
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,7 @@ def make_task(tmp_path: Path) -> Callable[..., EngineTask]:
         staging = tmp_path / "staging"
         staging.mkdir(exist_ok=True)
         for stale in staging.iterdir():
-            stale.unlink()
+            shutil.rmtree(stale) if stale.is_dir() else stale.unlink()
         others = [{"name": name, "corpus": CORPUS_ID, "drift": (budgets or {}).get(name)} for name in texts or {}]
         for name, text in (texts or {}).items():
             (tmp_path / name).write_text(text)
