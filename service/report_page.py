@@ -198,8 +198,8 @@ def _rollout(plan: dict[str, Any] | None) -> list[str]:
     back = "".join(f"<li>{escape(step)}</li>" for step in plan["back"])
     return [
         "<h2>Roll-out in stages</h2>",
-        f"<p>Go on to the next stage after {plan['sampled_positions']:,} sampled positions without an alarm "
-        "(<code>headroom.monitor</code> samples them).</p>",
+        f"<p>Go on to the next stage after {plan['sampled_positions']:,} sampled positions without an alarm. "
+        f"{escape(plan['sampling'])}</p>",
         _table(head, stages),
         f"<p>The way back, at any stage:</p><ul>{back}</ul>",
         "<h2>Before signing off</h2>",

@@ -16,7 +16,7 @@ SMALLEST_ALARM = 1e-4  # nats; below it rounding is all there is to see
 
 
 def roll_out(report: dict[str, Any], *, can_widen: bool) -> dict[str, Any] | None:
-    """`{"stages", "sampled_positions", "back", "checklist"}` of a passing compress report, else None.
+    """`{"stages", "sampled_positions", "sampling", "back", "checklist"}` of a passing compress report, else None.
 
     can_widen: whether the stored head holds the columns that it does not read. Each stage: the size, the share of
     traffic, the drift to expect, and the KL and top-1 agreement that stop it.
@@ -33,6 +33,7 @@ def roll_out(report: dict[str, Any], *, can_widen: bool) -> dict[str, Any] | Non
     return {
         "stages": [_stage(point, share) for point, share in steps],
         "sampled_positions": SAMPLED_POSITIONS,
+        "sampling": _sampling(report, can_widen),
         "back": _way_back(report, can_widen),
         "checklist": _checklist(report, selected),
     }
@@ -70,6 +71,15 @@ def _stage(point: dict[str, Any], share: float) -> dict[str, Any]:
         "stop_above_kl": max(ALARM_FACTOR * point["kl_mean"], SMALLEST_ALARM),
         "stop_below_agreement": 1 - ALARM_FACTOR * (1 - agreement) - noise,
     }
+
+
+def _sampling(report: dict[str, Any], can_widen: bool) -> str:
+    """How to see what the figures of a stage are, while it serves."""
+    if report.get("head_dtype") == "int8":
+        return "headroom.monitor cannot watch an 8-bit head: send a sample of the traffic to both models and compare."
+    if can_widen:
+        return "headroom.monitor(model) samples them."
+    return "headroom.monitor(model, full_weight=...) samples them, with the original lm_head.weight."
 
 
 def _way_back(report: dict[str, Any], can_widen: bool) -> list[str]:

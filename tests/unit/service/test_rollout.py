@@ -56,6 +56,18 @@ def test_the_way_back_depends_on_where_the_removed_columns_are(can_widen: bool, 
     assert words in plan["back"][0]
 
 
+@pytest.mark.parametrize(
+    ("head_dtype", "can_widen", "words"),
+    [("source", True, "monitor(model) samples"), ("source", False, "full_weight=..."), ("int8", False, "cannot watch")],
+)
+def test_the_monitor_is_only_offered_where_it_works(head_dtype: str, can_widen: bool, words: str) -> None:
+    report = make_report(drifts={0.5: 0.004}, chosen=0.5) | {"head_dtype": head_dtype}
+    plan = roll_out(report, can_widen=can_widen)
+
+    assert plan is not None
+    assert words in plan["sampling"]
+
+
 def test_the_checklist_says_no_where_the_report_does() -> None:
     report = make_report(drifts={0.5: 0.004}, chosen=0.5)
     few = report | {"corpus": report["corpus"] | {"evaluation_windows": 3}}
