@@ -36,12 +36,16 @@ class RowMoments:
         return self.w.numel()
 
     def centered(self) -> tuple[Tensor, Tensor, Tensor]:
-        """(W'W, W'y, y'y) of centred columns."""
+        """(W'W, W'y, y'y) of centred columns. What varies less than the rounding of its sum is constant: zeros."""
         mean_w, mean_y = self.w / self.rows, self.y / self.rows
+        ww = self.ww - self.rows * torch.outer(mean_w, mean_w)
+        yy = self.yy - self.rows * mean_y**2
+        rounding = self.rows * torch.finfo(torch.float64).eps
+        varies = ww.diagonal() > rounding * self.ww.diagonal()
         return (
-            self.ww - self.rows * torch.outer(mean_w, mean_w),
-            self.wy - self.rows * mean_w * mean_y,
-            self.yy - self.rows * mean_y**2,
+            ww.mul_(varies).mul_(varies[:, None]),
+            (self.wy - self.rows * mean_w * mean_y) * varies,
+            yy * (yy > rounding * self.yy),
         )
 
     def deviations(self) -> tuple[Tensor, Tensor]:

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-RIDGE = 1e-11  # of a column's own variance: keeps the factorisation of dependent columns, below what is reported
+# Of a column's own variance: keeps the factorisation of dependent columns, below what is reported. The larger ones are
+# for columns so far from zero that rounding of their sums is more.
+RIDGES = (1e-11, 1e-8, 1e-5)
 SHARES = (0.90, 0.95, 0.99)
 CURVE_SHARES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9, 1.0)
 
@@ -40,11 +42,13 @@ def prefix_r2(ww: Tensor, wy: Tensor, yy: Tensor, order: Tensor) -> Tensor:
     if not yy > 0:
         return torch.ones_like(wy)
     scale = ww.diagonal().clamp_min(0).sqrt()
-    is_constant = scale <= scale.max() * 1e-12
-    inverse = torch.where(is_constant, 0.0, 1 / scale.clamp_min(1e-300))
+    inverse = torch.where(scale > 0, 1 / scale.clamp_min(1e-300), 0.0)
     gram = (ww * inverse[:, None] * inverse)[order][:, order]
-    gram.diagonal().copy_(torch.ones_like(scale)).add_(RIDGE)
-    factor = torch.linalg.cholesky(gram)
+    for ridge in RIDGES:
+        gram.diagonal().fill_(1 + ridge)
+        factor, broke = torch.linalg.cholesky_ex(gram)
+        if not broke:
+            break
     added: Tensor = torch.linalg.solve_triangular(factor, (wy * inverse)[order][:, None], upper=False)[:, 0]
     r2: Tensor = (added.square().cumsum(0) / yy).clamp_max(1.0)
     return r2

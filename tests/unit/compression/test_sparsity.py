@@ -32,6 +32,29 @@ def test_columns_that_depend_on_others_and_constant_ones_add_nothing() -> None:
     assert ours[9:].tolist() == pytest.approx([regress(weight, y).r2] * 5, abs=1e-6)
 
 
+@pytest.mark.parametrize("seed", [15, 18, 24])  # of these, rounding made the matrix of the columns indefinite
+def test_columns_of_one_value_change_nothing(seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    rows = int(torch.randint(100, 9000, (1,), generator=generator))
+    weight, ones = torch.randn(rows, 10, generator=generator), torch.ones(14, dtype=torch.float64)
+    y = weight.double()[:, 0] + torch.randn(rows, generator=generator).double()
+    wide = torch.cat([weight, (3 * torch.rand(4, generator=generator)).expand(rows, 4)], dim=1)
+
+    found, without = encode(wide, y, ones, 0), encode(weight, y, ones[:10], 0)
+
+    assert found.regression.rank == 10
+    assert found.regression.r2 == pytest.approx(without.regression.r2)
+    assert found.r2_held_out == pytest.approx(without.r2_held_out)
+    assert found.sparsity.curve[-1] == (14, pytest.approx(without.regression.r2))
+
+
+def test_dependent_columns_far_from_zero_are_factorised_too() -> None:
+    weight, y = made_up(3000)
+    far = torch.cat([weight, weight[:, :5], weight[:, 5:] * 3], dim=1).double() + 1e6
+    ours = prefix_r2(*row_moments(far, y).centered(), torch.arange(20))
+    assert float(ours[-1]) == pytest.approx(regress(weight, y).r2, abs=1e-3)
+
+
 def test_the_fewest_columns_are_those_that_first_reach_the_share() -> None:
     weight, y = made_up()
     moments = row_moments(weight, y)
@@ -65,6 +88,6 @@ def test_moments_of_parts_add_up_and_another_target_changes_only_its_own_sums() 
 
 def test_a_target_that_never_varies_is_fitted_by_nothing() -> None:
     weight, _ = made_up()
-    found = encode(weight, torch.full((300,), 2.0, dtype=torch.float64), torch.ones(10, dtype=torch.float64), 0)
+    found = encode(weight, torch.full((300,), 0.1, dtype=torch.float64), torch.ones(10, dtype=torch.float64), 0)
     assert found.regression.r2 == 1.0
     assert found.sparsity.needed[0.99] == 1
