@@ -55,6 +55,7 @@ CATALOGUE: dict[str, ErrorKind] = {
     "corpus_not_text": ErrorKind(422, "The corpus is not text"),
     "corpus_too_short": ErrorKind(422, "The corpus is too short"),
     "corpus_too_large": ErrorKind(413, "The corpus is too large"),
+    "invalid_token": ErrorKind(422, "A token is not one of the model's"),
     "invalid_selection": ErrorKind(422, "The columns to keep are not valid"),
     "ratio_too_small": ErrorKind(422, "The ratio removes nothing"),
     "export_unavailable": ErrorKind(422, "The export cannot be made"),

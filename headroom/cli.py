@@ -17,6 +17,7 @@ COMMANDS = {
     "serve": "Run the whole service on this machine.",
     "compress": "Compress a model: post the job, follow it, fetch the checkpoint.",
     "analyze": "Measure how token probability is encoded in the output head.",
+    "steer": "Make some tokens more or less probable.",
     "jobs": "List jobs, newest first.",
     "show": "Show one job and what it measured.",
     "cancel": "Stop a job.",

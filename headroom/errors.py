@@ -24,6 +24,7 @@ BAD_INPUT_CODES = frozenset(
         "invalid_argument",
         "invalid_model_id",
         "invalid_selection",
+        "invalid_token",
         "model_not_found",
         "model_too_large",
         "ratio_too_small",

@@ -225,7 +225,8 @@ def places_view(folder: Path, report: Mapping[str, Any]) -> RenderableType:
     for export in report.get("exports") or []:
         table.add_row(Text(f"Export, {export['kind']}", "bold"), Text(str(folder / export["path"])))
     auto_class = (report.get("model") or {}).get("auto_class", "AutoModelForCausalLM")
-    load = f'import headroom; {auto_class}.from_pretrained("{folder}")'
+    plugin = "import headroom; " if report.get("kind", "compress") == "compress" else ""
+    load = f'{plugin}{auto_class}.from_pretrained("{folder}")'
     table.add_row(Text("Load with", "bold"), Text(load))
     return table
 

@@ -17,6 +17,7 @@ from headroom.rendering import (
     remarks_view,
     verdict,
 )
+from headroom.steering_view import steering_view
 
 Views: TypeAlias = list[RenderableType]
 
@@ -37,7 +38,13 @@ def _analysis(job: JobRecord, report: Mapping[str, Any], folder: Path | None) ->
     return [encoding_view(report), remarks_view(report)]
 
 
+def _steering(job: JobRecord, report: Mapping[str, Any], folder: Path | None) -> Views:
+    written = ["", places_view(folder, report)] if folder else []
+    return [steering_view(report), *written, remarks_view(report)]
+
+
 VIEWS: dict[str, Callable[[JobRecord, Mapping[str, Any], Path | None], Views]] = {
     "compress": _compression,
     "analyze": _analysis,
+    "steer": _steering,
 }

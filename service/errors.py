@@ -15,6 +15,7 @@ ServiceError
 │   ├── CorpusNotText          not UTF-8, or not the JSON lines it claims to be
 │   ├── CorpusTooShort         fewer than one calibration and one evaluation window
 │   ├── CorpusTooLarge         over the upload cap, also after decompression
+│   ├── InvalidToken           a token to steer is no single token of the model
 │   ├── InvalidSelection       columns to keep are out of range
 │   ├── RatioTooSmall          the ratio removes no column after rounding
 │   └── ExportUnavailable      the model or the worker cannot make an export that was asked for
@@ -106,6 +107,10 @@ class CorpusTooShort(UserError):
 
 class CorpusTooLarge(UserError):
     code = "corpus_too_large"
+
+
+class InvalidToken(UserError):
+    code = "invalid_token"
 
 
 class InvalidSelection(UserError):

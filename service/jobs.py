@@ -76,6 +76,7 @@ PHASE_SHARE: dict[Phase, float] = {
 # The phases of each kind of job, in order.
 PHASES: dict[str, tuple[Phase, ...]] = {
     "compress": tuple(Phase),
+    "steer": tuple(Phase),
     "analyze": (Phase.FETCHING, Phase.ENCODING, Phase.ANALYZING),
 }
 

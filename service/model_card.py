@@ -7,6 +7,7 @@ from service.jobs import Job
 from service.ports import LocalModel
 from service.recipes.compress import CompressRecipe
 from service.reports import summarize
+from service.steering_card import write_steering_card
 
 CARD_NAME = "README.md"
 
@@ -58,12 +59,15 @@ LIMITS = """## Limits
 
 def write_card(job: Job, model: LocalModel, report: dict[str, Any]) -> str:
     """The model card as Markdown with Hugging Face's front matter."""
+    if report.get("kind") == "steer":
+        auto_class = report["model"]["auto_class"]
+        return f"{_front_matter(model, auto_class, ['steered'])}\n{write_steering_card(job, model, report)}"
     figures = summarize(report)
     name = model.id.split("/", 1)[-1]
     auto_class = (report.get("model") or {}).get("auto_class", "AutoModelForCausalLM")
     return "\n".join(
         [
-            _front_matter(model, auto_class),
+            _front_matter(model, auto_class, ["compressed", "pruned-head"]),
             f"# {name}, with a smaller output head",
             "",
             _what_was_removed(job, model, report, figures),
@@ -78,12 +82,12 @@ def write_card(job: Job, model: LocalModel, report: dict[str, Any]) -> str:
     )
 
 
-def _front_matter(model: LocalModel, auto_class: str) -> str:
+def _front_matter(model: LocalModel, auto_class: str, tags: list[str]) -> str:
     fields: dict[str, Any] = {
         "base_model": model.id,
         "library_name": "transformers",
         "pipeline_tag": PIPELINE_TAGS[auto_class],
-        "tags": ["headroom", "compressed", "pruned-head"],
+        "tags": ["headroom", *tags],
     }
     # JSON is YAML, so no value can break out of its line.
     return "\n".join(["---", *(f"{key}: {json.dumps(value)}" for key, value in fields.items()), "---", ""])

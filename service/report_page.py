@@ -1,7 +1,7 @@
 """A report as one self-contained HTML page: tables and words from the report, plots by plotly's own script."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from html import escape
 from typing import Any
 
@@ -9,6 +9,7 @@ from plotly.offline import get_plotlyjs
 
 from service.encoding_figures import components_figure, fitted_figure, slopes_figure
 from service.report_figures import Figure, bytes_figure, drift_figure
+from service.steering_card import steering_sections
 
 PAGE_NAME = "report.html"
 
@@ -62,7 +63,7 @@ matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
 
 def write_page(report: dict[str, Any]) -> str:
     """The page of a report of any kind. About 5 MB, nearly all of it plotly's script: it opens without a network."""
-    sections, figures = (_compression if report["kind"] == "compress" else _analysis)(report)
+    sections, figures = PAGES[report["kind"]](report)
     name = escape(report["model"]["id"])
     title = f"{name}: {escape(report['kind'])} report"
     data = json.dumps(figures, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
@@ -103,6 +104,19 @@ def _compression(report: dict[str, Any]) -> tuple[list[str], dict[str, Figure]]:
 def _analysis(report: dict[str, Any]) -> tuple[list[str], dict[str, Figure]]:
     encoding, figures = _encoding(report)
     return [_remarks(report), *encoding, *_how_measured(report)], figures
+
+
+def _steering(report: dict[str, Any]) -> tuple[list[str], dict[str, Figure]]:
+    steering, plots = steering_sections(report)
+    encoding, figures = _encoding(report)
+    return [*steering, _remarks(report), *encoding, *_how_measured(report)], plots | figures
+
+
+PAGES: dict[str, Callable[[dict[str, Any]], tuple[list[str], dict[str, Figure]]]] = {
+    "compress": _compression,
+    "analyze": _analysis,
+    "steer": _steering,
+}
 
 
 def _verdict(report: dict[str, Any]) -> str:

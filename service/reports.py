@@ -67,4 +67,12 @@ def _of_encoding(report: dict[str, Any]) -> dict[str, Any]:
     return {name: report["encoding"][name] for name in FIGURES_OF_ENCODING}
 
 
-SUMMARIES = {"compress": _of_compression, "analyze": _of_encoding}
+def _of_steering(report: dict[str, Any]) -> dict[str, Any]:
+    steering = report["steering"]
+    tokens = [{name: token[name] for name in ("id", "multiplier", "obtained")} for token in steering["tokens"]]
+    return {"tokens": tokens, "perplexity_before": report["baseline"]["perplexity"]} | {
+        name: steering[name] for name in ("log_error_rms", "kl_mean", "perplexity_after")
+    }
+
+
+SUMMARIES = {"compress": _of_compression, "analyze": _of_encoding, "steer": _of_steering}

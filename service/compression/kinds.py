@@ -16,5 +16,9 @@ def run_engine(task: EngineTask[Any], progress: Progress) -> EngineOutcome:
             from service.compression.analysis import analyze
 
             return analyze(task, progress)
+        case "steer":
+            from service.compression.steering_job import steer
+
+            return steer(task, progress)
         case kind:
             raise AssertionError(f"no engine for a {kind} job")

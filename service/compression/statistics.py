@@ -12,7 +12,7 @@ from torch import Tensor
 
 from service.compression.block_parallel import map_blocks
 from service.compression.hidden_cache import HiddenStates
-from service.compression.lm_head import LmHead
+from service.compression.lm_head import LmHead, Transform
 from service.compression.tiles import Tiles, tiles_for
 
 
@@ -68,11 +68,11 @@ def calibrate(
 
     def of_block(block: Tensor) -> Statistics:
         rows = block.float()
-        lse = _log_sum_exp(rows, weight, bias, head, tiles)
+        lse = log_sum_exp(rows, weight, bias, head.transform, tiles)
         probability = torch.empty(head.vocab_size, dtype=torch.float64, device=device)
         first, second = torch.zeros_like(rows), torch.zeros_like(rows)  # E_p[W], E_p[W^2]
         for part in tiles.vocabulary(head.vocab_size):
-            p = torch.exp(_logits(rows, weight, bias, head, part) - lse[:, None])
+            p = torch.exp(_logits(rows, weight, bias, head.transform, part) - lse[:, None])
             probability[part] = p.sum(0, dtype=torch.float64)
             if center is not None:
                 first.addmm_(p, weight[part])
@@ -96,9 +96,9 @@ def probability_sum(rows: Tensor, head: LmHead, device: torch.device) -> Tensor:
     bias = torch.zeros(head.vocab_size, device=device) if head.bias is None else head.bias.to(device, torch.float32)
     total = torch.zeros(head.vocab_size, dtype=torch.float64, device=device)
     for some in rows.float().split(tiles.rows):
-        lse = _log_sum_exp(some, weight, bias, head, tiles)
+        lse = log_sum_exp(some, weight, bias, head.transform, tiles)
         for part in tiles.vocabulary(head.vocab_size):
-            logits = _logits(some, weight, bias, head, part)
+            logits = _logits(some, weight, bias, head.transform, part)
             total[part] += torch.exp(logits - lse[:, None]).sum(0, dtype=torch.float64)
     return total.cpu()
 
@@ -117,12 +117,13 @@ def mean_of(hidden: HiddenStates, device: torch.device) -> Tensor:
     return total / hidden.positions
 
 
-def _logits(rows: Tensor, weight: Tensor, bias: Tensor, head: LmHead, part: slice) -> Tensor:
-    return head.transform(torch.addmm(bias[part], rows, weight[part].T))
+def _logits(rows: Tensor, weight: Tensor, bias: Tensor, transform: Transform, part: slice) -> Tensor:
+    return transform(torch.addmm(bias[part], rows, weight[part].T))
 
 
-def _log_sum_exp(rows: Tensor, weight: Tensor, bias: Tensor, head: LmHead, tiles: Tiles) -> Tensor:
+def log_sum_exp(rows: Tensor, weight: Tensor, bias: Tensor, transform: Transform, tiles: Tiles) -> Tensor:
+    """(n,) of f(W h + b) at rows (n, hidden), a tile of logits at a time; all in float32."""
     lse = torch.full((rows.shape[0],), -torch.inf, device=rows.device)
-    for part in tiles.vocabulary(head.vocab_size):
-        lse = torch.logaddexp(lse, torch.logsumexp(_logits(rows, weight, bias, head, part), dim=1))
+    for part in tiles.vocabulary(weight.shape[0]):
+        lse = torch.logaddexp(lse, torch.logsumexp(_logits(rows, weight, bias, transform, part), dim=1))
     return lse

@@ -6,6 +6,7 @@ from pydantic import Discriminator, Tag, TypeAdapter
 
 from service.recipes.analyze import AnalyzeRecipe
 from service.recipes.compress import CompressRecipe
+from service.recipes.steer import SteerRecipe
 
 
 def _kind(data: Any) -> Any:
@@ -13,7 +14,9 @@ def _kind(data: Any) -> Any:
 
 
 Recipe: TypeAlias = Annotated[
-    Annotated[CompressRecipe, Tag("compress")] | Annotated[AnalyzeRecipe, Tag("analyze")],
+    Annotated[CompressRecipe, Tag("compress")]
+    | Annotated[AnalyzeRecipe, Tag("analyze")]
+    | Annotated[SteerRecipe, Tag("steer")],
     Discriminator(_kind),
 ]
 

@@ -255,3 +255,39 @@ def test_config_check_tells_what_is_wrong_and_ends_with_2(
     checks = {found["name"]: found["ok"] for found in json.loads(capsys.readouterr().out)["checks"]}
     assert checks["HEADROOM_DATABASE_ULR"] is False
     assert checks["HEADROOM_DATA_DIR"] is True
+
+
+def test_steer_posts_the_tokens_that_it_was_given(server: str, services: Services, tmp_path: Path) -> None:
+    (tmp_path / "text.txt").write_text("some text to steer on")
+    arguments = [
+        "steer",
+        "acme/tiny",
+        "--corpus",
+        "text.txt",
+        "--token",
+        " a=b=0.5",
+        "--token-id",
+        "7=3",
+        "--sparse",
+        "4",
+    ]
+    done = subprocess.Popen([sys.executable, "-m", "headroom.cli", *arguments], cwd=tmp_path)
+    try:
+        deadline = time.monotonic() + 20
+        while not (jobs := services.store.page(JobFilter(kind="steer"), 1, None).jobs):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        recipe = jobs[0].recipe.model_dump(include={"tokens", "edit"}, exclude_none=True)
+        assert recipe == {
+            "tokens": [{"text": " a=b", "multiplier": 0.5}, {"id": 7, "multiplier": 3.0}],
+            "edit": {"sparse": 4},
+        }
+    finally:
+        done.send_signal(signal.SIGKILL)
+        done.wait()
+
+
+@pytest.mark.parametrize("token", ["hello", "=5", "a=much"])
+def test_a_token_without_a_multiplier_is_bad_input(token: str, capsys: Output) -> None:
+    assert cli.run(["steer", "acme/tiny", "--corpus", "text.txt", "--token", token]) == 2
+    assert "TOKEN=MULTIPLIER" in capsys.readouterr().err
