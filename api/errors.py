@@ -58,6 +58,7 @@ CATALOGUE: dict[str, ErrorKind] = {
     "invalid_token": ErrorKind(422, "A token is not one of the model's"),
     "invalid_selection": ErrorKind(422, "The columns to keep are not valid"),
     "ratio_too_small": ErrorKind(422, "The ratio removes nothing"),
+    "models_not_comparable": ErrorKind(422, "The models cannot be compared"),
     "export_unavailable": ErrorKind(422, "The export cannot be made"),
     # the present state
     "job_not_found": ErrorKind(404, "There is no such job"),

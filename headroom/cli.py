@@ -18,6 +18,7 @@ COMMANDS = {
     "compress": "Compress a model: post the job, follow it, fetch the checkpoint.",
     "analyze": "Measure how token probability is encoded in the output head.",
     "steer": "Make some tokens more or less probable.",
+    "compare": "Measure how far one checkpoint's predictions lie from another's.",
     "jobs": "List jobs, newest first.",
     "show": "Show one job and what it measured.",
     "cancel": "Stop a job.",

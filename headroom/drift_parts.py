@@ -16,7 +16,7 @@ def bands_view(report: Mapping[str, Any]) -> RenderableType:
     bands = report.get("bands") or []
     if not bands:
         return Group()
-    caption = Text.assemble(("Drift by token frequency", "bold"), " of the selected size")
+    caption = Text.assemble(("Drift by token frequency", "bold"), _of(report))
     return Group(caption, _parts_table("tokens", ((band["band"], band) for band in bands)))
 
 
@@ -25,7 +25,7 @@ def groups_view(report: Mapping[str, Any]) -> RenderableType:
     groups, gap = report.get("groups") or [], report.get("group_gap")
     if not groups:
         return Group()
-    caption = Text.assemble(("Drift by group", "bold"), " of the selected size")
+    caption = Text.assemble(("Drift by group", "bold"), _of(report))
     if gap:
         between = f"{printable(gap['most'])} and {printable(gap['least'])}"
         low, high = drift_percent(gap["low"]), drift_percent(gap["high"])
@@ -61,6 +61,10 @@ def corpora_view(report: Mapping[str, Any]) -> RenderableType:
         ("Drift by corpus", "bold"), "; unseen: variance of hidden states outside the calibration's main directions"
     )
     return Group(caption, table)
+
+
+def _of(report: Mapping[str, Any]) -> str:
+    return " of the selected size" if "selected" in report else ", B against A"
 
 
 def _parts_table(heading: str, parts: Iterable[tuple[str, Mapping[str, Any]]]) -> Table:

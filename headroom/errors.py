@@ -27,6 +27,7 @@ BAD_INPUT_CODES = frozenset(
         "invalid_token",
         "model_not_found",
         "model_too_large",
+        "models_not_comparable",
         "ratio_too_small",
         "unsafe_model",
         "unsupported_head",

@@ -6,6 +6,7 @@ from typing import Any, TypeAlias
 
 from rich.console import RenderableType
 
+from headroom.comparison_view import comparison_verdict, comparison_view
 from headroom.drift_parts import bands_view, corpora_view, groups_view
 from headroom.records import JobRecord
 from headroom.rendering import (
@@ -43,8 +44,14 @@ def _steering(job: JobRecord, report: Mapping[str, Any], folder: Path | None) ->
     return [steering_view(report), *written, remarks_view(report)]
 
 
+def _comparison(job: JobRecord, report: Mapping[str, Any], folder: Path | None) -> Views:
+    parts = [groups_view(report), bands_view(report)]
+    return [comparison_view(report), *parts, comparison_verdict(job, report), remarks_view(report)]
+
+
 VIEWS: dict[str, Callable[[JobRecord, Mapping[str, Any], Path | None], Views]] = {
     "compress": _compression,
     "analyze": _analysis,
     "steer": _steering,
+    "compare": _comparison,
 }

@@ -18,6 +18,7 @@ ServiceError
 │   ├── InvalidToken           a token to steer is no single token of the model
 │   ├── InvalidSelection       columns to keep are out of range
 │   ├── RatioTooSmall          the ratio removes no column after rounding
+│   ├── ModelsNotComparable    two models to compare read or predict different tokens
 │   └── ExportUnavailable      the model or the worker cannot make an export that was asked for
 ├── StateError                 the request is well-formed but does not fit the present state
 │   ├── JobNotFound
@@ -119,6 +120,10 @@ class InvalidSelection(UserError):
 
 class RatioTooSmall(UserError):
     code = "ratio_too_small"
+
+
+class ModelsNotComparable(UserError):
+    code = "models_not_comparable"
 
 
 class ExportUnavailable(UserError):

@@ -77,6 +77,7 @@ PHASE_SHARE: dict[Phase, float] = {
 PHASES: dict[str, tuple[Phase, ...]] = {
     "compress": tuple(Phase),
     "steer": tuple(Phase),
+    "compare": (Phase.FETCHING, Phase.ENCODING, Phase.SWEEPING),
     "analyze": (Phase.FETCHING, Phase.ENCODING, Phase.ANALYZING),
 }
 

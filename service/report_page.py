@@ -112,10 +112,51 @@ def _steering(report: dict[str, Any]) -> tuple[list[str], dict[str, Figure]]:
     return [*steering, _remarks(report), *encoding, *_how_measured(report)], plots | figures
 
 
+def _comparison(report: dict[str, Any]) -> tuple[list[str], dict[str, Figure]]:
+    perplexity, whole = report["baseline"]["kind"], report["bands"][0]
+    sides = (
+        ("A", report["model"], report["baseline"]["perplexity"]),
+        ("B", report["other"], report["perplexity_after"]),
+    )
+    rows = [
+        (
+            False,
+            (
+                letter,
+                escape(side["id"]),
+                _number(value, ",.4f"),
+                f"{side['head_bytes']:,}",
+                f"{side['checkpoint_bytes']:,}",
+                _number(side["seconds_per_token"], ".4g"),
+            ),
+        )
+        for letter, side, value in sides
+    ]
+    budget, passes = report["budget"], report["passes"]
+    words = {True: "Inside the budget", False: "Over the budget", None: "Measured, no budget"}[passes]
+    allowed = "" if budget is None else f", budget {_percent(budget['perplexity'])}"
+    drift = (
+        f"{perplexity} of B {_percent(whole['perplexity_drift'])} against A (95 % interval "
+        f"{_percent(whole['perplexity_drift_low'])} to {_percent(whole['perplexity_drift_high'])}){allowed}"
+    )
+    head = ("", "model", perplexity, "head, bytes", "checkpoint, bytes", "seconds a token")
+    corpus = report["corpus"]
+    sections = [
+        f'<div class="verdict{" bad" if passes is False else ""}"><strong>{words}.</strong> {escape(drift)}.</div>',
+        _remarks(report),
+        "<h2>A and B</h2>",
+        _table(head, rows),
+        _bands(report),
+        f"<p>{corpus['evaluation_tokens']:,} tokens in windows of {corpus['window']}, seed {report['seed']}.</p>",
+    ]
+    return sections, {}
+
+
 PAGES: dict[str, Callable[[dict[str, Any]], tuple[list[str], dict[str, Figure]]]] = {
     "compress": _compression,
     "analyze": _analysis,
     "steer": _steering,
+    "compare": _comparison,
 }
 
 

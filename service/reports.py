@@ -75,4 +75,19 @@ def _of_steering(report: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-SUMMARIES = {"compress": _of_compression, "analyze": _of_encoding, "steer": _of_steering}
+def _of_comparison(report: dict[str, Any]) -> dict[str, Any]:
+    whole, names = report["bands"][0], ("perplexity_drift", "perplexity_drift_low", "perplexity_drift_high")
+    return (
+        {"passes": report["passes"], "perplexity_before": report["baseline"]["perplexity"]}
+        | {"perplexity_after": report["perplexity_after"]}
+        | {name: whole[name] for name in (*names, "kl_mean", "top1_agreement")}
+        | {"head_bytes_before": report["model"]["head_bytes"], "head_bytes_after": report["other"]["head_bytes"]}
+    )
+
+
+SUMMARIES = {
+    "compress": _of_compression,
+    "analyze": _of_encoding,
+    "steer": _of_steering,
+    "compare": _of_comparison,
+}

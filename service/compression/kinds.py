@@ -20,5 +20,9 @@ def run_engine(task: EngineTask[Any], progress: Progress) -> EngineOutcome:
             from service.compression.steering_job import steer
 
             return steer(task, progress)
+        case "compare":
+            from service.compression.paired_models import compare
+
+            return compare(task, progress)
         case kind:
             raise AssertionError(f"no engine for a {kind} job")

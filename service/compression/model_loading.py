@@ -1,5 +1,6 @@
 """A checked local folder becomes a transformers model and tokenizer. Runs no code of the model, reaches no network."""
 
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,10 @@ import torch
 
 from service.compression.examples import Examples
 from service.errors import CorruptCheckpoint, UnsupportedModel
+from service.model_files import ModelInspection
+
+# A sliced checkpoint holds fewer elements than its config describes, at most so many times.
+SLICED_GROWTH = 8
 
 
 def go_offline() -> None:
@@ -58,6 +63,18 @@ def load_model(path: Path, config: dict[str, Any], auto_class: str, stored_eleme
     if "size" in str(last) and "mismatch" in str(last):
         raise CorruptCheckpoint(f"tensors have other shapes than config.json says: {_first_line(last)}") from last
     raise UnsupportedModel(f"transformers cannot build the model: {_first_line(last)}") from last
+
+
+def load_any_model(inspection: ModelInspection, auto_class: str, device: torch.device) -> Any:
+    """Of a plain or a sliced checkpoint, through the public loader; errors as of load_model."""
+    elements = sum(math.prod(entry.shape) for entry in inspection.tensors.values())
+    section = inspection.config.get("quantization_config") or {}
+    if section.get("quant_method") != "headroom":
+        return load_model(inspection.path, inspection.config, auto_class, elements, device)
+    import headroom  # noqa: F401  # registers the format
+
+    plain = {key: value for key, value in inspection.config.items() if key != "quantization_config"}
+    return load_model(inspection.path, plain, auto_class, SLICED_GROWTH * elements, device)
 
 
 def _load(path: Path, auto_class: str, attention: str) -> Any:

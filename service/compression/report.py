@@ -22,6 +22,11 @@ UNSEEN_SHARE, UNSEEN_KL = 1.25, 1.5
 INT8_SHARE = 0.5  # bytes of an 8-bit head, of a 16-bit one
 
 
+def versions() -> dict[str, str]:
+    """Of the packages that figures depend on."""
+    return {name: version(name) for name in ("headroom-lm", "torch", "transformers", "safetensors")}
+
+
 def report_of_encoding(
     task: EngineTask[JobRecipe], source: Source, encoding: Encoding, floor_rows: int
 ) -> dict[str, Any]:
@@ -32,7 +37,7 @@ def report_of_encoding(
         "job_id": task.job_id,
         "model": {"id": task.model.id, "revision": task.model.revision, "digest": source.digest}
         | {"auto_class": source.reading.auto_class},
-        "versions": {name: version(name) for name in ("headroom-lm", "torch", "transformers", "safetensors")},
+        "versions": versions(),
         "seed": task.recipe.options.seed,
         "device": task.device,
         "head": {

@@ -5,6 +5,7 @@ from typing import Annotated, Any, TypeAlias
 from pydantic import Discriminator, Tag, TypeAdapter
 
 from service.recipes.analyze import AnalyzeRecipe
+from service.recipes.compare import CompareRecipe
 from service.recipes.compress import CompressRecipe
 from service.recipes.steer import SteerRecipe
 
@@ -16,7 +17,8 @@ def _kind(data: Any) -> Any:
 Recipe: TypeAlias = Annotated[
     Annotated[CompressRecipe, Tag("compress")]
     | Annotated[AnalyzeRecipe, Tag("analyze")]
-    | Annotated[SteerRecipe, Tag("steer")],
+    | Annotated[SteerRecipe, Tag("steer")]
+    | Annotated[CompareRecipe, Tag("compare")],
     Discriminator(_kind),
 ]
 

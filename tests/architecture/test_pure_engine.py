@@ -9,6 +9,7 @@ ENGINE = Path(__file__).parents[2] / "service/compression"
 AT_THE_EDGE = {
     "checkpoint",
     "corpus",
+    "decoding",
     "exports",
     "hidden_cache",
     "model_loading",

@@ -16,6 +16,7 @@ from api.errors import CATALOGUE
 from api.main import build_app
 from service.errors import ServiceError
 from service.recipes.analyze import AnalyzeRecipe
+from service.recipes.compare import CompareRecipe
 from service.recipes.compress import CompressRecipe
 from service.recipes.job_recipe import JobRecipe
 from service.recipes.steer import SteerRecipe
@@ -108,7 +109,7 @@ def test_every_field_of_a_job_is_documented_with_its_default() -> None:
     assert table == dict(fields_of(CompressRecipe))
 
 
-@pytest.mark.parametrize("recipe", [AnalyzeRecipe, SteerRecipe])
+@pytest.mark.parametrize("recipe", [AnalyzeRecipe, SteerRecipe, CompareRecipe])
 def test_the_fields_that_only_one_kind_has_are_documented_with_their_defaults(recipe: type[JobRecipe]) -> None:
     (kind,) = get_args(recipe.model_fields["kind"].annotation)
     assert f"#### `{kind}`" in API
