@@ -19,6 +19,7 @@ COMMANDS = {
     "analyze": "Measure how token probability is encoded in the output head.",
     "steer": "Make some tokens more or less probable.",
     "compare": "Measure how far one checkpoint's predictions lie from another's.",
+    "dynamics": "Measure how early in training the head told of token frequency.",
     "jobs": "List jobs, newest first.",
     "show": "Show one job and what it measured.",
     "cancel": "Stop a job.",

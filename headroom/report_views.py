@@ -8,6 +8,7 @@ from rich.console import RenderableType
 
 from headroom.comparison_view import comparison_verdict, comparison_view
 from headroom.drift_parts import bands_view, corpora_view, groups_view
+from headroom.dynamics_view import dynamics_view
 from headroom.records import JobRecord
 from headroom.rendering import (
     bytes_view,
@@ -49,9 +50,14 @@ def _comparison(job: JobRecord, report: Mapping[str, Any], folder: Path | None) 
     return [comparison_view(report), *parts, comparison_verdict(job, report), remarks_view(report)]
 
 
+def _dynamics(job: JobRecord, report: Mapping[str, Any], folder: Path | None) -> Views:
+    return [dynamics_view(report), remarks_view(report)]
+
+
 VIEWS: dict[str, Callable[[JobRecord, Mapping[str, Any], Path | None], Views]] = {
     "compress": _compression,
     "analyze": _analysis,
     "steer": _steering,
     "compare": _comparison,
+    "dynamics": _dynamics,
 }

@@ -66,6 +66,41 @@ def fitted_figure(fitted: dict[str, Any]) -> Figure:
     return {"data": [points, line], "layout": layout}
 
 
+def dynamics_figure(checkpoints: list[dict[str, Any]]) -> Figure:
+    """How well each checkpoint's head tells token frequency, and its loss."""
+    names = [checkpoint_name(row["model"]) for row in checkpoints]
+    lines = [
+        {
+            "type": "scatter",
+            "mode": "lines+markers",
+            "name": name,
+            "x": names,
+            "y": [row["frequency"][key] for row in checkpoints],
+            "yaxis": "y2",
+            "line": {"color": colour, "width": 2},
+        }
+        for name, key, colour in (("Spearman", "spearman", BLUE), ("R², held-out rows", "r2_held_out", GREEN))
+    ]
+    loss = {
+        "type": "scatter",
+        "mode": "lines+markers",
+        "name": "loss",
+        "x": names,
+        "y": [row["loss"] for row in checkpoints],
+        "line": {"color": ORANGE, "width": 2},
+    }
+    layout = {
+        "xaxis": {"title": {"text": "checkpoint, oldest first"}, "type": "category"},
+        "yaxis": {"title": {"text": "loss, nats per token"}},
+        "yaxis2": R2_AXIS | {"title": {"text": "Spearman, R²"}},
+    }
+    return {"data": [*lines, loss], "layout": layout}
+
+
+def checkpoint_name(model: dict[str, Any]) -> str:
+    return str(model["revision"] or model["id"])
+
+
 def _sizes(slopes: list[float], sparsity: list[dict[str, Any]], of: str, name: str) -> Figure:
     sizes = sorted((abs(value) for value in slopes), reverse=True)
     bars = {"type": "bar", "name": name, "x": [*range(1, len(sizes) + 1)], "y": sizes, "marker": {"color": BLUE}}

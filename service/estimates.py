@@ -8,7 +8,7 @@ evaluated, of all corpora together.
   V k + 4 V + b (V + k d). This is what the head reads for each token, tied or not;
   a tied model's file does not shrink, since its embedding keeps the other columns.
 - seconds = (2 P T [backbone] + 4 V d T [two passes of the sweep] + 2 P E [validation] + 60 d^3 [decompositions])
-  / 3e10 + 10: one CPU core and the start of a process. A GPU takes a small part of it.
+  / 3e10, for each model of the job, + 10: one CPU core and the start of a process. A GPU takes a small part of it.
 - memory_bytes = checkpoint + 4 float32 copies of the head + 8 float64 matrices of d x d + 600 MB for the process.
 - T counts 4 bytes of text for a token, up to what the recipe asks for.
 """
@@ -109,4 +109,4 @@ def _seconds(recipe: Recipe, model: ModelInspection, head: HeadFacts, corpus_byt
         + 2 * parameters * evaluated
         + 60 * head.hidden_size**3
     )
-    return operations / FLOPS_PER_SECOND + START_SECONDS
+    return (1 + len(recipe.other_models)) * operations / FLOPS_PER_SECOND + START_SECONDS

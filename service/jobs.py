@@ -79,6 +79,7 @@ PHASES: dict[str, tuple[Phase, ...]] = {
     "steer": tuple(Phase),
     "compare": (Phase.FETCHING, Phase.ENCODING, Phase.SWEEPING),
     "analyze": (Phase.FETCHING, Phase.ENCODING, Phase.ANALYZING),
+    "dynamics": (Phase.FETCHING, Phase.ENCODING),
 }
 
 

@@ -7,7 +7,13 @@ from typing import Any
 
 from plotly.offline import get_plotlyjs
 
-from service.encoding_figures import components_figure, fitted_figure, slopes_figure
+from service.encoding_figures import (
+    checkpoint_name,
+    components_figure,
+    dynamics_figure,
+    fitted_figure,
+    slopes_figure,
+)
 from service.report_figures import Figure, bytes_figure, drift_figure
 from service.steering_card import steering_sections
 
@@ -152,11 +158,43 @@ def _comparison(report: dict[str, Any]) -> tuple[list[str], dict[str, Figure]]:
     return sections, {}
 
 
+def _dynamics(report: dict[str, Any]) -> tuple[list[str], dict[str, Figure]]:
+    rows, first, tokens = report["checkpoints"], report["readable"], report["frequency_tokens"]
+    named = checkpoint_name(rows[first["checkpoint"]]["model"])
+    share = first["loss_fallen"]
+    fallen = "" if share is None else f", when {share:.0%} of the fall of the loss was done"
+    head = ("checkpoint", "loss", "frequency: Spearman", "R²", "R², held-out rows", "probability: Spearman", "R²")
+    cells = [
+        (
+            number == first["checkpoint"],
+            [
+                escape(checkpoint_name(row["model"])),
+                _number(row["loss"], ".3f"),
+                *(_number(row["frequency"][key], ".3f") for key in ("spearman", "r2", "r2_held_out")),
+                *(_number(row["probability"][key], ".3f") for key in ("spearman", "r2")),
+            ],
+        )
+        for number, row in enumerate(rows)
+    ]
+    sections = [
+        _remarks(report),
+        "<h2>Token frequency in the head, over training</h2>",
+        f"<p>Regression of -log frequency in the corpus ({tokens['positions']:,} tokens, {tokens['distinct']:,} "
+        "different ones) on the rows of each checkpoint's output head. "
+        f"{escape(named)} is the first to reach {first['share']:.0%} of the last Spearman{fallen}.</p>",
+        _plot("dynamics", "Spearman and R² of frequency on the head, and the loss, at every checkpoint."),
+        _table(head, cells),
+        *_how_measured(report),
+    ]
+    return sections, {"dynamics": dynamics_figure(rows)}
+
+
 PAGES: dict[str, Callable[[dict[str, Any]], tuple[list[str], dict[str, Figure]]]] = {
     "compress": _compression,
     "analyze": _analysis,
     "steer": _steering,
     "compare": _comparison,
+    "dynamics": _dynamics,
 }
 
 

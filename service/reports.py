@@ -85,9 +85,16 @@ def _of_comparison(report: dict[str, Any]) -> dict[str, Any]:
     )
 
 
+def _of_dynamics(report: dict[str, Any]) -> dict[str, Any]:
+    last = report["checkpoints"][-1]
+    readable = {"readable_at": report["readable"]["checkpoint"], "loss_fallen": report["readable"]["loss_fallen"]}
+    return {"loss": last["loss"], "r2": last["frequency"]["r2"], "spearman": last["frequency"]["spearman"]} | readable
+
+
 SUMMARIES = {
     "compress": _of_compression,
     "analyze": _of_encoding,
     "steer": _of_steering,
     "compare": _of_comparison,
+    "dynamics": _of_dynamics,
 }

@@ -31,6 +31,28 @@ def make_analysis(**parts: Any) -> dict[str, Any]:
     )
 
 
+def make_dynamics() -> dict[str, Any]:
+    """The report of a dynamics job over two checkpoints."""
+    report = make_analysis()
+    rows = [
+        {
+            "model": {"id": "acme/tiny", "revision": revision, "digest": "ab" * 32},
+            "loss": loss,
+            "perplexity": 2.0,
+            "frequency": dict.fromkeys(("r2", "r2_adjusted", "r2_held_out", "spearman"), spearman),
+            "probability": dict.fromkeys(("r2", "r2_adjusted", "r2_held_out", "spearman"), 0.99),
+        }
+        for revision, loss, spearman in (("step-1", 9.0, 0.2), ("step-2", 7.0, 0.5), (None, 5.0, 0.55))
+    ]
+    shared = ("job_id", "model", "versions", "seed", "head", "corpus", "warnings")
+    return {name: report[name] for name in shared} | {
+        "kind": "dynamics",
+        "frequency_tokens": {"positions": 12288, "distinct": 321},
+        "checkpoints": rows,
+        "readable": {"share": 0.9, "checkpoint": 1, "loss_fallen": 0.5},
+    }
+
+
 def make_report(drifts: dict[float, float], chosen: float, hidden: int = 100) -> dict[str, Any]:
     """A compress report that passes. `drifts`: ratio -> drift of perplexity, the interval being a tenth around it."""
     curve = [

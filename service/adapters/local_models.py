@@ -10,7 +10,11 @@ from service.recipes.job_recipe import MODEL_ID_PART
 
 
 class LocalModels:
-    """ports.ModelSource over one folder. They have no revisions: whoever asks for one means another model."""
+    """ports.ModelSource over one folder.
+
+    A revision is a folder inside the model's, as training leaves them (`checkpoint-500`); asked for any other, the
+    model is another one.
+    """
 
     def __init__(self, root: Path) -> None:
         self._root = root
@@ -26,12 +30,12 @@ class LocalModels:
     def inspect(self, model_id: str, revision: str | None) -> FoundModel:
         folder = self._folder(model_id, revision)
         refuse_outside_links(folder, self._root)
-        return FoundModel(model_id, None, inspect_model(folder))
+        return FoundModel(model_id, revision, inspect_model(folder))
 
     def fetch(self, model_id: str, revision: str | None, progress: Callable[[float], None]) -> LocalModel:
         found = self.inspect(model_id, revision)
         progress(1.0)
-        return LocalModel(model_id, None, found.inspection.path)
+        return LocalModel(model_id, revision, found.inspection.path)
 
     def _folder(self, model_id: str, revision: str | None) -> Path:
         if not _is_id(model_id):
@@ -39,12 +43,21 @@ class LocalModels:
         folder = self._root / model_id
         if not folder.is_dir():
             raise ModelNotFound(f"there is no local model {model_id}; GET /v1/models lists those that are here")
-        if revision is not None:
-            raise ModelNotFound(f"the local model {model_id} has no revisions; leave the revision out")
-        return folder
+        if revision is None:
+            return folder
+        inside = folder / revision
+        if not _is_inner(revision) or not inside.is_dir():
+            raise ModelNotFound(
+                f"the local model {model_id} holds no folder {revision[:100]!r}; leave the revision out"
+            )
+        return inside
 
 
 def _is_id(model_id: str) -> bool:
     """Never a path to somewhere else: two plain parts, no '..'."""
     parts = model_id.split("/")
     return len(parts) == 2 and ".." not in model_id and all(MODEL_ID_PART.fullmatch(part) for part in parts)
+
+
+def _is_inner(revision: str) -> bool:
+    return ".." not in revision and all(MODEL_ID_PART.fullmatch(part) for part in revision.split("/"))

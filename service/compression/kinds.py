@@ -24,5 +24,9 @@ def run_engine(task: EngineTask[Any], progress: Progress) -> EngineOutcome:
             from service.compression.paired_models import compare
 
             return compare(task, progress)
+        case "dynamics":
+            from service.compression.dynamics import dynamics
+
+            return dynamics(task, progress)
         case kind:
             raise AssertionError(f"no engine for a {kind} job")

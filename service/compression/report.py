@@ -31,6 +31,11 @@ def report_of_encoding(
     task: EngineTask[JobRecipe], source: Source, encoding: Encoding, floor_rows: int
 ) -> dict[str, Any]:
     """What was worked on, and how token probability is encoded in the head."""
+    return report_of_source(task, source) | {"encoding": _encoding(encoding, floor_rows)}
+
+
+def report_of_source(task: EngineTask[JobRecipe], source: Source) -> dict[str, Any]:
+    """What was worked on."""
     head = source.head
     return {
         "kind": task.recipe.kind,
@@ -49,7 +54,6 @@ def report_of_encoding(
             "dtype": str(head.weight.dtype).removeprefix("torch."),
         },
         "corpus": _corpus(source),
-        "encoding": _encoding(encoding, floor_rows),
         "warnings": _warnings(source),
     }
 

@@ -85,17 +85,26 @@ class Source:
         return fresh
 
 
-def open_source(task: EngineTask[JobRecipe], device: torch.device, progress: Callable[[float], None]) -> Source:
-    """Any error of model or corpus is a typed one; see model_files, model_loading, corpus and lm_head."""
+def open_source(
+    task: EngineTask[JobRecipe],
+    device: torch.device,
+    progress: Callable[[float], None],
+    tokenizer_folder: Path | None = None,
+) -> Source:
+    """Any error of model or corpus is a typed one; see model_files, model_loading, corpus and lm_head.
+
+    tokenizer_folder: where the tokenizer is, if not beside the model.
+    """
     inspection = inspect_model(task.model.path)
     digest, corpus_digest = digest_model(inspection), _file_digest(task.corpus)
     cache = HiddenCache(task.cache_dir / "hidden_states")
     text = Text(task.corpus, task.corpus_format, task.corpus_field, task.recipe.group_field)
     reading = reading_of(inspection.config, text)
-    key = _cache_key(task, inspection.path, digest, corpus_digest, device)
+    tokenizer_folder = tokenizer_folder or inspection.path
+    key = _cache_key(task, tokenizer_folder, digest, corpus_digest, device)
     was_warm = cache.is_whole(key)
     if not was_warm:
-        _fill(cache, key, task, inspection, reading, text, device, progress)
+        _fill(cache, key, task, inspection, tokenizer_folder, reading, text, device, progress)
     progress(1.0)
     meta = cache.read_meta(key)
     stored = StoredNames(**{part: tuple(names) for part, names in meta["stored"].items()})
@@ -123,9 +132,13 @@ def _file_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _cache_key(task: EngineTask[JobRecipe], path: Path, digest: str, corpus_digest: str, device: torch.device) -> str:
+def _cache_key(
+    task: EngineTask[JobRecipe], tokenizer_folder: Path, digest: str, corpus_digest: str, device: torch.device
+) -> str:
     options = task.recipe.options
-    side_files = sorted(file for file in path.iterdir() if file.suffix in SIDE_FILE_SUFFIXES and file.is_file())
+    side_files = sorted(
+        file for file in tokenizer_folder.iterdir() if file.suffix in SIDE_FILE_SUFFIXES and file.is_file()
+    )
     described = {
         "format": CACHE_FORMAT,
         "model": digest,
@@ -143,12 +156,13 @@ def _fill(
     key: str,
     task: EngineTask[JobRecipe],
     inspection: ModelInspection,
+    tokenizer_folder: Path,
     reading: Reading,
     text: Text,
     device: torch.device,
     progress: Callable[[float], None],
 ) -> None:
-    tokenizer = load_tokenizer(inspection.path)
+    tokenizer = load_tokenizer(tokenizer_folder)
     elements = sum(math.prod(entry.shape) for entry in inspection.tensors.values())
     model = load_model(inspection.path, inspection.config, reading.auto_class, elements, device)
     settings = _window_settings(task.recipe.options, longest_window(model.config, tokenizer))

@@ -7,6 +7,7 @@ from pydantic import Discriminator, Tag, TypeAdapter
 from service.recipes.analyze import AnalyzeRecipe
 from service.recipes.compare import CompareRecipe
 from service.recipes.compress import CompressRecipe
+from service.recipes.dynamics import DynamicsRecipe
 from service.recipes.steer import SteerRecipe
 
 
@@ -18,7 +19,8 @@ Recipe: TypeAlias = Annotated[
     Annotated[CompressRecipe, Tag("compress")]
     | Annotated[AnalyzeRecipe, Tag("analyze")]
     | Annotated[SteerRecipe, Tag("steer")]
-    | Annotated[CompareRecipe, Tag("compare")],
+    | Annotated[CompareRecipe, Tag("compare")]
+    | Annotated[DynamicsRecipe, Tag("dynamics")],
     Discriminator(_kind),
 ]
 

@@ -18,6 +18,7 @@ from service.errors import ServiceError
 from service.recipes.analyze import AnalyzeRecipe
 from service.recipes.compare import CompareRecipe
 from service.recipes.compress import CompressRecipe
+from service.recipes.dynamics import DynamicsRecipe
 from service.recipes.job_recipe import JobRecipe
 from service.recipes.steer import SteerRecipe
 from service.settings import Settings
@@ -109,7 +110,7 @@ def test_every_field_of_a_job_is_documented_with_its_default() -> None:
     assert table == dict(fields_of(CompressRecipe))
 
 
-@pytest.mark.parametrize("recipe", [AnalyzeRecipe, SteerRecipe, CompareRecipe])
+@pytest.mark.parametrize("recipe", [AnalyzeRecipe, SteerRecipe, CompareRecipe, DynamicsRecipe])
 def test_the_fields_that_only_one_kind_has_are_documented_with_their_defaults(recipe: type[JobRecipe]) -> None:
     (kind,) = get_args(recipe.model_fields["kind"].annotation)
     assert f"#### `{kind}`" in API

@@ -7,8 +7,10 @@ from typing import Any
 from rich.console import Console, RenderableType
 
 from headroom.drift_parts import bands_view, corpora_view, groups_view
+from headroom.dynamics_view import dynamics_view
 from headroom.records import DryRun, JobRecord
 from headroom.rendering import bytes_view, console_for, drift_view, dry_run_view, job_view, jobs_table, show, verdict
+from tests.reports import make_dynamics
 
 JOB_ID = "job_" + "0" * 32
 
@@ -225,3 +227,11 @@ def test_groups_are_shown_with_their_widest_gap() -> None:
     assert "widest gap +3.000 points (+1.000 … +5.000), between fr and en" in text
     assert [line.split()[0] for line in text.splitlines() if line.strip().startswith(("en ", "fr "))] == ["en", "fr"]
     assert not text_of(groups_view({"groups": [], "group_gap": None})).strip()
+
+
+def test_every_checkpoint_has_its_line_and_the_first_that_tells_is_marked() -> None:
+    text = text_of(dynamics_view(make_dynamics()))
+    assert "over training, from 12,288 tokens, 321 different ones" in text
+    assert [line.split()[0] for line in text.splitlines() if "0.990" in line] == ["step-1", "▶", "acme/tiny"]
+    assert "▶ step-2" in " ".join(text.split())
+    assert "50% of the fall of the loss was done then" in text

@@ -293,6 +293,28 @@ def test_local_models_come_before_the_hub_and_a_revision_means_the_hub(
         chain.exists("acme/gone", None)
 
 
+def test_a_folder_inside_a_local_model_is_a_revision_of_it(tmp_path: Path) -> None:
+    models = LocalModels(tmp_path)
+    write_model_files(tmp_path / "acme/tiny")
+    inside = write_model_files(tmp_path / "acme/tiny/checkpoints/step-16")
+    write_model_files(tmp_path / "acme/other")
+
+    found = models.fetch("acme/tiny", "checkpoints/step-16", lambda _: None)
+
+    assert (found.id, found.revision, found.path) == ("acme/tiny", "checkpoints/step-16", inside)
+    assert models.inspect("acme/tiny", "checkpoints/step-16").revision == "checkpoints/step-16"
+    assert models.local_ids() == ["acme/other", "acme/tiny"]
+    for revision in (
+        "checkpoints/step-17",
+        "../other",
+        "checkpoints/../../other",
+        "checkpoints//step-16",
+        "./checkpoints",
+    ):
+        with pytest.raises(ModelNotFound):
+            models.exists("acme/tiny", revision)
+
+
 def test_a_broken_local_model_is_not_replaced_by_the_hubs(models: HubModels, tmp_path: Path) -> None:
     (write_model_files(tmp_path / "local/acme/tiny") / "model.safetensors").write_bytes(b"broken")
     with pytest.raises(CorruptCheckpoint):

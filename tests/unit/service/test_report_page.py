@@ -11,7 +11,7 @@ from service.encoding_figures import components_figure, fitted_figure, slopes_fi
 from service.report_figures import bytes_figure, drift_figure
 from service.report_page import write_page
 from service.rollout import roll_out
-from tests.reports import make_analysis, make_report
+from tests.reports import make_analysis, make_dynamics, make_report
 
 
 @pytest.fixture
@@ -45,6 +45,14 @@ def test_the_page_of_an_analysis_shows_components_fits_and_what_is_needed() -> N
     assert set(figures_of(page)) == {"slopes", "components", "fitted"}
     assert "Of the columns, largest slope first: 2 reach 90%, 3 reach 95%, 3 reach 99% of the R² of all." in page
     assert "From a few tokens of text" in page
+
+
+def test_the_page_of_a_training_shows_every_checkpoint_and_the_first_that_tells() -> None:
+    page = write_page(make_dynamics())
+
+    Figure(figures_of(page)["dynamics"])
+    assert "step-2 is the first to reach 90% of the last Spearman, when 50% of the fall of the loss was done." in page
+    assert page.count("<tr class=chosen><td>step-2</td>") == 1
 
 
 def test_every_figure_has_its_place_on_the_page(report: dict[str, Any]) -> None:

@@ -4,6 +4,7 @@ import json
 import math
 
 from service.reports import finite, summarize, with_timing
+from tests.reports import make_dynamics
 
 SELECTED = {
     "ratio": 0.3,
@@ -70,6 +71,16 @@ def test_time_the_engine_did_not_see_is_added_to_the_total() -> None:
 
     assert with_timing(report, "fetching", 1.5)["timing"] == {"fetching": 1.5, "encoding": 2.0, "total": 6.5}
     assert report == {"timing": {"encoding": 2.0, "total": 5.0}}
+
+
+def test_a_training_is_summed_up_by_its_last_state_and_the_first_that_tells() -> None:
+    assert summarize(make_dynamics()) == {
+        "loss": 5.0,
+        "r2": 0.55,
+        "spearman": 0.55,
+        "readable_at": 1,
+        "loss_fallen": 0.5,
+    }
 
 
 def test_an_analysis_is_summed_up_by_its_encoding() -> None:
