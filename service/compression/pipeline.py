@@ -101,6 +101,7 @@ def compress(task: EngineTask[CompressRecipe], progress: Progress) -> EngineOutc
         "warnings": [*report["warnings"], *unseen(choice, outside), *small_groups(source.groups)],
     }
     waiting = choice.candidates if choice.asked is None else [p for p in choice.candidates if p is choice.asked]
+    share = 1 / (1 + len(recipe.options.export))  # of the checkpoint itself in the time of validating
     for _ in range(STORED_ATTEMPTS):
         if not waiting:
             break
@@ -113,16 +114,23 @@ def compress(task: EngineTask[CompressRecipe], progress: Progress) -> EngineOutc
                 predicted = _measure_rounded(source, choice, point, factors, recipe.options.seed, device)
             plan = _write(task, source, factors, report_progress)
         with timer.phase(Phase.VALIDATING) as report_progress:
-            stored, drifts, continuations = _validate(task, source, choice, predicted, device, report_progress)
+            stored, drifts, continuations = _validate(
+                task, source, choice, predicted, device, lambda done: report_progress(share * done)
+            )
             if point is not choice.selected:
                 moved = token_drift(
                     source.evaluation, head, point.kept_columns, progress=lambda done: report_progress(1.0)
                 )
                 report |= _parts(source, moved, statistics.alpha, recipe.options.seed)
-        passes = all(
-            drift.passes(one.set.budget) and of_set.passes(one.set.budget)
-            for one, drift, of_set in zip(choice.sets, drifts, predicted, strict=True)
-        )
+            passes = all(
+                drift.passes(one.set.budget) and of_set.passes(one.set.budget)
+                for one, drift, of_set in zip(choice.sets, drifts, predicted, strict=True)
+            )
+            exports = []
+            if passes:
+                exports = write_exports(
+                    task, source, factors, choice, device, lambda done: report_progress(share + (1 - share) * done)
+                )
         found = {
             "selected": predicted[0].as_dict() | {"passes": passes},
             "unrounded": None if factors.rounded is None else point.as_dict(),
@@ -132,12 +140,11 @@ def compress(task: EngineTask[CompressRecipe], progress: Progress) -> EngineOutc
             "corpora": corpora_section(choice, predicted, outside, drifts),
             "group_gap": _described(drifts[0].gap),
             "continuations": continuations,
+            "exports": exports,
             "bytes": sizes(source, plan, factors),
         }
         if passes:
-            with timer.phase(Phase.VALIDATING) as report_progress:
-                exports = write_exports(task, source, factors, choice, device, report_progress)
-            return _outcome(Verdict.PUBLISH, report | found | {"exports": exports}, timer)
+            return _outcome(Verdict.PUBLISH, report | found, timer)
         _empty(task.staging)
         # What storing added to the drift of this size it will add to the others: skip those that it would fail too.
         waiting = [other for other in waiting if choice.may_store(other, point, drifts)]

@@ -132,6 +132,15 @@ def test_jobs_of_the_server_are_shown_and_fetched_again(place: Path, server: str
         assert (place / "fetched" / path.name).read_bytes() == path.read_bytes()
 
 
+def test_two_checkpoints_of_any_folders_are_compared(place: Path, success: Json) -> None:
+    arguments = ("compare", "models/acme/tiny", "ok", "--corpus", "corpus.txt", *QUICK, "--data-dir", "alone")
+    code, out, errors = run(place, *arguments, "--max-drift", "9", "--kl-budget", "1e-9", "--json")
+    assert code == 3, errors
+    found, stored = json.loads(out)["report"], success["report"]["stored"]
+    assert abs(found["bands"][0]["perplexity_drift"] - stored["perplexity_drift"]) < 1e-4
+    assert found["other"]["kept_columns"] == success["result"]["kept_columns"]
+
+
 def test_without_a_server_one_runs_for_the_time_of_the_job(place: Path) -> None:
     command = ("compress", "models/acme/tiny", "--corpus", "corpus.txt", "--ratio", "0.5", "--max-drift", "9", *QUICK)
     code, out, errors = run(place, *command)
