@@ -1,0 +1,60 @@
+"""What the pages of all kinds of report are made of: tables, places of plots, words. HTML as text."""
+
+from collections.abc import Iterable, Sequence
+from html import escape
+from typing import Any
+
+
+def remarks(report: dict[str, Any]) -> str:
+    found = report.get("warnings") or []
+    return "" if not found else "<ul>" + "".join(f"<li>{escape(text)}</li>" for text in found) + "</ul>"
+
+
+def plot(name: str, caption: str, low: bool = False) -> str:
+    size = " low" if low else ""
+    return f'<div class="plot{size}" id="{name}" role="img" aria-label="{escape(caption)}"></div>'
+
+
+def table(head: Sequence[str], rows: Iterable[tuple[bool, Sequence[str]]]) -> str:
+    """rows: whether it stands out, and its cells, which are HTML already."""
+    titles = "".join(f"<th>{escape(title)}</th>" for title in head)
+    body = "".join(
+        f"<tr{' class=chosen' if chosen else ''}>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
+        for chosen, cells in rows
+    )
+    return f'<div class="wide"><table><thead><tr>{titles}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
+def number(value: float | None, form: str) -> str:
+    return "not measured" if value is None else format(value, form)
+
+
+def percent(fraction: float | None) -> str:
+    return "not measured" if fraction is None else f"{fraction:+.3%}"
+
+
+def how_measured(report: dict[str, Any]) -> list[str]:
+    corpus, head = report["corpus"], report["head"]
+    facts = [
+        (
+            "model",
+            report["model"]["id"] + (f" at {report['model']['revision']}" if report["model"]["revision"] else ""),
+        ),
+        ("model digest", report["model"]["digest"]),
+        (
+            "head",
+            f"{head['vocab_size']:,} tokens x {head['hidden_size']:,} columns, {'tied' if head['tied'] else 'untied'}",
+        ),
+        ("corpus digest", corpus["digest"]),
+        (
+            "tokens",
+            f"{corpus['calibration_tokens']:,} to calibrate, {corpus['evaluation_tokens']:,} to evaluate, "
+            f"windows of {corpus['window']}",
+        ),
+        ("seed", str(report["seed"])),
+        ("versions", ", ".join(f"{name} {version}" for name, version in report["versions"].items())),
+    ]
+    rows = [
+        f'<tr><td>{escape(name)}</td><td class="text"><code>{escape(value)}</code></td></tr>' for name, value in facts
+    ]
+    return ["<h2>How it was measured</h2>", f'<div class="wide"><table>{"".join(rows)}</table></div>']
