@@ -87,10 +87,19 @@ def encoding_view(report: Mapping[str, Any]) -> RenderableType:
         needed = ", ".join(f"{count:,} for {share:.0%}" for share, count in _needed(found))
         table.add_row(f"{what} needed, share of R²", needed)
         table.add_row(f"Gini of the slopes of {what}", number(found["gini"], ".4f"))
+    for what in ("columns", "components"):
+        table.add_row(f"largest slopes, {what}", _largest(report[what]))
     for fit in report["few_examples"]:
         figures = f"R² {number(fit['r2'], '.4f')}, cosine with the slope of all {number(fit['slope_cosine'], '.4f')}"
         table.add_row(f"from {fit['tokens']:,} tokens", figures)
     return Group(caption, table)
+
+
+def _largest(found: Mapping[str, Any]) -> str:
+    """Of the largest standardised slopes: number, slope and rank correlation."""
+    slopes, rho = found["standardised_slopes"], found["spearman"]
+    order = sorted(range(len(slopes)), key=lambda index: -abs(slopes[index] or 0))[:3]
+    return ", ".join(f"{i} ({number(slopes[i], '+.2f')}, Spearman {number(rho[i], '+.2f')})" for i in order)
 
 
 def _needed(found: Mapping[str, Any]) -> list[tuple[float, int]]:

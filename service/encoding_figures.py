@@ -114,7 +114,7 @@ def _sizes(slopes: list[float], sparsity: list[dict[str, Any]], of: str, name: s
         "line": {"color": ORANGE, "width": 2},
     }
     layout = {
-        "xaxis": {"title": {"text": of}},
+        "xaxis": {"title": {"text": of}, "type": "log", "dtick": 1},  # a few of very many carry it
         "yaxis": {"title": {"text": name}, "rangemode": "tozero"},
         "yaxis2": R2_AXIS,
         "bargap": 0,

@@ -13,6 +13,8 @@ from service.encoding_figures import (
 from service.page_parts import how_measured, number, plot, remarks, table
 from service.report_figures import Figure
 
+LARGEST = 8  # columns and components that a table names
+
 ENCODING_FIGURES = {
     "R²": "r2",
     "R², adjusted": "r2_adjusted",
@@ -71,11 +73,13 @@ def encoding_sections(report: dict[str, Any]) -> tuple[list[str], dict[str, Figu
         f"<p>{_needed(encoding, 'columns')}</p>",
     ]
     if components:
+        sections.append(_largest("column", report["columns"]))
         figures |= {"components": components_figure(components), "fitted": fitted_figure(report["fitted"])}
         sections += [
             "<h2>Principal components of the head</h2>",
             plot("components", "The same of principal components, with the share of the variance that each explains."),
             f"<p>{_needed(components, 'components')}</p>",
+            _largest("component", components),
             "<h2>Fitted against true</h2>",
             plot("fitted", "Fitted against true -log averaged probability of a sample of tokens."),
         ]
@@ -87,6 +91,17 @@ def encoding_sections(report: dict[str, Any]) -> tuple[list[str], dict[str, Figu
         ]
         sections += ["<h2>From a few tokens of text</h2>", table(head, cells)]
     return sections, figures
+
+
+def _largest(what: str, found: dict[str, Any]) -> str:
+    """A table of those with the largest standardised slopes, numbered from 0."""
+    slopes, variance = found["standardised_slopes"], found.get("explained_variance")
+    head = [what, "standardised slope", "Spearman"] + (["share of the variance"] if variance else [])
+    rows = []
+    for index in sorted(range(len(slopes)), key=lambda index: -abs(slopes[index] or 0))[:LARGEST]:
+        cells = [str(index), number(slopes[index], "+.3f"), number(found["spearman"][index], "+.3f")]
+        rows.append((False, cells + ([number(variance[index], ".2%")] if variance else [])))
+    return table(head, rows)
 
 
 def _needed(found: dict[str, Any], what: str) -> str:

@@ -9,8 +9,18 @@ from rich.console import Console, RenderableType
 from headroom.drift_parts import bands_view, corpora_view, groups_view
 from headroom.dynamics_view import dynamics_view
 from headroom.records import DryRun, JobRecord
-from headroom.rendering import bytes_view, console_for, drift_view, dry_run_view, job_view, jobs_table, show, verdict
-from tests.reports import make_dynamics
+from headroom.rendering import (
+    bytes_view,
+    console_for,
+    drift_view,
+    dry_run_view,
+    encoding_view,
+    job_view,
+    jobs_table,
+    show,
+    verdict,
+)
+from tests.reports import make_analysis, make_dynamics
 
 JOB_ID = "job_" + "0" * 32
 
@@ -235,3 +245,11 @@ def test_every_checkpoint_has_its_line_and_the_first_that_tells_is_marked() -> N
     assert [line.split()[0] for line in text.splitlines() if "0.990" in line] == ["step-1", "▶", "acme/tiny"]
     assert "▶ step-2" in " ".join(text.split())
     assert "50% of the fall of the loss was done then" in text
+
+
+def test_an_analysis_names_the_largest_columns_and_what_is_needed() -> None:
+    text = text_of(encoding_view(make_analysis()))
+    found = {name.strip(): rest.strip() for line in text.splitlines() for name, _, rest in [line.partition("  ")]}
+    assert found["largest slopes, columns"].startswith("1 (-0.50, Spearman -0.30), 2 (+0.20")
+    assert found["components needed, share of R²"] == "2 for 90%, 3 for 95%, 3 for 99%"
+    assert found["from 64 tokens"] == "R² 0.3000, cosine with the slope of all 0.8000"

@@ -45,6 +45,8 @@ def test_the_page_of_an_analysis_shows_components_fits_and_what_is_needed() -> N
     assert set(figures_of(page)) == {"slopes", "components", "fitted"}
     assert "Of the columns, largest slope first: 2 reach 90%, 3 reach 95%, 3 reach 99% of the R² of all." in page
     assert "From a few tokens of text" in page
+    assert "<td>1</td><td>-0.500</td><td>-0.300</td></tr><tr><td>2</td>" in page  # columns, the largest slope first
+    assert "<td>1</td><td>+0.600</td><td>+0.500</td><td>20.00%</td>" in page
 
 
 def test_the_page_of_a_training_shows_every_checkpoint_and_the_first_that_tells() -> None:
