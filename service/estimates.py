@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from service.column_counts import checked_kept_columns
 from service.errors import UnsupportedHead, UnsupportedModel
 from service.model_files import ModelInspection
+from service.recipes.compare import CompareRecipe
 from service.recipes.compress import CompressRecipe, Method
 from service.recipes.recipe import Recipe
 from service.safetensors_header import DTYPE_BITS
@@ -76,11 +77,15 @@ def estimate(recipe: Recipe, model: ModelInspection, corpus_bytes: Sequence[int]
     head = head_facts(model)
     slicing = recipe if isinstance(recipe, CompressRecipe) else None
     kept = _kept(slicing, head) if slicing else None
+    held = 2 if isinstance(recipe, CompareRecipe) else 1  # models at a time
     return Estimate(
         kept_columns=kept,
         head_bytes_after=_head_bytes(head, kept, slicing) if slicing and kept else None,
         seconds=round(_seconds(recipe, model, head, corpus_bytes), 1),
-        memory_bytes=model.nbytes + 16 * head.vocab_size * head.hidden_size + 64 * head.hidden_size**2 + PROCESS_BYTES,
+        memory_bytes=held * model.nbytes
+        + 16 * head.vocab_size * head.hidden_size
+        + 64 * head.hidden_size**2
+        + PROCESS_BYTES,
     )
 
 

@@ -7,7 +7,8 @@ from service.column_counts import checked_kept_columns, kept_columns
 from service.errors import RatioTooSmall, UnsupportedHead, UnsupportedModel
 from service.estimates import FLOPS_PER_SECOND, START_SECONDS, estimate, head_facts
 from service.model_files import ModelInspection, inspect_model
-from tests.factories import make_recipe, write_model_files
+from service.recipes.recipe import RECIPES
+from tests.factories import CORPUS_ID, make_recipe, write_model_files
 
 
 def model(folder: Path, tensors: dict[str, list[int]] | None = None, **config: Any) -> ModelInspection:
@@ -73,3 +74,13 @@ def test_a_head_nobody_can_make_out_is_refused(tmp_path: Path) -> None:
 def test_what_predicts_no_tokens_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UnsupportedModel):
         head_facts(model(tmp_path, architectures=["BertForSequenceClassification"]))
+
+
+def test_two_models_to_compare_are_held_at_a_time(tmp_path: Path) -> None:
+    found = model(tmp_path)
+    body = {"model": "acme/tiny", "corpus": CORPUS_ID}
+    one, two = (
+        estimate(RECIPES.validate_python(body | fields), found, [1000]).memory_bytes
+        for fields in ({"kind": "analyze"}, {"kind": "compare", "other": "acme/other"})
+    )
+    assert two - one == found.nbytes
