@@ -46,7 +46,7 @@ def check(*, is_encoder_decoder: bool) -> None:
 def write(model: Any, path: Path, ids: Tensor) -> float:
     """Write the graph; the largest difference of its logits from torch's. ids: (windows, window), of real text.
 
-    model: as load_stored gives it in float32, on the CPU; an 8-bit head is widened in place. A graph over 1.5 GB keeps
+    model: as load_stored gives it in float32, on the CPU; an 8-bit head is widened in place. A graph over 1.5 GB
     keeps its weights in a file beside it. ExportUnavailable when torch cannot write it, or when it says something else.
     """
     head = model.get_output_embeddings()
