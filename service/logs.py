@@ -25,9 +25,7 @@ def configure_logging(format: LogFormat, stream: TextIO | None = None) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.INFO)
-    # They tell of every readiness check and of every request that we send.
-    for name in ("alembic", "httpx"):
-        logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # it tells of every request that we send
 
 
 def _describing() -> list[Processor]:
