@@ -1,9 +1,12 @@
 """Markers that need something this machine may lack are skipped in plain sight."""
 
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.postgresql_server import PostgresqlServer, find_programs
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
@@ -36,3 +39,27 @@ def _speed(item: pytest.Item) -> int:
 @pytest.fixture
 def shared() -> Path:
     return SHARED
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[PostgresqlServer]:
+    """A real server for the whole session. Tests that use it carry the marker `postgresql`."""
+    programs = find_programs()
+    if programs is None:
+        pytest.skip("no PostgreSQL server: install it, or run as root on Debian")
+    with PostgresqlServer(programs) as server:
+        yield server
+
+
+@pytest.fixture
+def postgresql_url(postgresql: PostgresqlServer) -> str:
+    """A database with the present schema and without rows, shared by the tests of this process one after another."""
+    return postgresql.emptied_database()
+
+
+@pytest.fixture
+def empty_postgresql_url(postgresql: PostgresqlServer) -> Iterator[str]:
+    """A database of this test alone, without any table."""
+    url = postgresql.create_database()
+    yield url
+    postgresql.drop_database(url)

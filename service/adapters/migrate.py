@@ -23,8 +23,8 @@ logger = logging.getLogger(__name__)
 POSTGRESQL_LOCK = 0x48656164_726F6F6D  # "Headroom"; any number that nobody else takes
 
 
-def upgrade(url: str) -> None:
-    """Run the missing migrations in one transaction; creates the folder of a SQLite file."""
+def upgrade(url: str, revision: str = "head") -> None:
+    """Run the missing migrations, up to `revision`, in one transaction; creates the folder of a SQLite file."""
     parsed = make_url(url)
     if parsed.get_backend_name() == "sqlite" and parsed.database:
         Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
@@ -36,7 +36,7 @@ def upgrade(url: str) -> None:
             config = Config()
             config.set_main_option("script_location", "service.adapters:migrations")
             config.attributes["connection"] = connection
-            command.upgrade(config, "head")
+            command.upgrade(config, revision)
     finally:
         database.close()
 

@@ -12,10 +12,11 @@ from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import text
+from sqlalchemy import MetaData, Table, insert, text
 
 from service.adapters.database import Database
 from service.adapters.migrate import current_is_latest, upgrade
+from service.adapters.sql_rows import _columns_of
 from service.adapters.sql_store import SqlJobStore
 from service.adapters.tables import REVISION, metadata
 from service.errors import StoreUnavailable
@@ -23,8 +24,23 @@ from tests.factories import make_job
 
 
 @pytest.fixture
-def url(tmp_path: Path) -> str:
+def sqlite_url(tmp_path: Path) -> str:
     return f"sqlite:///{tmp_path}/data/100%/jobs.db"
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgresql)])
+def url(request: pytest.FixtureRequest) -> str:
+    """An empty database."""
+    name = {"sqlite": "sqlite_url", "postgresql": "empty_postgresql_url"}[request.param]
+    url: str = request.getfixturevalue(name)
+    return url
+
+
+def revisions() -> list[str]:
+    """From the first to the last."""
+    config = Config()
+    config.set_main_option("script_location", "service.adapters:migrations")
+    return [script.revision for script in ScriptDirectory.from_config(config).walk_revisions()][::-1]
 
 
 def in_database(url: str, statement: str) -> None:
@@ -57,9 +73,27 @@ def test_the_comparison_would_notice_a_difference(url: str) -> None:
 def test_the_tables_name_the_last_migration(url: str) -> None:
     upgrade(url)
 
-    config = Config()
-    config.set_main_option("script_location", "service.adapters:migrations")
-    assert ScriptDirectory.from_config(config).get_heads() == [REVISION]
+    assert revisions()[-1] == REVISION
+
+
+@pytest.mark.parametrize("earlier", revisions()[:-1])
+def test_a_database_of_an_earlier_version_keeps_its_jobs(url: str, earlier: str) -> None:
+    upgrade(url, earlier)
+    job = make_job()
+    database = Database(url)
+    with database.writing() as connection:
+        old = Table("jobs", MetaData(), autoload_with=connection)
+        columns = {name: value for name, value in _columns_of(job).items() if name in old.columns}
+        connection.execute(insert(old).values(columns))
+    database.close()
+
+    upgrade(url)
+
+    store = SqlJobStore(url, lambda: datetime.now(UTC))
+    store.ping()
+    kept = store.get(job.id)
+    assert (kept.id, kept.recipe, kept.status) == (job.id, job.recipe, job.status)
+    store.close()
 
 
 def test_upgrading_again_changes_nothing(url: str) -> None:
@@ -96,9 +130,9 @@ def test_a_store_refuses_to_answer_for_another_schema(url: str, statement: str) 
     ],
     ids=["absent", "a folder", "empty"],
 )
-def test_a_store_without_its_database_is_unavailable(url: str, spoil: Callable[[Path], object]) -> None:
-    spoil(Path(url.removeprefix("sqlite:///")))
-    store = SqlJobStore(url, lambda: datetime.now(UTC))
+def test_a_store_without_its_database_is_unavailable(sqlite_url: str, spoil: Callable[[Path], object]) -> None:
+    spoil(Path(sqlite_url.removeprefix("sqlite:///")))
+    store = SqlJobStore(sqlite_url, lambda: datetime.now(UTC))
 
     for call in (store.ping, store.lapsed, lambda: store.add(make_job())):
         with pytest.raises(StoreUnavailable):
@@ -107,8 +141,8 @@ def test_a_store_without_its_database_is_unavailable(url: str, spoil: Callable[[
 
 
 @pytest.mark.processes
-def test_processes_that_start_at_once_all_find_a_finished_schema(tmp_path: Path) -> None:
-    environment = os.environ | {"HEADROOM_DATA_DIR": str(tmp_path)}
+def test_processes_that_start_at_once_all_find_a_finished_schema(url: str) -> None:
+    environment = os.environ | {"HEADROOM_DATABASE_URL": url}
     command = [sys.executable, "-W", "error", "-m", "service.adapters.migrate"]
     started = [
         subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
@@ -118,4 +152,6 @@ def test_processes_that_start_at_once_all_find_a_finished_schema(tmp_path: Path)
 
     assert [process.returncode for process in started] == [0] * 4, outputs
     assert sum("Running upgrade  -> 0001" in output for output in outputs) == 1
-    assert SqlJobStore(f"sqlite:///{tmp_path}/headroom.db", lambda: datetime.now(UTC)).ping() is None
+    store = SqlJobStore(url, lambda: datetime.now(UTC))
+    store.ping()
+    store.close()

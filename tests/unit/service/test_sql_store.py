@@ -15,9 +15,9 @@ from service.adapters import database
 from service.adapters.database import Database
 from service.adapters.migrate import upgrade
 from service.adapters.sql_store import SqlJobStore
-from service.errors import StoreUnavailable
+from service.errors import AttemptSuperseded, StoreUnavailable
 from service.jobs import Phase, Status
-from tests.factories import add_job, add_running_job, claim_job, list_events, make_job
+from tests.factories import add_job, add_running_job, claim_job, list_events, make_job, run_at_once
 
 # One process of several: claims every job it is told of, and moves each job it got through some phases.
 PROCESS = """
@@ -49,9 +49,15 @@ def utc_now() -> datetime:
 
 
 @pytest.fixture
-def url(tmp_path: Path) -> str:
+def sqlite_url(tmp_path: Path) -> str:
     url = f"sqlite:///{tmp_path}/jobs.db"
     upgrade(url)
+    return url
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgresql)])
+def url(request: pytest.FixtureRequest) -> str:
+    url: str = request.getfixturevalue(f"{request.param}_url")
     return url
 
 
@@ -62,13 +68,20 @@ def store(url: str) -> Iterator[SqlJobStore]:
     opened.close()
 
 
+@pytest.fixture
+def sqlite_store(sqlite_url: str) -> Iterator[SqlJobStore]:
+    opened = SqlJobStore(sqlite_url, utc_now)
+    yield opened
+    opened.close()
+
+
 def test_a_database_that_stays_locked_is_unavailable_for_writing_only(
-    url: str, store: SqlJobStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    sqlite_url: str, sqlite_store: SqlJobStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    job = add_job(store)
+    job = add_job(sqlite_store)
     monkeypatch.setattr(database, "BUSY_SECONDS", 0.1)
-    hasty = SqlJobStore(url, utc_now)
-    blocker = Database(url)
+    hasty = SqlJobStore(sqlite_url, utc_now)
+    blocker = Database(sqlite_url)
 
     with blocker.writing():
         assert hasty.get(job.id) == job
@@ -83,10 +96,10 @@ def test_a_database_that_stays_locked_is_unavailable_for_writing_only(
     blocker.close()
 
 
-def test_a_writer_waits_for_the_writer_before_it(url: str, store: SqlJobStore) -> None:
-    blocker = Database(url)
+def test_a_writer_waits_for_the_writer_before_it(sqlite_url: str, sqlite_store: SqlJobStore) -> None:
+    blocker = Database(sqlite_url)
     job = make_job()
-    waiting = threading.Thread(target=store.add, args=(job,))
+    waiting = threading.Thread(target=sqlite_store.add, args=(job,))
 
     with blocker.writing():
         waiting.start()
@@ -94,12 +107,12 @@ def test_a_writer_waits_for_the_writer_before_it(url: str, store: SqlJobStore) -
         assert waiting.is_alive()
     waiting.join()
 
-    assert store.get(job.id) == job
+    assert sqlite_store.get(job.id) == job
     blocker.close()
 
 
-def test_the_database_keeps_what_it_was_told_through_a_power_cut(url: str) -> None:
-    opened = Database(url)
+def test_the_database_keeps_what_it_was_told_through_a_power_cut(sqlite_url: str) -> None:
+    opened = Database(sqlite_url)
     with opened.reading() as connection:
         pragmas = {name: connection.scalar(text(f"PRAGMA {name}")) for name in ("journal_mode", "synchronous")}
         assert connection.scalar(text("PRAGMA foreign_keys")) == 1
@@ -108,19 +121,19 @@ def test_the_database_keeps_what_it_was_told_through_a_power_cut(url: str) -> No
     assert pragmas == {"journal_mode": "wal", "synchronous": 2}
 
 
-def test_a_write_that_fails_at_its_end_leaves_no_part_behind(url: str, store: SqlJobStore) -> None:
-    job = add_running_job(store)
-    other = Database(url)
+def test_a_write_that_fails_at_its_end_leaves_no_part_behind(sqlite_url: str, sqlite_store: SqlJobStore) -> None:
+    job = add_running_job(sqlite_store)
+    other = Database(sqlite_url)
     with other.writing() as connection:
         connection.execute(text("CREATE TRIGGER full BEFORE INSERT ON events BEGIN SELECT RAISE(FAIL, 'full'); END"))
 
     with pytest.raises(Exception, match="full"):
-        store.finish(job.id, 1, Status.SUCCEEDED, {}, None)
+        sqlite_store.finish(job.id, 1, Status.SUCCEEDED, {}, None)
     with pytest.raises(Exception, match="full"):
-        store.add(make_job())
+        sqlite_store.add(make_job())
 
-    assert store.get(job.id) == job
-    assert store.due_outbox(0, 10) == []
+    assert sqlite_store.get(job.id) == job
+    assert sqlite_store.due_outbox(0, 10) == []
     other.close()
 
 
@@ -201,3 +214,79 @@ def test_a_process_that_is_killed_while_it_writes_locks_nobody_out(url: str, sto
     for job in held:
         store.requeue(job.id, 1, "worker_lost", utc_now())
         assert claim_job(store, job.id).attempt == 2
+
+
+# Many connections at once: each thread has its own, as each process would.
+
+
+def test_a_queue_of_jobs_is_shared_out_and_each_is_claimed_once(store: SqlJobStore) -> None:
+    job_ids = [add_job(store).id for _ in range(20)]
+
+    def claim_all(number: int) -> list[str]:
+        return [job_id for job_id in job_ids if store.claim(job_id, f"w{number}", 30.0) is not None]
+
+    claimed = run_at_once(8, claim_all)
+
+    assert sorted(itertools.chain(*claimed)) == sorted(job_ids)
+    for number, ids in enumerate(claimed):
+        assert {store.get(job_id).attempts[0].worker for job_id in ids} <= {f"w{number}"}
+    assert store.due_outbox(0.0, 100) == []
+
+
+def test_heartbeats_beside_reports_lose_neither(store: SqlJobStore) -> None:
+    job = add_running_job(store)
+
+    def beat_or_report(number: int) -> None:
+        for step in range(10):
+            if number % 2:
+                store.heartbeat(job.id, 1, 1000.0)
+            else:
+                store.report_progress(job.id, 1, Phase.ENCODING, step / 10)
+
+    run_at_once(6, beat_or_report)
+
+    now = store.get(job.id)
+    assert (now.status, now.phase) == (Status.RUNNING, Phase.ENCODING)
+    assert now.lease_until is not None
+    assert now.lease_until > utc_now() + timedelta(seconds=900)
+    assert [type_ for type_, _ in list_events(store, job.id)].count("phase") == 1
+
+
+def test_a_lost_job_is_taken_back_once_and_its_late_attempt_writes_nothing(store: SqlJobStore) -> None:
+    job = claim_job(store, add_job(store).id, lease_seconds=-1.0)
+
+    def sweep_or_write(number: int) -> str:
+        try:
+            if number % 2:
+                store.requeue(job.id, 1, "worker_lost", utc_now())
+                return "requeued"
+            store.finish(job.id, 1, Status.SUCCEEDED, {}, None)
+            return "finished"
+        except AttemptSuperseded:
+            return "superseded"
+
+    outcomes = run_at_once(8, sweep_or_write)
+
+    assert outcomes.count("superseded") == 7
+    ended = store.get(job.id).status
+    assert ended is (Status.QUEUED if "requeued" in outcomes else Status.SUCCEEDED)
+    assert store.due_outbox(0.0, 10) == ([job.id] if ended is Status.QUEUED else [])
+
+
+def test_the_outbox_can_be_read_while_jobs_come_and_go(store: SqlJobStore) -> None:
+    added: list[str] = []
+
+    def add_or_send(number: int) -> None:
+        for _ in range(8):
+            if number % 2:
+                added.append(add_job(store).id)
+            else:
+                for job_id in store.due_outbox(1000.0, 100):
+                    store.mark_sent(job_id)
+
+    run_at_once(6, add_or_send)
+    for job_id in store.due_outbox(1000.0, 100):
+        store.mark_sent(job_id)
+
+    assert store.due_outbox(1000.0, 100) == []
+    assert sorted(store.due_outbox(-1.0, 100)) == sorted(added)
