@@ -14,17 +14,19 @@ from api.limits import BodyLimit, RequestIds
 from api.metrics import CountRequests, RequestFigures, ServiceState
 from api.openapi import openapi_of
 from api.routes import corpora, files, health, hub, jobs, metrics, models
+from api.tracing import trace_requests
 
 DESCRIPTION = "Slice the output head of a language model, and prove that its predictions did not move."
 
 
 def create_app(services: Services) -> FastAPI:
-    """Closes the store when the server stops."""
+    """Closes store and tracer when the server stops."""
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         yield
         services.store.close()
+        services.tracer.close()
 
     app = FastAPI(
         title="Headroom",
@@ -47,5 +49,6 @@ def create_app(services: Services) -> FastAPI:
     app.add_middleware(CountRequests, figures=RequestFigures(registry))
     app.add_middleware(RequestIds)  # added last: it is the outermost
     install_error_handlers(app)
+    trace_requests(app, services.tracer)
     app.openapi = partial(openapi_of, app)  # type: ignore[method-assign]
     return app

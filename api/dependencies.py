@@ -1,6 +1,6 @@
 """What routes work with. Built once, in main.py or a test, and handed to create_app; nothing here opens anything."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
@@ -9,6 +9,7 @@ from fastapi import Depends, Request
 
 from service.ports import ArtifactStore, Clock, CorpusStore, JobQueue, JobStore, ModelSource
 from service.submission import Submission
+from service.tracing import NoTracer, Tracer
 
 
 @dataclass(frozen=True)
@@ -25,10 +26,11 @@ class Services:
     max_body_bytes: int
     max_corpus_bytes: int
     uploads: CapacityLimiter  # threads that slow uploads may hold, so that they never take those of all other requests
+    tracer: Tracer = field(default_factory=NoTracer)
 
     @property
     def submission(self) -> Submission:
-        return Submission(self.store, self.queue, self.corpora, self.models, self.clock)
+        return Submission(self.store, self.queue, self.corpora, self.models, self.clock, self.tracer)
 
 
 def services_of(request: Request) -> Services:

@@ -31,7 +31,8 @@ class RequestIds:
         request_id = asked if REQUEST_ID.fullmatch(asked) else secrets.token_hex(16)
         scope.setdefault("state", {})["request_id"] = request_id
         structlog.contextvars.clear_contextvars()
-        structlog.contextvars.bind_contextvars(request_id=request_id)
+        ids = {"request_id": request_id} | {k: v for k, v in scope["state"].items() if k == "trace_id"}
+        structlog.contextvars.bind_contextvars(**ids)
         started = False
 
         async def send_with_id(message: Message) -> None:

@@ -16,6 +16,7 @@ from service.adapters.celery_queue import CeleryQueue
 from service.adapters.chained_models import open_models
 from service.adapters.directory_artifacts import DirectoryArtifacts
 from service.adapters.directory_corpora import DirectoryCorpora
+from service.adapters.otlp_tracing import open_tracer
 from service.adapters.sql_store import SqlJobStore
 from service.logs import configure_logging
 from service.settings import Settings
@@ -38,6 +39,7 @@ def build_services(settings: Settings) -> Services:
         max_body_bytes=settings.max_body_bytes,
         max_corpus_bytes=settings.max_corpus_bytes,
         uploads=CapacityLimiter(PARALLEL_UPLOADS),
+        tracer=open_tracer("headroom-api"),
     )
 
 

@@ -21,6 +21,7 @@ from typing import Any
 
 from service.recipes.recipe import Recipe
 from service.repository_names import default_repository
+from service.tracing import TraceContext
 
 
 class Status(StrEnum):
@@ -137,6 +138,7 @@ class Job:
     error: JobError | None = None
     attempts: tuple[AttemptRecord, ...] = ()
     result: dict[str, Any] | None = None  # summary figures for dashboards; the report holds the rest
+    trace: TraceContext = field(default_factory=dict)  # of the request that made it: attempts are spans below it
     version: int = 0  # grows with every change: the ETag
 
     @property

@@ -5,7 +5,7 @@ is away delays a job and loses none, since the sweeper sends what was not sent.
 """
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from service.errors import CorpusEmpty, CorpusInUse, QueueUnavailable, StoreUnavailable
 from service.estimates import Estimate, HeadFacts, estimate, head_facts
@@ -13,6 +13,7 @@ from service.jobs import Job, Status, new_job_id
 from service.ports import Clock, CorpusStore, FoundModel, JobQueue, JobStore, ModelSource
 from service.recipes.job_recipe import CorpusReference, InlineText
 from service.recipes.recipe import Recipe
+from service.tracing import NoTracer, Tracer
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +42,7 @@ class Submission:
     corpora: CorpusStore
     models: ModelSource
     clock: Clock
+    tracer: Tracer = field(default_factory=NoTracer)
 
     def accept(self, recipe: Recipe) -> Job:
         """Store a queued job and tell the broker. Inline text becomes a corpus, and the recipe names it.
@@ -56,6 +58,7 @@ class Submission:
             recipe=recipe.with_corpora(corpora),
             created=now,
             queued=now,
+            trace=self.tracer.context(),
         )
         self.store.add(job)
         self._send(job.id)

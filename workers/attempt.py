@@ -16,6 +16,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from enum import Enum, auto
 from typing import Protocol
 
@@ -23,9 +24,12 @@ import structlog
 
 from service.errors import AttemptSuperseded, StoreUnavailable, WorkerLost
 from service.jobs import Job, Status
-from service.retries import clear_away, give_back, retry_or_fail
+from service.ports import JobStore
+from service.retries import STOPPED, clear_away, give_back, retry_or_fail
+from service.tracing import Span, as_variables
 from workers.lease import Lease, Verdict
 from workers.parts import Parts
+from workers.phase_spans import attributes_of
 from workers.process_group import ProcessGroup, describe_exit
 
 POLL_SECONDS = 0.2
@@ -57,17 +61,35 @@ class Ending(Enum):
 
 def run_attempt(job_id: str, parts: Parts, is_stopping: Callable[[], bool], start: Callable[[Job], JobProcess]) -> None:
     """Claim a job and see it through. Does nothing if somebody else has it, it is not due, or it has ended."""
-    settings = parts.settings
-    job = parts.store.claim(job_id, worker_name(), settings.lease_seconds)
+    job = parts.store.claim(job_id, worker_name(), parts.settings.lease_seconds)
     if job is None:
         logger.info("%s is not to be had: the message was a duplicate, or came early", job_id)
         return
     structlog.contextvars.bind_contextvars(job_id=job.id, attempt=job.attempt)
+    with parts.tracer.span("attempt", attributes_of(job), job.trace) as span:
+        _run_claimed(replace(job, trace=parts.tracer.context() or job.trace), parts, is_stopping, start)
+        _describe(span, parts.store, job)
+
+
+def _run_claimed(job: Job, parts: Parts, is_stopping: Callable[[], bool], start: Callable[[Job], JobProcess]) -> None:
+    settings = parts.settings
     lease = Lease(parts.store, job, settings.lease_seconds, settings.heartbeat_seconds)
     process = start(job)
     ending, returncode = _see_through(process, lease, settings.cancel_grace_seconds, is_stopping)
     logger.info("attempt %d of %s: %s; its process %s", job.attempt, job.id, ending.name, describe_exit(returncode))
     _settle(job, parts, ending, returncode)
+
+
+def _describe(span: Span, store: JobStore, job: Job) -> None:
+    """How the attempt ended, as the store has it; whoever recorded it."""
+    try:
+        now = store.get(job.id)
+    except StoreUnavailable:
+        return
+    outcome = next((record.outcome for record in now.attempts if record.attempt == job.attempt), "")
+    span.set({"headroom.outcome": outcome})
+    if outcome and outcome != STOPPED and outcome not in list(Status):
+        span.fail(outcome, now.error.message if now.error else "")
 
 
 def worker_name() -> str:
@@ -76,7 +98,8 @@ def worker_name() -> str:
 
 def start_job_process(job: Job) -> ProcessGroup:
     # -P: the current folder may hold packages with names like ours.
-    return ProcessGroup([sys.executable, "-P", "-m", "workers.job_process", job.id, str(job.attempt)])
+    command = [sys.executable, "-P", "-m", "workers.job_process", job.id, str(job.attempt)]
+    return ProcessGroup(command, dict(os.environ) | as_variables(job.trace))
 
 
 def _see_through(

@@ -26,8 +26,10 @@ from service.ports import EngineOutcome, EngineTask, Progress
 from service.progress import ProgressReporter
 from service.recipes.job_recipe import JobRecipe
 from service.settings import Settings
+from service.tracing import from_variables
 from workers.device import choose_device, set_threads
 from workers.parts import Parts, open_parts
+from workers.phase_spans import PhaseSpans
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +52,7 @@ def main(arguments: list[str]) -> None:
     except AttemptSuperseded as error:
         logger.warning("stopped: %s", error)
     finally:
-        parts.store.close()
+        parts.close()
 
 
 def _run(job_id: str, attempt: int, parts: Parts, stopping: threading.Event) -> None:
@@ -58,7 +60,13 @@ def _run(job_id: str, attempt: int, parts: Parts, stopping: threading.Event) -> 
     if job.attempt != attempt or job.status is not Status.RUNNING:
         return
     progress = ProgressReporter(parts.store, job, stopping.is_set, time.monotonic)
-    ended = execute(job, _services(parts), run_on_device, progress)
+    traced = replace(job, trace=from_variables(os.environ) or job.trace)
+    with PhaseSpans(progress, parts.tracer, traced) as spans:
+        ended = execute(job, _services(parts), spans.telling_sizes(run_on_device), spans)
+        if ended.error is not None:
+            spans.fail(ended.error.code, ended.error.message)
+        elif ended.status is Status.SUCCEEDED:
+            spans.tell_published([file.size for file in parts.artifacts.files(job_id)])
     logger.info("ended: %s", ended.status.value)
 
 

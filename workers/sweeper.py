@@ -97,7 +97,7 @@ def main() -> None:
     sweeper = Sweeper(parts, CeleryQueue(settings.broker_url))
     while not stopping.wait(settings.sweep_seconds):
         sweeper.sweep()
-    parts.store.close()
+    parts.close()
 
 
 if __name__ == "__main__":

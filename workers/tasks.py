@@ -26,5 +26,5 @@ def run_job(job_id: str) -> None:
     except StoreUnavailable as error:
         logger.warning("%s was not begun: %s; the sweeper sends it again", job_id, error)
     finally:
-        parts.store.close()
+        parts.close()
         signal.signal(signal.SIGTERM, before)

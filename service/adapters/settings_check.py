@@ -18,6 +18,7 @@ from sqlalchemy import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from service.adapters.celery_queue import CeleryQueue
+from service.adapters.otlp_tracing import ENDPOINTS, PROTOCOL, collector, is_installed
 from service.adapters.sql_store import SqlJobStore
 from service.adapters.tables import REVISION
 from service.errors import ServiceError
@@ -27,6 +28,7 @@ PREFIX = "HEADROOM_"
 # Read by the command line or by our tests, not by Settings.
 OTHERS = {f"{PREFIX}{name}" for name in ("SERVER", "HOST", "PORT", "KEY", "DEBUG")}
 HUB_SECONDS = 5.0
+COLLECTOR_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,7 @@ def check(environment: Mapping[str, str]) -> Iterator[Finding]:
     yield _database(settings.database)
     yield _broker(settings.broker_url)
     yield _hub(settings)
+    yield _traces(environment)
 
 
 def _data_dir(path: Path) -> Finding:
@@ -114,6 +117,22 @@ def _hub(settings: Settings) -> Finding:
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         return Finding(name, False, f"{settings.hub_endpoint} does not answer ({error}); empty it to use local models")
     return Finding(name, True, f"{settings.hub_endpoint} answers ({answer.status_code})")
+
+
+def _traces(environment: Mapping[str, str]) -> Finding:
+    address = collector(environment)
+    name = next((name for name in ENDPOINTS if environment.get(name)), ENDPOINTS[-1])
+    if address is None:
+        return Finding(name, True, "none: no traces")
+    if not is_installed():
+        return Finding(name, False, "OpenTelemetry is not installed; run: pip install 'headroom-lm[tracing]'")
+    if environment.get("OTEL_EXPORTER_OTLP_PROTOCOL", PROTOCOL) != PROTOCOL:
+        return Finding(name, False, f"traces leave as {PROTOCOL} only: unset OTEL_EXPORTER_OTLP_PROTOCOL")
+    try:
+        httpx.get(address, timeout=COLLECTOR_SECONDS)  # what it says to a GET does not matter
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        return Finding(name, False, f"the collector does not answer ({error}); jobs run all the same")
+    return Finding(name, True, "answers")
 
 
 def main() -> None:

@@ -117,6 +117,7 @@ def _columns_of(job: Job) -> dict[str, Any]:
         "phase_seconds": job.phase_seconds,
         "error": asdict(job.error) if job.error else None,
         "result": job.result,
+        "trace": job.trace or None,
         "version": job.version,
     }
 
@@ -133,6 +134,7 @@ def _job_of(row: RowMapping, records: list[AttemptRecord]) -> Job:
         error=JobError(error["code"], error["message"], _phase_of(error["phase"])) if error else None,
         attempts=tuple(records),
         result=row["result"],
+        trace=row["trace"] or {},
         version=row["version"],
     )
 

@@ -21,7 +21,7 @@ from sqlalchemy import (
     select,
 )
 
-REVISION = "0002"  # the last migration: the one that gives these tables
+REVISION = "0003"  # the last migration: the one that gives these tables
 
 
 class UtcDateTime(TypeDecorator[datetime]):
@@ -77,6 +77,7 @@ jobs = Table(
     Column("phase_seconds", Document, nullable=False),
     Column("error", Document),
     Column("result", Document),
+    Column("trace", Document),
     Column("version", Integer, nullable=False),
     Index(None, "created", "id"),
     Index(None, "status"),

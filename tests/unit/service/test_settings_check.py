@@ -33,8 +33,28 @@ def test_parts_that_do_not_answer_are_told_one_by_one(monkeypatch: pytest.Monkey
         BROKER_URL="redis://127.0.0.1:9/0",
         HUB_ENDPOINT="http://127.0.0.1:9",
     )
-    assert {name for name, (ok, _) in found.items() if ok} == {"settings"}
+    assert {name for name, (ok, _) in found.items() if ok} == {"settings", "OTEL_EXPORTER_OTLP_ENDPOINT"}
     assert "service.adapters.migrate" in found["DATABASE_URL"][1]
+
+
+@pytest.mark.parametrize(
+    ("variables", "told"),
+    [
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9"}, "does not answer"),
+        (
+            {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9", "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"},
+            "http/protobuf only",
+        ),
+    ],
+)
+def test_a_collector_that_traces_cannot_reach_is_told(
+    variables: dict[str, str], told: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("HEADROOM_DATA_DIR", str(tmp_path))
+    monkeypatch.setenv("HEADROOM_HUB_ENDPOINT", "")
+    found = {finding.name: finding for finding in check(variables)}["OTEL_EXPORTER_OTLP_ENDPOINT"]
+    assert not found.ok
+    assert told in found.detail
 
 
 def test_a_password_is_not_shown(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
