@@ -64,24 +64,23 @@ def encoding_sections(report: dict[str, Any]) -> tuple[list[str], dict[str, Figu
     """With the parts that only the report of an analysis has, where they are there."""
     encoding, components, fits = report["encoding"], report.get("components"), report.get("few_examples")
     rows = [(False, [escape(name), number(encoding.get(key), ".4f")]) for name, key in ENCODING_FIGURES.items()]
-    figures = {"slopes": slopes_figure(encoding)}
+    figures = {"slopes": slopes_figure(encoding), "fitted": fitted_figure(report["fitted"])}
     sections = [
         "<h2>How token probability is encoded</h2>",
         "<p>Regression of -log averaged token probability on the rows of the output head.</p>",
         table(("figure", "value"), rows),
         plot("slopes", "Sorted magnitudes of the slopes, and the R² that the largest reach together."),
         f"<p>{_needed(encoding, 'columns')}</p>",
+        plot("fitted", "Fitted against true -log averaged probability of a sample of tokens."),
     ]
     if components:
         sections.append(_largest("column", report["columns"]))
-        figures |= {"components": components_figure(components), "fitted": fitted_figure(report["fitted"])}
+        figures |= {"components": components_figure(components)}
         sections += [
             "<h2>Principal components of the head</h2>",
             plot("components", "The same of principal components, with the share of the variance that each explains."),
             f"<p>{_needed(components, 'components')}</p>",
             _largest("component", components),
-            "<h2>Fitted against true</h2>",
-            plot("fitted", "Fitted against true -log averaged probability of a sample of tokens."),
         ]
     if fits:
         head = ("tokens of text", "R²", "Spearman", "cosine with the slope of all")

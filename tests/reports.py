@@ -12,7 +12,7 @@ SPARSITY = {
 def make_analysis(**parts: Any) -> dict[str, Any]:
     """The report of an analyze job."""
     report = make_report({0.5: 0.001}, 0.5)
-    shared = ("job_id", "model", "versions", "seed", "head", "corpus", "encoding", "warnings", "timing")
+    shared = ("job_id", "model", "versions", "seed", "head", "corpus", "encoding", "fitted", "warnings", "timing")
     return (
         {name: report[name] for name in shared if name in report}
         | {
@@ -25,7 +25,6 @@ def make_analysis(**parts: Any) -> dict[str, Any]:
             }
             | SPARSITY,
             "few_examples": [{"tokens": 64, "r2": 0.3, "spearman": 0.7, "slope_cosine": 0.8}],
-            "fitted": {"token_ids": [1, 5, 7], "true": [2.0, 8.0, 9.5], "fitted": [2.5, 7.5, 9.0]},
         }
         | parts
     )
@@ -87,6 +86,7 @@ def make_report(drifts: dict[float, float], chosen: float, hidden: int = 100) ->
             "window": 512,
         },
         "encoding": encoding | {"slopes": [0.5, -2.0, 1.0]} | SPARSITY,
+        "fitted": {"token_ids": [1, 5, 7], "true": [2.0, 8.0, 9.5], "fitted": [2.5, 7.5, 9.0]},
         "method": "probability",
         "repair": "mean",
         "budget": {"perplexity": 0.01, "kl": None},

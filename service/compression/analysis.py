@@ -5,7 +5,7 @@ from dataclasses import asdict
 import torch
 
 from service.compression.encoding import encode
-from service.compression.encoding_report import columns_section, components_section, fitted_section
+from service.compression.encoding_report import columns_section, components_section
 from service.compression.few_examples import fit_few_examples
 from service.compression.phase_timer import PhaseTimer
 from service.compression.principal_components import principal_components
@@ -39,7 +39,6 @@ def analyze(task: EngineTask[AnalyzeRecipe], progress: Progress) -> EngineOutcom
         "columns": columns_section(encoding, columns),
         "components": components_section(components),
         "few_examples": [asdict(fit) for fit in few],
-        "fitted": fitted_section(target, encoding, seed),
     }
     report = report_of_encoding(task, source, encoding, floor_rows) | found
     return EngineOutcome(Verdict.REPORT, report | {"timing": timer.timing})

@@ -35,6 +35,7 @@ class Encoding:
     regression: Regression
     moments: RowMoments
     spectrum: tuple[Tensor, Tensor]  # eigenvalues (hidden,), rising, and -vectors (hidden, hidden) of the centred W'W
+    target: Tensor  # (vocab,) float64, y
     fitted: Tensor  # (vocab,) float64
     r2_held_out: float  # fitted on 80 % of the rows, seeded, measured on the others
     spearman: float  # of fitted against true -log alpha
@@ -61,6 +62,7 @@ def encode(weight: Tensor, y: Tensor, mean_hidden: Tensor, seed: int) -> Encodin
         regression=regression,
         moments=moments,
         spectrum=spectrum,
+        target=y,
         fitted=fitted,
         r2_held_out=_held_out_r2(training, held_out, is_full_rank=regression.rank == moments.hidden_size),
         spearman=float(spearman(fitted[:, None], y)[0]),

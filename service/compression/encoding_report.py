@@ -34,9 +34,10 @@ def components_section(components: Components) -> dict[str, Any]:
     } | sparsity_section(components.sparsity)
 
 
-def fitted_section(y: Tensor, encoding: Encoding, seed: int) -> dict[str, Any]:
+def fitted_section(encoding: Encoding, seed: int) -> dict[str, Any]:
     """True and fitted -log alpha of some tokens: log-spaced ranks, so that frequent ones are among them, and others
     at random."""
+    y = encoding.target
     count = min(SAMPLED_ROWS // 2, y.numel())
     by_rank = torch.logspace(0, torch.log10(torch.tensor(float(y.numel()))).item(), count).long().clamp_max(y.numel())
     at_random = torch.randperm(y.numel(), generator=torch.Generator().manual_seed(seed))[:count]

@@ -7,7 +7,7 @@ from service.compression.basis import Basis
 from service.compression.checkpoint import Plan
 from service.compression.drift import WINDOWS_FOR_INTERVAL, DriftPoint
 from service.compression.encoding import Encoding
-from service.compression.encoding_report import sparsity_section
+from service.compression.encoding_report import fitted_section, sparsity_section
 from service.compression.gate import Choice, StoredDrift
 from service.compression.slicing import SlicedFactors
 from service.compression.source import Source
@@ -31,7 +31,10 @@ def report_of_encoding(
     task: EngineTask[JobRecipe], source: Source, encoding: Encoding, floor_rows: int
 ) -> dict[str, Any]:
     """What was worked on, and how token probability is encoded in the head."""
-    return report_of_source(task, source) | {"encoding": _encoding(encoding, floor_rows)}
+    return report_of_source(task, source) | {
+        "encoding": _encoding(encoding, floor_rows),
+        "fitted": fitted_section(encoding, task.recipe.options.seed),
+    }
 
 
 def report_of_source(task: EngineTask[JobRecipe], source: Source) -> dict[str, Any]:

@@ -45,6 +45,7 @@ def test_the_page_of_an_analysis_shows_components_fits_and_what_is_needed() -> N
     assert set(figures_of(page)) == {"slopes", "components", "fitted"}
     assert "Of the columns, largest slope first: 2 reach 90%, 3 reach 95%, 3 reach 99% of the R² of all." in page
     assert "From a few tokens of text" in page
+    assert "0.9000" in page  # R^2
     assert "<td>1</td><td>-0.500</td><td>-0.300</td></tr><tr><td>2</td>" in page  # columns, the largest slope first
     assert "<td>1</td><td>+0.600</td><td>+0.500</td><td>20.00%</td>" in page
 
@@ -60,7 +61,7 @@ def test_the_page_of_a_training_shows_every_checkpoint_and_the_first_that_tells(
 def test_every_figure_has_its_place_on_the_page(report: dict[str, Any]) -> None:
     page = write_page(report)
 
-    assert set(figures_of(page)) == {"drift", "slopes", "bytes"}
+    assert set(figures_of(page)) == {"drift", "slopes", "fitted", "bytes"}
     assert all(f'id="{name}"' in page for name in figures_of(page))
 
 
@@ -94,7 +95,7 @@ def test_a_job_that_stored_nothing_has_no_plot_of_bytes(report: dict[str, Any]) 
     refused["selected"] = report["selected"] | {"passes": False}
     page = write_page(refused)
 
-    assert set(figures_of(page)) == {"drift", "slopes"}
+    assert set(figures_of(page)) == {"drift", "slopes", "fitted"}
     assert "<strong>Refused.</strong>" in page
     assert "Roll-out" not in page
 
@@ -106,11 +107,3 @@ def test_what_a_model_is_called_cannot_become_markup(report: dict[str, Any]) -> 
     assert "alert(1)</script>" not in page.replace("&lt;", "<").split("<main>")[0]
     assert "<script>alert(1)" not in page
     assert "</script><b>" not in page
-
-
-def test_an_analysis_has_a_page_too(report: dict[str, Any]) -> None:
-    names = ("kind", "job_id", "model", "versions", "seed", "head", "corpus", "encoding", "warnings")
-    page = write_page({name: report[name] for name in names} | {"kind": "analyze"})
-
-    assert set(figures_of(page)) == {"slopes"}
-    assert "0.9000" in page
