@@ -1,5 +1,6 @@
 """What routes work with. Built once, in main.py or a test, and handed to create_app; nothing here opens anything."""
 
+import threading
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -27,6 +28,7 @@ class Services:
     max_corpus_bytes: int
     uploads: CapacityLimiter  # threads that slow uploads may hold, so that they never take those of all other requests
     tracer: Tracer = field(default_factory=NoTracer)
+    draining: threading.Event = field(default_factory=threading.Event)  # set once this process was told to stop
 
     @property
     def submission(self) -> Submission:

@@ -3,6 +3,7 @@
 import argparse
 import ipaddress
 import sys
+from contextlib import suppress
 from datetime import UTC, datetime
 
 import uvicorn
@@ -12,6 +13,7 @@ from pydantic import ValidationError
 
 from api.app import create_app
 from api.dependencies import Services
+from api.draining import DrainingServer
 from service.adapters.celery_queue import CeleryQueue
 from service.adapters.chained_models import open_models
 from service.adapters.directory_artifacts import DirectoryArtifacts
@@ -63,8 +65,9 @@ def main(arguments: list[str] | None = None) -> None:
             f"Refusing to listen on {options.host}: this server asks for no key, so anyone who reaches it could use "
             "it. Listen on 127.0.0.1, or set HEADROOM_ALLOW_OPEN=true where only trusted clients can connect."
         )
-    uvicorn.run(
-        build_app(settings),
+    services = build_services(settings)
+    config = uvicorn.Config(
+        create_app(services),
         host=options.host,
         port=options.port,
         log_config=None,
@@ -72,6 +75,11 @@ def main(arguments: list[str] | None = None) -> None:
         server_header=False,
         timeout_graceful_shutdown=SHUTDOWN_SECONDS,
     )
+    server = DrainingServer(config, services.draining, settings.drain_seconds)
+    with suppress(KeyboardInterrupt):
+        server.run()
+    if not server.started:
+        sys.exit(3)  # uvicorn has said why
 
 
 def is_loopback(host: str) -> bool:

@@ -145,6 +145,7 @@ class EmbeddedServer:
         own = {
             "HEADROOM_DATA_DIR": str(self._data_dir),
             "HEADROOM_BROKER_URL": broker.broker_url(path),
+            "HEADROOM_DRAIN_SECONDS": "0",  # who stops this server waits for it
             "PYTHONUNBUFFERED": "1",  # so that the last line of a log is there after a crash
         }
         if self._models_dir is not None:

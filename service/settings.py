@@ -34,6 +34,7 @@ class Settings(BaseSettings):
     max_attempts: int = 3
     retry_pause_seconds: float = 2.0  # doubles with each attempt
     cancel_grace_seconds: float = 5.0  # between TERM and KILL
+    drain_seconds: Annotated[float, Field(ge=0)] = 0.0  # what a process told to stop first goes on with
     sweep_seconds: float = 1.0
     resend_after_seconds: float = 60.0  # a sent but unclaimed message is sent again
     device: str = "auto"  # auto, cpu, cuda, cuda:N

@@ -2,7 +2,6 @@
 
 import logging
 import signal
-import threading
 
 from celery import shared_task
 
@@ -11,18 +10,21 @@ from service.errors import StoreUnavailable
 from service.settings import Settings
 from workers.attempt import run_attempt, start_job_process
 from workers.parts import open_parts
+from workers.stopping import Stopping
 
 logger = logging.getLogger(__name__)
 
 
 @shared_task(name=TASK_NAME, ignore_result=True)  # type: ignore[untyped-decorator]
 def run_job(job_id: str) -> None:
-    """Run a job if it is still to be had. SIGTERM to this pool process ends the attempt, and requeues the job."""
-    stopping = threading.Event()
-    before = signal.signal(signal.SIGTERM, lambda *_: stopping.set())
-    parts = open_parts(Settings())
+    """Run a job if it is still to be had. SIGTERM to this pool process ends the attempt, after
+    `drain_seconds`, and requeues the job."""
+    settings = Settings()
+    stopping = Stopping(settings.drain_seconds)
+    before = signal.signal(signal.SIGTERM, lambda *_: stopping.tell())
+    parts = open_parts(settings)
     try:
-        run_attempt(job_id, parts, stopping.is_set, start_job_process)
+        run_attempt(job_id, parts, stopping.is_due, start_job_process)
     except StoreUnavailable as error:
         logger.warning("%s was not begun: %s; the sweeper sends it again", job_id, error)
     finally:

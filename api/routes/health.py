@@ -1,9 +1,10 @@
 """/livez asks nothing but this process; /readyz asks everything a job needs."""
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Annotated, Literal
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Query, Response
 
 from api.dependencies import AppServices, Services
 from api.schemas import CheckView, LivenessView, ReadinessView
@@ -13,6 +14,9 @@ router = APIRouter(tags=["health"])
 
 MIN_FREE_BYTES = 500_000_000
 
+Part = Literal["database", "broker", "disk", "workers"]
+Excluded = Annotated[Sequence[Part], Query(description="checks to leave out")]
+
 
 @router.get("/livez", response_model=LivenessView)
 async def livez() -> LivenessView:
@@ -20,14 +24,21 @@ async def livez() -> LivenessView:
 
 
 @router.get("/readyz", response_model=ReadinessView, responses={503: {"model": ReadinessView}})
-def readyz(services: AppServices, response: Response) -> ReadinessView:
-    """503 unless a job posted now would run: database, broker, a worker, and room on the disk."""
-    checks = {
-        "database": _check(lambda: _answers(services.store.ping)),
-        "broker": _check(lambda: _answers(services.queue.ping)),
-        "disk": _check(lambda: _disk(services)),
-        "workers": _check(lambda: _workers(services)),
+def readyz(services: AppServices, response: Response, exclude: Excluded = ()) -> ReadinessView:
+    """503 unless a job posted now would run: database, broker, a worker, and room on the disk.
+
+    A load balancer leaves out what jobs can wait for: with `exclude=broker&exclude=workers` it asks whether this
+    process can accept jobs.
+    """
+    asked: dict[Part, Callable[[], CheckView]] = {
+        "database": lambda: _answers(services.store.ping),
+        "broker": lambda: _answers(services.queue.ping),
+        "disk": lambda: _disk(services),
+        "workers": lambda: _workers(services),
     }
+    checks: dict[str, CheckView] = {name: _check(ask) for name, ask in asked.items() if name not in exclude}
+    if services.draining.is_set():
+        checks["draining"] = CheckView(ok=False, detail="this process was told to stop: ask another")
     ready = all(check.ok for check in checks.values())
     response.status_code = 200 if ready else 503
     return ReadinessView(ready=ready, checks=checks)

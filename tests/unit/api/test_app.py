@@ -36,6 +36,26 @@ def test_a_service_with_a_part_missing_is_not_ready_and_says_which(
     assert all(check["ok"] for name, check in checks.items() if name not in (part, "workers"))
 
 
+def test_a_load_balancer_leaves_out_what_jobs_can_wait_for(
+    client: TestClient, services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(health, "MIN_FREE_BYTES", 1)
+    services.queue.away = True  # type: ignore[attr-defined]
+    answer = client.get("/readyz?exclude=broker&exclude=workers")
+    assert (answer.status_code, set(answer.json()["checks"])) == (200, {"database", "disk"})
+    services.store.away = True  # type: ignore[attr-defined]
+    assert client.get("/readyz?exclude=broker&exclude=workers").status_code == 503
+    assert client.get("/readyz?exclude=everything").status_code == 422
+
+
+def test_a_process_that_was_told_to_stop_is_not_ready_but_alive(client: TestClient, services: Services) -> None:
+    services.draining.set()
+    answer = client.get("/readyz")
+    assert answer.status_code == 503
+    assert not answer.json()["checks"]["draining"]["ok"]
+    assert client.get("/livez").status_code == 200
+
+
 def test_models_are_those_at_hand_and_those_made(client: TestClient, services: Services) -> None:
     job = make_job()
     services.store.add(job)

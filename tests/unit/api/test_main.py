@@ -1,6 +1,7 @@
 from pathlib import Path
 
 import pytest
+import uvicorn
 from fastapi.testclient import TestClient
 
 from api.main import build_app, is_loopback, main
@@ -28,14 +29,19 @@ def test_only_this_machine_is_loopback(host: str, expected: bool) -> None:
 
 
 def test_the_open_server_refuses_to_listen_to_the_world(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("uvicorn.run", lambda *_, **__: pytest.fail("it listens"))
+    monkeypatch.setattr("uvicorn.Server.run", lambda *_: pytest.fail("it listens"))
     with pytest.raises(SystemExit, match="HEADROOM_ALLOW_OPEN"):
         main(["--host", "0.0.0.0"])
 
 
 def test_an_operator_can_take_the_risk(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    served = []
-    monkeypatch.setattr("uvicorn.run", lambda *_, **options: served.append(options["host"]))
+    served: list[str] = []
+
+    def serve(server: uvicorn.Server) -> None:
+        served.append(server.config.host)
+        server.started = True
+
+    monkeypatch.setattr("uvicorn.Server.run", serve)
     monkeypatch.setenv("HEADROOM_ALLOW_OPEN", "true")
     monkeypatch.setenv("HEADROOM_DATA_DIR", str(tmp_path))
     main(["--host", "0.0.0.0"])
