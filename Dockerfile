@@ -43,7 +43,7 @@ VOLUME /data
 FROM runtime AS api
 COPY --from=build-api /opt/headroom /opt/headroom
 EXPOSE 8000
-# It refuses this address unless HEADROOM_ALLOW_OPEN=true: it asks for no key, so publish the port to loopback only.
+# On this address it asks for keys. It speaks plain HTTP: publish the port to loopback, or to a proxy with TLS.
 CMD ["python", "-m", "api.main", "--host", "0.0.0.0"]
 
 FROM runtime AS worker

@@ -13,7 +13,7 @@ from api.errors import install_error_handlers
 from api.limits import BodyLimit, RequestIds
 from api.metrics import CountRequests, RequestFigures, ServiceState
 from api.openapi import openapi_of
-from api.routes import corpora, files, health, hub, jobs, metrics, models
+from api.routes import corpora, files, health, hub, jobs, metrics, models, session
 from api.tracing import trace_requests
 
 DESCRIPTION = "Slice the output head of a language model, and prove that its predictions did not move."
@@ -38,7 +38,7 @@ def create_app(services: Services) -> FastAPI:
     app.state.services = services
     app.state.registry = registry = CollectorRegistry()
     registry.register(ServiceState(services))
-    for module in (jobs, files, corpora, models, hub, health, metrics):
+    for module in (jobs, files, corpora, models, session, hub, health, metrics):
         app.include_router(module.router)
     app.add_middleware(
         BodyLimit,

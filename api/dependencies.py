@@ -1,16 +1,30 @@
-"""What routes work with. Built once, in main.py or a test, and handed to create_app; nothing here opens anything."""
+"""What routes work with. Built once, in main.py or a test, and handed to create_app; nothing here opens anything.
+
+Every route that is not for everybody takes a `Caller` (AnyCaller, JobsReader, ...) or `needs(Scope...)`; one about a
+job takes `VisibleJob` and asks the store for nothing by an id that a client sent. A test walks all routes.
+"""
 
 import threading
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from anyio import CapacityLimiter
 from fastapi import Depends, Request
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
-from service.ports import ArtifactStore, Clock, CorpusStore, JobQueue, JobStore, ModelSource
+from api.same_origin import SAFE_METHODS, is_same_origin
+from service.access import LOCAL_CALLER, Caller, Scope
+from service.authentication import BAD_KEY, Authentication
+from service.errors import Forbidden, Unauthenticated
+from service.jobs import Job
+from service.owned_corpora import OwnedCorpora
+from service.ports import ArtifactStore, Clock, CorpusHolds, CorpusStore, JobQueue, JobStore, KeyStore, ModelSource
 from service.submission import Submission
 from service.tracing import NoTracer, Tracer
+
+SESSION_COOKIE = "headroom_session"
+BEARER = HTTPBearer(auto_error=False, description="a key of `headroom keys create`; none while the server is open")
 
 
 @dataclass(frozen=True)
@@ -21,18 +35,29 @@ class Services:
     queue: JobQueue
     artifacts: ArtifactStore
     corpora: CorpusStore
+    holds: CorpusHolds
+    keys: KeyStore
     models: ModelSource
     clock: Clock
     data_dir: Path
     max_body_bytes: int
     max_corpus_bytes: int
     uploads: CapacityLimiter  # threads that slow uploads may hold, so that they never take those of all other requests
+    is_open: bool  # asks for no key: everything belongs to the owner "local"
     tracer: Tracer = field(default_factory=NoTracer)
     draining: threading.Event = field(default_factory=threading.Event)  # set once this process was told to stop
 
     @property
+    def owned_corpora(self) -> OwnedCorpora:
+        return OwnedCorpora(self.corpora, self.holds, self.store)
+
+    @property
     def submission(self) -> Submission:
-        return Submission(self.store, self.queue, self.corpora, self.models, self.clock, self.tracer)
+        return Submission(self.store, self.queue, self.owned_corpora, self.models, self.clock, self.tracer)
+
+    @property
+    def authentication(self) -> Authentication:
+        return Authentication(self.keys, self.clock)
 
 
 def services_of(request: Request) -> Services:
@@ -41,3 +66,69 @@ def services_of(request: Request) -> Services:
 
 
 AppServices = Annotated[Services, Depends(services_of)]
+
+
+def authenticate(
+    request: Request,
+    services: AppServices,
+    bearer: Annotated[HTTPAuthorizationCredentials | None, Depends(BEARER)],
+) -> Caller:
+    """By `Authorization: Bearer`, else by the cookie of POST /session. Unauthenticated, Forbidden."""
+    caller = _caller(request, services, bearer)
+    request.state.caller = caller
+    return caller
+
+
+def _caller(request: Request, services: Services, bearer: HTTPAuthorizationCredentials | None) -> Caller:
+    if services.is_open:
+        refuse_other_sites(request, must_tell=False)
+        return LOCAL_CALLER
+    if bearer is not None:
+        return services.authentication.by_key(bearer.credentials)
+    if "authorization" in request.headers:
+        raise Unauthenticated(BAD_KEY)
+    token = request.cookies.get(SESSION_COOKIE)
+    if token is None:
+        raise Unauthenticated("this server asks for a key; send it as Authorization: Bearer hr_...")
+    refuse_other_sites(request, must_tell=True)
+    return services.authentication.by_session(token)
+
+
+def refuse_other_sites(request: Request, must_tell: bool) -> None:
+    """A page of another site must not change anything through the browser of somebody who may. Forbidden.
+
+    `must_tell`: refuse also what does not say from where it comes. Browsers always say so.
+    """
+    if request.method in SAFE_METHODS:
+        return
+    same_origin = is_same_origin(request.headers)
+    if same_origin is False or (must_tell and same_origin is None):
+        raise Forbidden("this request comes from a page of another site; send it from here, or with a key")
+
+
+AnyCaller = Annotated[Caller, Depends(authenticate)]
+
+
+def needs(scope: Scope) -> Any:
+    """A dependency that gives the caller, if its key has this scope."""
+
+    async def check(caller: AnyCaller) -> Caller:
+        if not caller.may(scope):
+            raise Forbidden(f"the key lacks the scope {scope.value}; ask the operator for one that has it")
+        return caller
+
+    return Depends(check)
+
+
+JobsReader = Annotated[Caller, needs(Scope.JOBS_READ)]
+JobsWriter = Annotated[Caller, needs(Scope.JOBS_WRITE)]
+ArtifactsReader = Annotated[Caller, needs(Scope.ARTIFACTS_READ)]
+Admin = Annotated[Caller, needs(Scope.ADMIN)]
+
+
+def find_visible_job(job_id: str, caller: AnyCaller, services: AppServices) -> Job:
+    """The job of the path. JobNotFound also if it is another owner's; the scope is for the route to ask."""
+    return services.store.get(job_id, caller.sees)
+
+
+VisibleJob = Annotated[Job, Depends(find_visible_job)]

@@ -20,6 +20,7 @@ from service.jobs import PHASES
 logger = logging.getLogger(__name__)
 
 RETRY_AFTER_SECONDS = 5
+CHALLENGE = {"WWW-Authenticate": 'Bearer realm="headroom"'}
 UNION_TAG = re.compile(r"constrained-\w+|literal\[.*\]|InlineText")  # pydantic's names for the members of a union
 MAX_ERRORS = 20
 MAX_TEXT = 500
@@ -41,6 +42,9 @@ CATALOGUE: dict[str, ErrorKind] = {
     "unsupported_media_type": ErrorKind(415, "The body's type is not supported"),
     "range_not_satisfiable": ErrorKind(416, "The range lies outside of the file"),
     "http_error": ErrorKind(400, "The request cannot be answered"),
+    # who asks
+    "unauthenticated": ErrorKind(401, "The request shows no valid key"),
+    "forbidden": ErrorKind(403, "The request is not allowed"),
     # the request, the model or the corpus
     "invalid_model_id": ErrorKind(422, "The model id is not valid"),
     "model_not_found": ErrorKind(404, "There is no such model"),
@@ -68,6 +72,8 @@ CATALOGUE: dict[str, ErrorKind] = {
     "repository_not_found": ErrorKind(404, "There is no such repository"),
     "revision_not_found": ErrorKind(404, "The repository has no such revision"),
     "corpus_in_use": ErrorKind(409, "The corpus is in use"),
+    "key_not_found": ErrorKind(404, "There is no such key"),
+    "repository_taken": ErrorKind(409, "The repository belongs to another owner"),
     # the machine
     "store_unavailable": ErrorKind(503, "The database does not answer"),
     "queue_unavailable": ErrorKind(503, "The broker does not answer"),
@@ -111,9 +117,13 @@ def problem(
         "request_id": getattr(request.state, "request_id", None),
         "errors": list(errors),
     }
-    if kind.status == 503:
-        headers = {"Retry-After": str(RETRY_AFTER_SECONDS)} | (headers or {})
+    headers = headers_of(kind.status) | (headers or {})
     return JSONResponse(content, kind.status, headers, media_type="application/problem+json")
+
+
+def headers_of(status: int) -> dict[str, str]:
+    """What an answer of this status must carry."""
+    return {401: CHALLENGE, 503: {"Retry-After": str(RETRY_AFTER_SECONDS)}}.get(status, {})
 
 
 def install_error_handlers(app: FastAPI) -> None:

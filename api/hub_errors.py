@@ -8,8 +8,8 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
 
-from api.errors import CATALOGUE, RETRY_AFTER_SECONDS
-from service.errors import FileNotFound, RepositoryNotFound, RevisionNotFound, ServiceError
+from api.errors import CATALOGUE, headers_of
+from service.errors import FileNotFound, RepositoryNotFound, RevisionNotFound, ServiceError, Unauthenticated
 
 # Without its code a client takes a missing file for a broken connection. 401 goes out as RepoNotFound: of that clients
 # make "no such repository, or not yours", and of a bare 401 over plain HTTP they make nothing.
@@ -17,8 +17,10 @@ CODES = {
     RepositoryNotFound.code: "RepoNotFound",
     RevisionNotFound.code: "RevisionNotFound",
     FileNotFound.code: "EntryNotFound",
+    Unauthenticated.code: "RepoNotFound",
 }
 CODE_OF_STATUS = {401: "RepoNotFound", 403: "GatedRepo"}
+BAD_TOKEN = "Invalid credentials in Authorization header"  # in these words clients know it
 
 
 class HubRoute(APIRoute):
@@ -30,6 +32,9 @@ class HubRoute(APIRoute):
         async def handle_as_hub(request: Request) -> Response:
             try:
                 return await handle(request)
+            except Unauthenticated as error:
+                text = BAD_TOKEN if "authorization" in request.headers else error.message
+                return _refusal(request, 401, text, CODES[error.code])
             except ServiceError as error:
                 return _refusal(request, CATALOGUE[error.code].status, error.message, CODES.get(error.code))
             except HTTPException as error:
@@ -44,11 +49,13 @@ class HubRoute(APIRoute):
 def _refusal(
     request: Request, status: int, text: str, code: str | None = None, headers: Mapping[str, str] | None = None
 ) -> JSONResponse:
-    sent = dict(headers or {}) | {"X-Error-Message": text.encode("ascii", "replace").decode().replace("\n", " ")}
+    sent = (
+        headers_of(status)
+        | dict(headers or {})
+        | {"X-Error-Message": text.encode("ascii", "replace").decode().replace("\n", " ")}
+    )
     if code:
         sent["X-Error-Code"] = code
-    if status == 503:
-        sent.setdefault("Retry-After", str(RETRY_AFTER_SECONDS))
     commit = getattr(request.state, "commit", None)
     if commit:
         sent["X-Repo-Commit"] = commit

@@ -16,9 +16,12 @@ from api.dependencies import Services
 from api.draining import DrainingServer
 from service.adapters.celery_queue import CeleryQueue
 from service.adapters.chained_models import open_models
+from service.adapters.database import Database
 from service.adapters.directory_artifacts import DirectoryArtifacts
 from service.adapters.directory_corpora import DirectoryCorpora
 from service.adapters.otlp_tracing import open_tracer
+from service.adapters.sql_holds import SqlHolds
+from service.adapters.sql_keys import SqlKeys
 from service.adapters.sql_store import SqlJobStore
 from service.logs import configure_logging
 from service.settings import Settings
@@ -27,11 +30,14 @@ PARALLEL_UPLOADS = 8
 SHUTDOWN_SECONDS = 10
 
 
-def build_services(settings: Settings) -> Services:
+def build_services(settings: Settings, host: str = "127.0.0.1") -> Services:
     """Connects lazily: what is away shows at the first call that needs it."""
     settings.data_dir.mkdir(parents=True, exist_ok=True)
+    database = Database(settings.database)
     return Services(
-        store=SqlJobStore(settings.database, _utc_now),
+        store=SqlJobStore(database, _utc_now),
+        keys=SqlKeys(database, _utc_now),
+        holds=SqlHolds(database, _utc_now),
         queue=CeleryQueue(settings.broker_url),
         artifacts=DirectoryArtifacts(settings.artifacts_dir),
         corpora=DirectoryCorpora(settings.corpora_dir, settings.max_corpus_bytes, _utc_now),
@@ -42,11 +48,13 @@ def build_services(settings: Settings) -> Services:
         max_corpus_bytes=settings.max_corpus_bytes,
         uploads=CapacityLimiter(PARALLEL_UPLOADS),
         tracer=open_tracer("headroom-api"),
+        is_open=settings.auth == "open" or (settings.auth == "auto" and is_loopback(host)),
     )
 
 
-def build_app(settings: Settings) -> FastAPI:
-    return create_app(build_services(settings))
+def build_app(settings: Settings, host: str = "127.0.0.1") -> FastAPI:
+    """`host` is where it will listen: on a loopback address it may be open."""
+    return create_app(build_services(settings, host))
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -60,12 +68,12 @@ def main(arguments: list[str] | None = None) -> None:
     except ValidationError as error:
         sys.exit(f"A setting is not valid: {error}")
     configure_logging(settings.log_format)
-    if not settings.allow_open and not is_loopback(options.host):
+    if settings.auth == "open" and not is_loopback(options.host):
         sys.exit(
-            f"Refusing to listen on {options.host}: this server asks for no key, so anyone who reaches it could use "
-            "it. Listen on 127.0.0.1, or set HEADROOM_ALLOW_OPEN=true where only trusted clients can connect."
+            f"Refusing to listen on {options.host} with HEADROOM_AUTH=open: anyone who reaches it could use it. "
+            "Listen on 127.0.0.1, or leave HEADROOM_AUTH out and make keys with `headroom keys create`."
         )
-    services = build_services(settings)
+    services = build_services(settings, options.host)
     config = uvicorn.Config(
         create_app(services),
         host=options.host,

@@ -56,6 +56,7 @@ class JobView(View):
     corpus: str
     options: dict[str, Any]
     labels: dict[str, str]
+    owner: str
     created: datetime
     queued: datetime | None
     started: datetime | None
@@ -90,7 +91,7 @@ class JobView(View):
 
 
 JOB_FIELDS = (
-    *("id", "status", "phase", "progress", "created", "queued", "started", "finished"),
+    *("id", "owner", "status", "phase", "progress", "created", "queued", "started", "finished"),
     *("phase_seconds", "attempt", "result"),
 )
 
@@ -209,6 +210,13 @@ class ModelView(View):
 
 class ModelList(View):
     data: list[ModelView]
+
+
+class SessionView(View):
+    open: bool = Field(description="the server asks nobody for a key")
+    owner: str | None
+    key_id: str | None
+    scopes: list[str]
 
 
 class CheckView(View):

@@ -26,6 +26,7 @@ COMMANDS = {
     "download": "Fetch and verify a job's files.",
     "restore": "Give a sliced checkpoint its removed columns back.",
     "models": "List the models that the server has.",
+    "keys": "Make, list and revoke the keys of a server.",
     "config": "Check the settings of a server.",
     "corpora": "List the uploaded evaluation texts.",
 }

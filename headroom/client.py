@@ -18,6 +18,7 @@ from typing import Any, Self, Unpack
 from headroom.connection import Connection
 from headroom.downloads import OnBytes, download_files
 from headroom.errors import HeadroomError, InvalidArgument, ServerUnreachable, WaitTimeout
+from headroom.key import find_key
 from headroom.recipe import Settings, compress_body, job_body
 from headroom.records import (
     Corpus,
@@ -40,10 +41,13 @@ CONTENT_ENCODINGS = {".gz": "gzip", ".zst": "zstd"}
 
 
 class Client:
-    """One Headroom server. Safe to share between threads; close it, or use it as a context manager."""
+    """One Headroom server. Safe to share between threads; close it, or use it as a context manager.
+
+    key: of `headroom keys create`; `@FILE` reads it from a file. None: HEADROOM_KEY, or none.
+    """
 
     def __init__(self, url: str, key: str | None = None, *, timeout: float = 30.0) -> None:
-        self._connection = Connection(url, key, timeout)
+        self._connection = Connection(url, find_key(key), timeout)
         self.url = self._connection.url
 
     def compress(

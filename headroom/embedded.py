@@ -13,7 +13,6 @@ import importlib.util
 import json
 import os
 import socket
-import sys
 import time
 from pathlib import Path
 from types import TracebackType
@@ -23,6 +22,7 @@ import httpx
 
 from headroom import broker
 from headroom.errors import HeadroomError, InvalidArgument
+from headroom.service_process import module_command
 from headroom.supervisor import Program, Supervisor
 
 NEEDED = ("alembic", "celery", "fastapi", "sqlalchemy", "torch", "transformers", "uvicorn")
@@ -135,10 +135,10 @@ class EmbeddedServer:
                 broker.command(program, path, self._data_dir / "broker"),
                 is_ready=lambda: broker.answers(path),
             ),
-            Program("migration", _module("service.adapters.migrate"), runs_once=True),
-            Program("api", [*_module("api.main"), "--host", self._host, "--port", str(self._port)]),
-            Program("worker", _module("workers.main"), stop_seconds=WORKER_STOP_SECONDS),
-            Program("sweeper", _module("workers.sweeper")),
+            Program("migration", module_command("service.adapters.migrate"), runs_once=True),
+            Program("api", [*module_command("api.main"), "--host", self._host, "--port", str(self._port)]),
+            Program("worker", module_command("workers.main"), stop_seconds=WORKER_STOP_SECONDS),
+            Program("sweeper", module_command("workers.sweeper")),
         ]
 
     def _environment(self, path: Path) -> dict[str, str]:
@@ -166,11 +166,6 @@ class EmbeddedServer:
                 answer = response.text[:300] if response is not None else answer
                 time.sleep(POLL_SECONDS)
         raise ServerFailed(f"The server was not ready in time ({answer}); its logs are in {self._data_dir / 'logs'}.")
-
-
-def _module(name: str) -> list[str]:
-    # -P: the current folder may hold packages with names like ours.
-    return [sys.executable, "-P", "-m", name]
 
 
 def _read_signature(lock: IO[str]) -> str:

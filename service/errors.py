@@ -20,6 +20,9 @@ ServiceError
 │   ├── RatioTooSmall          the ratio removes no column after rounding
 │   ├── ModelsNotComparable    two models to compare read or predict different tokens
 │   └── ExportUnavailable      the model or the worker cannot make an export that was asked for
+├── AccessError                the one who asks may not, or did not show who it is
+│   ├── Unauthenticated        no key, or one that is not valid
+│   └── Forbidden              the key lacks a scope, or the request came from another site
 ├── StateError                 the request is well-formed but does not fit the present state
 │   ├── JobNotFound
 │   ├── JobFinished            cancel on a job that has ended
@@ -27,7 +30,9 @@ ServiceError
 │   ├── FileNotFound           the job has no such file
 │   ├── RepositoryNotFound     nothing was published under this name
 │   ├── RevisionNotFound       the repository has no such commit or tag
-│   └── CorpusInUse            a queued or running job still reads it
+│   ├── CorpusInUse            a queued or running job still reads it
+│   ├── KeyNotFound            to be revoked, but there is no such key
+│   └── RepositoryTaken        another owner publishes under this name
 └── InfrastructureError        the machine failed, not the user; a later attempt may succeed
     ├── StoreUnavailable       the database does not answer
     ├── QueueUnavailable       the broker does not answer
@@ -130,6 +135,18 @@ class ExportUnavailable(UserError):
     code = "export_unavailable"
 
 
+class AccessError(ServiceError):
+    """The one who asks may not, or did not show who it is."""
+
+
+class Unauthenticated(AccessError):
+    code = "unauthenticated"
+
+
+class Forbidden(AccessError):
+    code = "forbidden"
+
+
 class StateError(ServiceError):
     """Well-formed, but it does not fit the present state."""
 
@@ -160,6 +177,14 @@ class RevisionNotFound(StateError):
 
 class CorpusInUse(StateError):
     code = "corpus_in_use"
+
+
+class KeyNotFound(StateError):
+    code = "key_not_found"
+
+
+class RepositoryTaken(StateError):
+    code = "repository_taken"
 
 
 class InfrastructureError(ServiceError):

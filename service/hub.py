@@ -75,9 +75,11 @@ class Repository:
         return named[revision]
 
 
-def open_repository(store: JobStore, artifacts: ArtifactStore, repository_id: str) -> Repository:
-    """RepositoryNotFound unless a job that has succeeded published under this name."""
-    published = JobFilter(status=Status.SUCCEEDED, repository=repository_id)
+def open_repository(
+    store: JobStore, artifacts: ArtifactStore, repository_id: str, owner: str | None = None
+) -> Repository:
+    """RepositoryNotFound unless a job (of this owner) that has succeeded published under this name."""
+    published = JobFilter(status=Status.SUCCEEDED, repository=repository_id, owner=owner)
     jobs = store.page(published, MAX_COMMITS, None).jobs
     commits = tuple(Commit.of(job, files) for job in jobs if (files := artifacts.files(job.id)))
     if not commits:

@@ -19,6 +19,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
+from service.access import LOCAL_OWNER
 from service.recipes.recipe import Recipe
 from service.repository_names import default_repository
 from service.tracing import TraceContext
@@ -39,6 +40,8 @@ class Status(StrEnum):
 
 
 FINAL = frozenset({Status.SUCCEEDED, Status.FAILED, Status.CANCELED, Status.REJECTED})
+
+WITHOUT_FILES = frozenset({Status.FAILED, Status.CANCELED, Status.REJECTED})  # never to be published
 
 TRANSITIONS: dict[Status, frozenset[Status]] = {
     Status.QUEUED: frozenset({Status.RUNNING, Status.CANCELED}),
@@ -125,6 +128,7 @@ class Job:
     id: str
     recipe: Recipe
     created: datetime
+    owner: str = LOCAL_OWNER
     status: Status = Status.QUEUED
     phase: Phase | None = None
     progress: float = 0.0

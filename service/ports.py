@@ -7,6 +7,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 
+from service.access import Key
 from service.jobs import Event, Job, JobError, Phase, Status
 from service.model_files import ModelInspection
 from service.recipes.job_recipe import JobRecipe
@@ -27,6 +28,7 @@ class JobFilter:
     model: str | None = None
     labels: tuple[tuple[str, str], ...] = ()
     repository: str | None = None
+    owner: str | None = None
 
 
 @dataclass(frozen=True)
@@ -60,13 +62,15 @@ class JobStore(Protocol):
     """The store of truth. Every method is one transaction; StoreUnavailable when the database is away."""
 
     def add(self, job: Job) -> None:
-        """Insert a queued job, its first event and its outbox row together."""
+        """Insert a queued job, its first event and its outbox row together.
 
-    def get(self, job_id: str) -> Job:
-        """JobNotFound if there is none."""
+        RepositoryTaken if another owner has a job that published, or may yet, under its repository's name."""
+
+    def get(self, job_id: str, owner: str | None = None) -> Job:
+        """JobNotFound if there is none, or none of this owner: what the two take is the same."""
 
     def page(self, where: JobFilter, limit: int, after: str | None) -> JobPage:
-        """Newest first; `after` is the id of the last job of the page before."""
+        """Newest first; `after` is the id of the last job of the page before, JobNotFound if it is another owner's."""
 
     def claim(self, job_id: str, worker: str, lease_seconds: float) -> Job | None:
         """Queued and due -> running, attempt + 1, lease set. None if somebody else has it or it has ended."""
@@ -103,8 +107,8 @@ class JobStore(Protocol):
     def mark_sent(self, job_id: str) -> None:
         """The message left. Unknown ids are ignored."""
 
-    def corpus_in_use(self, corpus_id: str) -> bool:
-        """Whether a job that has not ended reads this corpus."""
+    def corpus_in_use(self, corpus_id: str, owner: str | None = None) -> bool:
+        """Whether a job (of this owner) that has not ended reads this corpus."""
 
     def events(self, job_id: str, after: int, limit: int) -> list[Event]:
         """Events with a number above `after`, in order. JobNotFound if there is no such job."""
@@ -117,6 +121,48 @@ class JobStore(Protocol):
 
     def close(self) -> None:
         """Give back connections."""
+
+
+class KeyStore(Protocol):
+    """Keys and browser sessions. Of a secret only its digest comes here."""
+
+    def add(self, key: Key, digest: str) -> None: ...
+
+    def find(self, key_id: str) -> tuple[Key, str] | None:
+        """The key, valid or not, and the digest of its secret."""
+
+    def all(self) -> list[Key]:
+        """Newest first, also those that are no longer valid."""
+
+    def revoke(self, key_id: str) -> Key:
+        """From now on; the first time counts. KeyNotFound."""
+
+    def note_use(self, key_id: str, time: datetime) -> None: ...
+
+    def add_session(self, digest: str, key_id: str, expires: datetime) -> None: ...
+
+    def find_session(self, digest: str) -> tuple[Key, datetime] | None:
+        """The key that it was opened with, valid or not, and when it expires."""
+
+    def remove_session(self, digest: str) -> None:
+        """Unknown ones are ignored."""
+
+
+class CorpusHolds(Protocol):
+    """Which owner holds which corpus."""
+
+    def hold(self, owner: str, corpus_id: str, size: int) -> tuple[datetime, bool]:
+        """Since when, and whether only now."""
+
+    def since(self, owner: str, corpus_id: str) -> datetime | None:
+        """None: this owner does not hold it."""
+
+    def held(self, owner: str) -> dict[str, datetime]:
+        """Ids of all that this owner holds."""
+
+    def release(self, owner: str | None, corpus_id: str, remove: Callable[[], None]) -> None:
+        """End this owner's hold, or everybody's. Calls `remove` if nobody holds the corpus then, and lets nobody take
+        hold of it meanwhile."""
 
 
 class JobQueue(Protocol):

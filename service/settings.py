@@ -1,7 +1,7 @@
 """Settings from the environment (`HEADROOM_*`). Read in `main` of each process, never on import."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -23,7 +23,7 @@ class Settings(BaseSettings):
 
     log_format: LogFormat = "text"  # json: one object a line, with request, job and attempt
 
-    allow_open: bool = False  # let the API, which asks for no key, listen on other addresses than loopback
+    auth: Literal["auto", "open", "keys"] = "auto"  # auto: open on a loopback address, keys elsewhere
 
     max_body_bytes: int = 4_000_000  # JSON bodies
     max_corpus_bytes: int = 256_000_000  # decoded

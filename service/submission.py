@@ -7,10 +7,12 @@ is away delays a job and loses none, since the sweeper sends what was not sent.
 import logging
 from dataclasses import dataclass, field
 
-from service.errors import CorpusEmpty, CorpusInUse, QueueUnavailable, StoreUnavailable
+from service.access import Caller
+from service.errors import CorpusEmpty, QueueUnavailable, RepositoryTaken, StoreUnavailable
 from service.estimates import Estimate, HeadFacts, estimate, head_facts
-from service.jobs import Job, Status, new_job_id
-from service.ports import Clock, CorpusStore, FoundModel, JobQueue, JobStore, ModelSource
+from service.jobs import WITHOUT_FILES, Job, Status, new_job_id
+from service.owned_corpora import OwnedCorpora
+from service.ports import Clock, FoundModel, JobFilter, JobQueue, JobStore, ModelSource
 from service.recipes.job_recipe import CorpusReference, InlineText
 from service.recipes.recipe import Recipe
 from service.tracing import NoTracer, Tracer
@@ -39,24 +41,27 @@ class Submission:
 
     store: JobStore
     queue: JobQueue
-    corpora: CorpusStore
+    corpora: OwnedCorpora
     models: ModelSource
     clock: Clock
     tracer: Tracer = field(default_factory=NoTracer)
 
-    def accept(self, recipe: Recipe) -> Job:
+    def accept(self, recipe: Recipe, caller: Caller) -> Job:
         """Store a queued job and tell the broker. Inline text becomes a corpus, and the recipe names it.
 
-        ModelNotFound, UnsafeModel, CorruptCheckpoint, CorpusNotFound, CorpusEmpty: then nothing was queued.
+        ModelNotFound, UnsafeModel, CorruptCheckpoint, CorpusNotFound, CorpusEmpty, RepositoryTaken: then nothing was
+        queued.
         """
+        self._check_repository(recipe, caller)
         for reference in (recipe.model, *recipe.other_models):
             self.models.exists(reference.id, reference.revision)
-        corpora = [self._corpus_id(corpus) for corpus in recipe.corpora]
+        corpora = [self._corpus_id(corpus, caller) for corpus in recipe.corpora]
         now = self.clock()
         job = Job(
             id=new_job_id(),
             recipe=recipe.with_corpora(corpora),
             created=now,
+            owner=caller.owner,
             queued=now,
             trace=self.tracer.context(),
         )
@@ -64,12 +69,13 @@ class Submission:
         self._send(job.id)
         return job
 
-    def try_out(self, recipe: Recipe) -> DryRun:
+    def try_out(self, recipe: Recipe, caller: Caller) -> DryRun:
         """The dry run: the same errors as `accept`, and those the engine would find in the headers. Stores nothing."""
+        self._check_repository(recipe, caller)
         model = self.models.inspect(recipe.model.id, recipe.model.revision)
         for reference in recipe.other_models:
             self.models.inspect(reference.id, reference.revision)
-        corpus_bytes = [self._bytes_of(corpus) for corpus in recipe.corpora]
+        corpus_bytes = [self._bytes_of(corpus, caller) for corpus in recipe.corpora]
         return DryRun(model, head_facts(model.inspection), estimate(recipe, model.inspection, corpus_bytes))
 
     def cancel(self, job_id: str) -> Cancellation:
@@ -82,24 +88,28 @@ class Submission:
             logger.warning("the broker is away: the cancellation of %s is known from the database alone", job_id)
         return Cancellation(job, was_asked_before=before in (Status.CANCELING, Status.CANCELED))
 
-    def delete_corpus(self, corpus_id: str) -> None:
-        """CorpusNotFound, or CorpusInUse while a job that has not ended reads it."""
-        self.corpora.get(corpus_id)
-        if self.store.corpus_in_use(corpus_id):
-            raise CorpusInUse(f"a job that has not ended reads {corpus_id}; cancel it, or wait, and delete it then")
-        self.corpora.delete(corpus_id)
+    def _check_repository(self, recipe: Recipe, caller: Caller) -> None:
+        """Early, so that nothing is stored for a job that the store will refuse."""
+        if recipe.publish_as is None:
+            return
+        for status in set(Status) - WITHOUT_FILES:
+            for job in self.store.page(JobFilter(status=status, repository=recipe.publish_as), 1, None).jobs:
+                if job.owner != caller.owner:
+                    raise RepositoryTaken(f"{recipe.publish_as} belongs to another owner; publish under another name")
 
-    def _bytes_of(self, corpus: CorpusReference) -> int:
+    def _bytes_of(self, corpus: CorpusReference, caller: Caller) -> int:
         if not isinstance(corpus, InlineText):
-            return self.corpora.get(corpus).size
+            return self.corpora.get(caller, corpus).size
         if not corpus.text.strip():
             raise CorpusEmpty("the corpus holds no text; send some")
         return len(corpus.text.encode())
 
-    def _corpus_id(self, corpus: CorpusReference) -> str:
+    def _corpus_id(self, corpus: CorpusReference, caller: Caller) -> str:
         if isinstance(corpus, InlineText):
-            return self.corpora.add(iter([corpus.text.encode()]), "text", None).id
-        return self.corpora.get(corpus).id
+            return self.corpora.add(caller, iter([corpus.text.encode()]), "text", None)[0].id
+        found = self.corpora.get(caller, corpus)
+        self.corpora.hold(caller, found)  # an admin's job may read what others hold
+        return found.id
 
     def _send(self, job_id: str) -> None:
         try:

@@ -17,6 +17,7 @@ from api.dependencies import Services
 from service.adapters.directory_artifacts import DirectoryArtifacts
 from service.adapters.directory_corpora import DirectoryCorpora
 from service.adapters.local_models import LocalModels
+from service.adapters.memory_access import MemoryHolds, MemoryKeys
 from service.adapters.memory_queue import MemoryQueue
 from service.adapters.memory_store import MemoryJobStore
 from service.jobs import Job, Status
@@ -32,6 +33,8 @@ def make_services(folder: Path) -> Services:
         store=MemoryJobStore(now),
         queue=MemoryQueue(),
         artifacts=DirectoryArtifacts(folder / "artifacts"),
+        keys=MemoryKeys(now),
+        holds=MemoryHolds(now),
         corpora=DirectoryCorpora(folder / "corpora", 100_000, now),
         models=LocalModels(folder / "models"),
         clock=now,
@@ -39,12 +42,13 @@ def make_services(folder: Path) -> Services:
         max_body_bytes=10_000,
         max_corpus_bytes=100_000,
         uploads=CapacityLimiter(2),
+        is_open=True,
     )
 
 
-def publish(services: Services, source: Path, ratio: float = 0.3, **recipe: Any) -> Job:
+def publish(services: Services, source: Path, ratio: float = 0.3, owner: str = "local", **recipe: Any) -> Job:
     """A job that has succeeded, with the files of a folder."""
-    job = add_running_job(services.store, recipe=make_recipe(**recipe))
+    job = add_running_job(services.store, owner=owner, recipe=make_recipe(**recipe))
     shutil.copytree(source, services.artifacts.staging(job.id, 1), dirs_exist_ok=True)
     services.artifacts.publish(job.id, 1)
     return services.store.finish(job.id, 1, Status.SUCCEEDED, {"ratio": ratio}, None)

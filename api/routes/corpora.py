@@ -7,9 +7,10 @@ from anyio import from_thread, to_thread
 from fastapi import APIRouter, HTTPException, Query, Request, Response
 from fastapi.responses import JSONResponse
 
-from api.dependencies import AppServices, Services
+from api.dependencies import AppServices, JobsReader, JobsWriter, Services
 from api.schemas import CorpusList, CorpusView
 from api.strict_requests import media_type
+from service.access import Caller
 from service.adapters.decompression import decompressed
 from service.ports import Corpus
 
@@ -36,33 +37,32 @@ router = APIRouter(prefix=UPLOAD_PATH, tags=["corpora"])
 async def upload(
     request: Request,
     services: AppServices,
+    caller: JobsWriter,
     field: Annotated[str | None, Query(min_length=1, max_length=100, description="of JSON lines: what to read")] = None,
 ) -> Response:
     """Store a text, UTF-8, plain or as JSON lines; Content-Encoding gzip or zstd."""
     format, encoding = _format(request, field), _encoding(request)
-    began = services.clock()
-    corpus = await to_thread.run_sync(
-        _store, request, services, format, field, encoding, limiter=services.uploads, abandon_on_cancel=False
+    corpus, is_new = await to_thread.run_sync(
+        _store, request, services, caller, format, field, encoding, limiter=services.uploads, abandon_on_cancel=False
     )
-    status = 200 if corpus.created < began else 201
     body = CorpusView.of(corpus).model_dump(mode="json")
-    return JSONResponse(body, status, headers={"Location": f"{UPLOAD_PATH}/{corpus.id}"})
+    return JSONResponse(body, 201 if is_new else 200, headers={"Location": f"{UPLOAD_PATH}/{corpus.id}"})
 
 
 @router.get("", response_model=CorpusList)
-def list_corpora(services: AppServices) -> CorpusList:
-    return CorpusList(data=[CorpusView.of(corpus) for corpus in services.corpora.all()])
+def list_corpora(services: AppServices, caller: JobsReader) -> CorpusList:
+    return CorpusList(data=[CorpusView.of(corpus) for corpus in services.owned_corpora.all(caller)])
 
 
 @router.get("/{corpus_id}", response_model=CorpusView)
-def read(corpus_id: str, services: AppServices) -> CorpusView:
-    return CorpusView.of(services.corpora.get(corpus_id))
+def read(corpus_id: str, services: AppServices, caller: JobsReader) -> CorpusView:
+    return CorpusView.of(services.owned_corpora.get(caller, corpus_id))
 
 
 @router.delete("/{corpus_id}", status_code=204)
-def delete(corpus_id: str, services: AppServices) -> None:
+def delete(corpus_id: str, services: AppServices, caller: JobsWriter) -> None:
     """Refused while a job that has not ended reads it."""
-    services.submission.delete_corpus(corpus_id)
+    services.owned_corpora.delete(caller, corpus_id)
 
 
 def _format(request: Request, field: str | None) -> str:
@@ -81,10 +81,12 @@ def _encoding(request: Request) -> str:
     return encoding
 
 
-def _store(request: Request, services: Services, format: str, field: str | None, encoding: str) -> Corpus:
+def _store(
+    request: Request, services: Services, caller: Caller, format: str, field: str | None, encoding: str
+) -> tuple[Corpus, bool]:
     """Runs in a thread: the store blocks, and pulls chunk by chunk from the event loop."""
     chunks = decompressed(_chunks(request), encoding, services.max_corpus_bytes)
-    return services.corpora.add(chunks, format, field)
+    return services.owned_corpora.add(caller, chunks, format, field)
 
 
 def _chunks(request: Request) -> Iterator[bytes]:

@@ -2,19 +2,20 @@
 
 from fastapi import APIRouter, Request, Response
 
-from api.dependencies import AppServices, Services
+from api.dependencies import AppServices, VisibleJob, needs
 from api.downloads import send_file
 from api.schemas import FileList, FileView
+from service.access import Scope
 from service.errors import FileNotFound
-from service.jobs import Status
+from service.jobs import Job, Status
 
-router = APIRouter(prefix="/v1/jobs", tags=["files"])
+router = APIRouter(prefix="/v1/jobs", tags=["files"], dependencies=[needs(Scope.ARTIFACTS_READ)])
 
 
 @router.get("/{job_id}/files", response_model=FileList)
-def list_files(job_id: str, services: AppServices) -> FileList:
+def list_files(job: VisibleJob, services: AppServices) -> FileList:
     """Empty until the job has succeeded."""
-    files = services.artifacts.files(job_id) if _is_published(job_id, services) else []
+    files = services.artifacts.files(job.id) if _is_published(job) else []
     return FileList(data=[FileView.of(file) for file in files])
 
 
@@ -29,14 +30,14 @@ def list_files(job_id: str, services: AppServices) -> FileList:
     },
 )
 @router.head("/{job_id}/files/{path:path}", include_in_schema=False)
-def download(job_id: str, path: str, request: Request, services: AppServices) -> Response:
+def download(job: VisibleJob, path: str, request: Request, services: AppServices) -> Response:
     """One file. The ETag is the sha256 of its content."""
-    if not _is_published(job_id, services):
-        raise FileNotFound(f"job {job_id} has no files: it has not succeeded")
-    file, location = services.artifacts.open(job_id, path)
+    if not _is_published(job):
+        raise FileNotFound(f"job {job.id} has no files: it has not succeeded")
+    file, location = services.artifacts.open(job.id, path)
     return send_file(request, file, location)
 
 
-def _is_published(job_id: str, services: Services) -> bool:
+def _is_published(job: Job) -> bool:
     """Files lie in place a moment before the job is theirs; until then they may still be withdrawn."""
-    return services.store.get(job_id).status is Status.SUCCEEDED
+    return job.status is Status.SUCCEEDED

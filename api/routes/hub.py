@@ -11,7 +11,7 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.responses import JSONResponse
 
 from api import hub_views
-from api.dependencies import AppServices
+from api.dependencies import AnyCaller, AppServices, ArtifactsReader
 from api.downloads import send_file
 from api.hub_errors import HubRoute
 from service.hub import MAIN, Commit, Repository, open_repository
@@ -21,8 +21,8 @@ PAGE_ENTRIES = 1000
 router = APIRouter(prefix="/hub", route_class=HubRoute, include_in_schema=False)
 
 
-def find_repository(namespace: str, name: str, services: AppServices) -> Repository:
-    return open_repository(services.store, services.artifacts, f"{namespace}/{name}")
+def find_repository(namespace: str, name: str, services: AppServices, caller: ArtifactsReader) -> Repository:
+    return open_repository(services.store, services.artifacts, f"{namespace}/{name}", caller.sees)
 
 
 FoundRepository = Annotated[Repository, Depends(find_repository)]
@@ -75,9 +75,8 @@ async def paths_info(commit: FoundCommit, request: Request) -> list[dict[str, An
 
 
 @router.get("/api/whoami-v2")
-def whoami() -> dict[str, Any]:
-    """There are no keys, so everybody is the same."""
-    return {"type": "user", "id": "anonymous", "name": "anonymous", "fullname": "anonymous", "orgs": []}
+def whoami(caller: AnyCaller) -> dict[str, Any]:
+    return {"type": "user", "id": caller.owner, "name": caller.owner, "fullname": caller.owner, "orgs": []}
 
 
 @router.api_route("/{namespace}/{name}/resolve/{revision}/{path:path}", methods=["GET", "HEAD"])

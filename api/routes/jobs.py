@@ -8,9 +8,10 @@ from fastapi.responses import HTMLResponse, JSONResponse
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from api.conditions import is_unchanged, prefers_html
-from api.dependencies import AppServices
+from api.dependencies import AppServices, JobsReader, JobsWriter, VisibleJob, needs
 from api.schemas import DryRunView, EventList, EventView, JobList, JobView
 from api.strict_requests import StrictRoute
+from service.access import Caller, Scope
 from service.jobs import Status
 from service.ports import JobFilter
 from service.recipes.job_recipe import LABEL_KEY
@@ -51,10 +52,9 @@ class ListOptions(BaseModel):
                 raise ValueError(f"there is no filter {name[:80]!a}; use status, kind, model or labels[key]")
         return self
 
-    @property
-    def filter(self) -> JobFilter:
+    def filter(self, caller: Caller) -> JobFilter:
         labels = tuple((name[len("labels[") : -1], str(value)) for name, value in (self.model_extra or {}).items())
-        return JobFilter(self.status, self.kind, self.model, labels)
+        return JobFilter(self.status, self.kind, self.model, labels, owner=caller.sees)
 
 
 @router.post(
@@ -63,26 +63,32 @@ class ListOptions(BaseModel):
     response_model=JobView,
     responses={200: {"model": DryRunView, "description": "Only validated"}, 202: {"description": "Queued"}},
 )
-def submit(recipe: Recipe, options: Annotated[SubmitOptions, Query()], services: AppServices) -> Response:
+def submit(
+    recipe: Recipe, options: Annotated[SubmitOptions, Query()], services: AppServices, caller: JobsWriter
+) -> Response:
     """Queue a job. 202 as soon as it is stored, also while the broker is away."""
     if options.validate_only:
-        return _json(DryRunView.of(services.submission.try_out(recipe)))
-    job = services.submission.accept(recipe)
+        return _json(DryRunView.of(services.submission.try_out(recipe, caller)))
+    job = services.submission.accept(recipe, caller)
     view = JobView.of(job)
     return _json(view, status=202, headers={"Location": view.links.self})
 
 
 @router.get("", response_model=JobList)
-def list_jobs(options: Annotated[ListOptions, Query()], services: AppServices) -> JobList:
+def list_jobs(options: Annotated[ListOptions, Query()], services: AppServices, caller: JobsReader) -> JobList:
     """Newest first."""
-    page = services.store.page(options.filter, options.limit, options.after)
+    page = services.store.page(options.filter(caller), options.limit, options.after)
     return JobList(data=[JobView.of(job) for job in page.jobs], has_more=page.has_more)
 
 
-@router.get("/{job_id}", response_model=JobView, responses={304: {"description": "Not changed"}})
-def read(job_id: str, request: Request, services: AppServices) -> Response:
+@router.get(
+    "/{job_id}",
+    response_model=JobView,
+    responses={304: {"description": "Not changed"}},
+    dependencies=[needs(Scope.JOBS_READ)],
+)
+def read(job: VisibleJob, request: Request) -> Response:
     """One job. Send its ETag back in If-None-Match: 304 while nothing has changed."""
-    job = services.store.get(job_id)
     headers = {"ETag": f'"{job.id}.{job.version}"', "Cache-Control": "no-cache"}
     if is_unchanged(request.headers.get("if-none-match"), headers["ETag"]):
         return Response(status_code=304, headers=headers)
@@ -94,22 +100,23 @@ def read(job_id: str, request: Request, services: AppServices) -> Response:
     status_code=202,
     response_model=JobView,
     responses={200: {"model": JobView, "description": "It was canceled, or told to stop, before"}},
+    dependencies=[needs(Scope.JOBS_WRITE)],
 )
-def cancel(job_id: str, services: AppServices) -> Response:
+def cancel(job: VisibleJob, services: AppServices) -> Response:
     """Ask a job to stop; a running one is `canceling` until its worker has let go."""
-    cancellation = services.submission.cancel(job_id)
+    cancellation = services.submission.cancel(job.id)
     return _json(JobView.of(cancellation.job), status=200 if cancellation.was_asked_before else 202)
 
 
-@router.get("/{job_id}/events", response_model=EventList)
+@router.get("/{job_id}/events", response_model=EventList, dependencies=[needs(Scope.JOBS_READ)])
 def events(
-    job_id: str,
+    job: VisibleJob,
     services: AppServices,
     after: Annotated[int, Query(ge=0, le=2**53)] = 0,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
 ) -> EventList:
     """The numbered history of a job, from the event after `after` on."""
-    found = services.store.events(job_id, after, limit + 1)
+    found = services.store.events(job.id, after, limit + 1)
     return EventList(data=[EventView.of(event) for event in found[:limit]], has_more=len(found) > limit)
 
 
@@ -117,10 +124,11 @@ def events(
     "/{job_id}/report",
     response_model=dict[str, Any],
     responses={200: {"content": {"text/html": {}}, "description": "As JSON, or as a page with plots"}},
+    dependencies=[needs(Scope.JOBS_READ)],
 )
-def report(job_id: str, request: Request, services: AppServices) -> Response:
+def report(job: VisibleJob, request: Request, services: AppServices) -> Response:
     """Everything that was measured; a rejected job has a report too. `Accept: text/html` gives it as a page."""
-    found = services.store.report(job_id)
+    found = services.store.report(job.id)
     headers = {"Vary": "Accept"}
     if prefers_html(request.headers.get("accept", "")):
         return HTMLResponse(write_page(found), headers=headers | {"Content-Security-Policy": PAGE_POLICY})

@@ -2,7 +2,7 @@
 
 from fastapi import APIRouter
 
-from api.dependencies import AppServices
+from api.dependencies import AppServices, JobsReader
 from api.schemas import ModelList, ModelView
 from service.jobs import Status
 from service.ports import JobFilter
@@ -13,10 +13,10 @@ NEWEST_OUTPUTS = 100
 
 
 @router.get("", response_model=ModelList)
-def list_models(services: AppServices) -> ModelList:
+def list_models(services: AppServices, caller: JobsReader) -> ModelList:
     """Local models, then the newest outputs. A hub's models are not listed."""
     local = [ModelView(id=model_id, kind="local") for model_id in services.models.local_ids()]
-    page = services.store.page(JobFilter(status=Status.SUCCEEDED), NEWEST_OUTPUTS, None)
+    page = services.store.page(JobFilter(status=Status.SUCCEEDED, owner=caller.sees), NEWEST_OUTPUTS, None)
     outputs = [
         ModelView(id=job.recipe.model.id, kind="output", job_id=job.id, repository=job.repository)
         for job in page.jobs

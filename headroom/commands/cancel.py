@@ -2,9 +2,9 @@
 
 import click
 
-from headroom.client import Client
 from headroom.commands.options import json_option, server_option
 from headroom.commands.output import print_json
+from headroom.commands.server import connect
 
 
 @click.command("cancel")
@@ -13,7 +13,7 @@ from headroom.commands.output import print_json
 @json_option
 def command(job_id: str, server: str, as_json: bool) -> int:
     """Stop a job. One that runs ends within seconds; canceling twice does no harm."""
-    with Client(server) as client:
+    with connect(server) as client:
         job = client.job(job_id).cancel()
     if as_json:
         print_json(job.record.json)

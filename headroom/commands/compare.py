@@ -11,7 +11,7 @@ from headroom.commands.compared_models import side_by_side
 from headroom.commands.corpus_argument import check_corpus
 from headroom.commands.following import Run, follow
 from headroom.commands.options import job_options, reading_options
-from headroom.commands.server import server_for
+from headroom.commands.server import connect, server_for
 from headroom.commands.signals import signals_as_interrupts
 
 
@@ -58,5 +58,5 @@ def command(
             options=reading_options(rest) | ({"group_field": group_field} if group_field else {}),
             labels=rest["labels"],
         )
-        with server_for(server, data, models) as url, Client(url) as client:
+        with server_for(server, data, models) as url, connect(url) as client:
             return follow(client, Run(f"Comparing {ids[0]} with {ids[1]}", post, None, as_json))

@@ -13,7 +13,7 @@ from headroom.commands.following import Run, follow
 from headroom.commands.model_argument import choose_model
 from headroom.commands.options import job_options, reading_options
 from headroom.commands.output import print_json
-from headroom.commands.server import server_for
+from headroom.commands.server import connect, server_for
 from headroom.commands.signals import signals_as_interrupts
 from headroom.errors import InvalidArgument
 from headroom.recipe import Settings
@@ -88,7 +88,11 @@ def command(
     for file in (corpus, *(str(one.corpus) for one in rest["evaluation"])):
         check_corpus(file)
     settings = settings_from(rest)
-    with signals_as_interrupts(), server_for(server, Path(data_dir), choice.models_dir) as url, Client(url) as client:
+    with (
+        signals_as_interrupts(),
+        server_for(server, Path(data_dir), choice.models_dir) as url,
+        connect(url) as client,
+    ):
         if not dry_run:
             doing = f"Compressing {choice.id}, ratio {settings.get('ratio')}"
             post = partial(Client.compress, model=choice.id, corpus=corpus, field=field, **settings)

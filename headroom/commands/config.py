@@ -1,8 +1,6 @@
 """`headroom config check`. The settings are the service's, so a process of the service reads them."""
 
-import importlib.util
 import json
-import subprocess
 import sys
 from typing import Any
 
@@ -10,8 +8,8 @@ import click
 
 from headroom.commands.options import json_option
 from headroom.commands.output import print_json
-from headroom.errors import HeadroomError, InvalidArgument
 from headroom.rendering import console_for, records_table, show
+from headroom.service_process import ask_service, failure_of
 
 BAD_INPUT = 2
 
@@ -25,15 +23,9 @@ def command() -> None:
 @json_option
 def check(as_json: bool) -> int:
     """Read the HEADROOM_* variables as a server would, and try what they name: folders, database, broker, hub."""
-    if importlib.util.find_spec("service") is None:
-        raise InvalidArgument("The service is not installed here; run: pip install 'headroom-lm[api]'.")
-    # -P: the current folder may hold packages with names like ours.
-    asked = subprocess.run(
-        [sys.executable, "-P", "-m", "service.adapters.settings_check"], capture_output=True, text=True
-    )
+    asked = ask_service("service.adapters.settings_check")
     if asked.returncode not in (0, BAD_INPUT):
-        last_words = (asked.stderr.strip() or "it said nothing").splitlines()[-1]
-        raise HeadroomError(f"The check itself failed: {last_words}.", "server_failed")
+        raise failure_of(asked, "The check itself")
     findings: list[dict[str, Any]] = [json.loads(line) for line in asked.stdout.splitlines()]
     if as_json:
         print_json({"ok": asked.returncode == 0, "checks": findings})

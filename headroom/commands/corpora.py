@@ -5,9 +5,9 @@ from dataclasses import asdict
 
 import click
 
-from headroom.client import Client
 from headroom.commands.options import json_option, server_option
 from headroom.commands.output import print_json
+from headroom.commands.server import connect
 from headroom.figures import size
 from headroom.rendering import console_for, records_table, show
 
@@ -17,7 +17,7 @@ from headroom.rendering import console_for, records_table, show
 @json_option
 def command(server: str, as_json: bool) -> int:
     """List the uploaded evaluation texts; a job can name one by its id."""
-    with Client(server) as client:
+    with connect(server) as client:
         corpora = client.corpora()
     if as_json:
         print_json({"data": [asdict(corpus) for corpus in corpora]})

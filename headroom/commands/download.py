@@ -5,9 +5,10 @@ from pathlib import Path
 
 import click
 
-from headroom.client import Client, Job
+from headroom.client import Job
 from headroom.commands.options import json_option, server_option
 from headroom.commands.output import print_json
+from headroom.commands.server import connect
 from headroom.progress import DownloadBar
 from headroom.rendering import console_for, places_view, show
 
@@ -19,7 +20,7 @@ from headroom.rendering import console_for, places_view, show
 @json_option
 def command(job_id: str, output: Path, server: str, as_json: bool) -> int:
     """Fetch a job's files and check their hashes. After a cut, the same command goes on where it stopped."""
-    with Client(server) as client:
+    with connect(server) as client:
         job = client.job(job_id)
         paths = fetch(job, output)
         report = job.report()

@@ -11,7 +11,7 @@ from headroom.commands.corpus_argument import check_corpus
 from headroom.commands.following import Run, follow
 from headroom.commands.model_argument import choose_model
 from headroom.commands.options import job_options, reading_options
-from headroom.commands.server import server_for
+from headroom.commands.server import connect, server_for
 from headroom.commands.signals import signals_as_interrupts
 
 
@@ -53,5 +53,9 @@ def command(
         labels=rest["labels"],
     )
     doing = f"Following {choice.id} over {len(checkpoints) + 1} states"
-    with signals_as_interrupts(), server_for(server, Path(data_dir), choice.models_dir) as url, Client(url) as client:
+    with (
+        signals_as_interrupts(),
+        server_for(server, Path(data_dir), choice.models_dir) as url,
+        connect(url) as client,
+    ):
         return follow(client, Run(doing, post, None, as_json))

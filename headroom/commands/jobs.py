@@ -4,9 +4,9 @@ import sys
 
 import click
 
-from headroom.client import Client
 from headroom.commands.options import json_option, server_option
 from headroom.commands.output import print_json
+from headroom.commands.server import connect
 from headroom.rendering import console_for, jobs_table, show
 
 STATUSES = ("queued", "running", "canceling", "succeeded", "failed", "canceled", "rejected")
@@ -20,7 +20,7 @@ STATUSES = ("queued", "running", "canceling", "succeeded", "failed", "canceled",
 @json_option
 def command(status: str | None, model: str | None, limit: int, server: str, as_json: bool) -> int:
     """List jobs, newest first."""
-    with Client(server) as client:
+    with connect(server) as client:
         jobs = [job.record for job in client.jobs(status=status, model=model, limit=limit)]
     if as_json:
         print_json({"data": [job.json for job in jobs]})

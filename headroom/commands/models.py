@@ -5,9 +5,9 @@ from dataclasses import asdict
 
 import click
 
-from headroom.client import Client
 from headroom.commands.options import json_option, server_option
 from headroom.commands.output import print_json
+from headroom.commands.server import connect
 from headroom.rendering import console_for, records_table, show
 
 
@@ -16,7 +16,7 @@ from headroom.rendering import console_for, records_table, show
 @json_option
 def command(server: str, as_json: bool) -> int:
     """List the models that the server has on its disk, and those that it made."""
-    with Client(server) as client:
+    with connect(server) as client:
         models = client.models()
     if as_json:
         print_json({"data": [asdict(model) for model in models]})

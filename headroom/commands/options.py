@@ -5,13 +5,30 @@ from typing import Any, TypeVar
 
 import click
 
+from headroom.commands.server import KEY
+
 DEFAULT_SERVER = "http://127.0.0.1:8000"
 DEFAULT_DATA_DIR = ".headroom"
 
 CommandT = TypeVar("CommandT", bound=Callable[..., Any])
 
 
+def _keep_key(context: click.Context, option: click.Parameter, value: str | None) -> None:
+    context.meta[KEY] = value
+
+
+def key_option(command: CommandT) -> CommandT:
+    return click.option(
+        "--key",
+        metavar="@FILE",
+        callback=_keep_key,
+        expose_value=False,
+        help="A file with the key that the server asks for; or set HEADROOM_KEY.",
+    )(command)
+
+
 def server_option(command: CommandT) -> CommandT:
+    command = key_option(command)
     return click.option(
         "--server",
         envvar="HEADROOM_SERVER",
@@ -80,6 +97,7 @@ def job_options(command: CommandT) -> CommandT:
             help="Holds the text of a JSON line; two, SOURCE,TARGET, hold pairs.",
         ),
         click.option("--server", envvar="HEADROOM_SERVER", metavar="URL", help="Default: one started for the job."),
+        key_option,
         data_dir_option,
         models_dir_option,
         click.option("--revision", metavar="NAME", help="Branch, tag or commit of a hub model."),

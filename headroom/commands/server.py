@@ -5,7 +5,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import click
+
+from headroom.client import Client
 from headroom.rendering import console_for
+
+KEY = "headroom.key"  # in the context of the command
+
+
+def connect(url: str) -> Client:
+    """With the key of `--key`, if that was given."""
+    return Client(url, click.get_current_context().meta.get(KEY))
 
 
 @contextmanager

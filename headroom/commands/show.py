@@ -4,9 +4,9 @@ import sys
 
 import click
 
-from headroom.client import Client
 from headroom.commands.options import json_option, server_option
 from headroom.commands.output import print_json
+from headroom.commands.server import connect
 from headroom.rendering import console_for, job_view, show
 from headroom.report_views import report_views
 
@@ -17,7 +17,7 @@ from headroom.report_views import report_views
 @json_option
 def command(job_id: str, server: str, as_json: bool) -> int:
     """Show one job and, once it has measured something, its drift table."""
-    with Client(server) as client:
+    with connect(server) as client:
         job = client.job(job_id)
         report = job.report() if job.record.figures else None
     if as_json:

@@ -12,7 +12,7 @@ from headroom.commands.corpus_argument import check_corpus
 from headroom.commands.following import Run, follow
 from headroom.commands.model_argument import choose_model
 from headroom.commands.options import job_options, reading_options
-from headroom.commands.server import server_for
+from headroom.commands.server import connect, server_for
 from headroom.commands.signals import signals_as_interrupts
 
 
@@ -82,5 +82,9 @@ def command(
         options=reading_options(rest) | ({} if rest["tied"] is None else {"tied": rest["tied"]}),
         labels=rest["labels"],
     )
-    with signals_as_interrupts(), server_for(server, Path(data_dir), choice.models_dir) as url, Client(url) as client:
+    with (
+        signals_as_interrupts(),
+        server_for(server, Path(data_dir), choice.models_dir) as url,
+        connect(url) as client,
+    ):
         return follow(client, Run(f"Steering {choice.id}", post, folder, as_json))

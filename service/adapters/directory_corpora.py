@@ -11,6 +11,7 @@ import re
 import secrets
 import shutil
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
@@ -106,14 +107,17 @@ class DirectoryCorpora:
         record = asdict(corpus) | {"created": corpus.created.isoformat()}
         write_synced(folder / "corpus.json", json.dumps(record).encode())
         sync(folder)
-        try:
-            os.rename(folder, self._folder(corpus.id))
-        except OSError as error:
-            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-                raise
-            return self.get(corpus.id)  # it was there first: rename never replaces a folder with content
-        sync(self._root)
-        return corpus
+        while True:
+            try:
+                os.rename(folder, self._folder(corpus.id))
+            except OSError as error:
+                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                    raise
+                with suppress(CorpusNotFound):  # deleted meanwhile
+                    return self.get(corpus.id)  # it was there first: rename never replaces a folder with content
+            else:
+                sync(self._root)
+                return corpus
 
     def _remove_abandoned(self) -> None:
         for folder in self._incoming.glob("*"):

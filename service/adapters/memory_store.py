@@ -14,10 +14,11 @@ from service.errors import (
     JobFinished,
     JobNotFound,
     ReportNotReady,
+    RepositoryTaken,
     StoreUnavailable,
     WorkerLost,
 )
-from service.jobs import Event, Job, JobError, Phase, Status
+from service.jobs import WITHOUT_FILES, Event, Job, JobError, Phase, Status
 from service.ports import ENDED_JOBS, Clock, EndedJob, JobFilter, JobPage, StoreFigures
 from service.transitions import (
     HELD,
@@ -47,17 +48,19 @@ class MemoryJobStore:
         with self._open():
             if job.id in self._jobs:
                 raise InternalError(f"job id {job.id} was given out twice")
+            if any(_takes_repository(other, job) for other in self._jobs.values()):
+                raise RepositoryTaken(f"{job.repository} belongs to another owner; publish under another name")
             self._apply(Change(job, (("status", {"status": job.status.value}),)))
 
-    def get(self, job_id: str) -> Job:
+    def get(self, job_id: str, owner: str | None = None) -> Job:
         with self._open():
-            return self._find(job_id)
+            return self._find(job_id, owner)
 
     def page(self, where: JobFilter, limit: int, after: str | None) -> JobPage:
         with self._open():
             newest_first = sorted(self._jobs.values(), key=lambda job: (job.created, job.id), reverse=True)
             if after is not None:
-                newest_first = newest_first[newest_first.index(self._find(after)) + 1 :]
+                newest_first = newest_first[newest_first.index(self._find(after, where.owner)) + 1 :]
             found = [job for job in newest_first if _matches(job, where)]
             return JobPage(found[:limit], has_more=len(found) > limit)
 
@@ -127,9 +130,12 @@ class MemoryJobStore:
             if job_id in self._outbox:
                 self._outbox[job_id] = self._clock()
 
-    def corpus_in_use(self, corpus_id: str) -> bool:
+    def corpus_in_use(self, corpus_id: str, owner: str | None = None) -> bool:
         with self._open():
-            return any(corpus_id in job.recipe.corpora and not job.status.is_final for job in self._jobs.values())
+            return any(
+                corpus_id in job.recipe.corpora and not job.status.is_final and owner in (None, job.owner)
+                for job in self._jobs.values()
+            )
 
     def events(self, job_id: str, after: int, limit: int) -> list[Event]:
         with self._open():
@@ -169,8 +175,8 @@ class MemoryJobStore:
             raise StoreUnavailable("the memory store was told to be away")
         return self._mutex
 
-    def _find(self, job_id: str) -> Job:
-        if job_id not in self._jobs:
+    def _find(self, job_id: str, owner: str | None = None) -> Job:
+        if job_id not in self._jobs or owner not in (None, self._jobs[job_id].owner):
             raise JobNotFound(f"there is no job {job_id}; list the jobs to see their ids")
         return self._jobs[job_id]
 
@@ -204,7 +210,17 @@ def _matches(job: Job, where: JobFilter) -> bool:
         and where.kind in (None, job.recipe.kind)
         and where.model in (None, job.recipe.model.id)
         and where.repository in (None, job.repository)
+        and where.owner in (None, job.owner)
         and all(job.recipe.labels.get(key) == value for key, value in where.labels)
+    )
+
+
+def _takes_repository(other: Job, job: Job) -> bool:
+    return (
+        job.repository is not None
+        and other.repository == job.repository
+        and other.owner != job.owner
+        and other.status not in WITHOUT_FILES
     )
 
 

@@ -103,6 +103,7 @@ def _columns_of(job: Job) -> dict[str, Any]:
         "corpus": recipe.corpus if isinstance(recipe.corpus, str) else None,
         "repository": job.repository,
         "labels": recipe.labels,
+        "owner": job.owner,
         "recipe": recipe.model_dump(mode="json"),
         "status": job.status.value,
         "phase": job.phase.value if job.phase else None,
@@ -124,7 +125,18 @@ def _columns_of(job: Job) -> dict[str, Any]:
 
 def _job_of(row: RowMapping, records: list[AttemptRecord]) -> Job:
     error = row["error"]
-    same = ("id", "progress", "attempt", "created", "queued", "started", "finished", "lease_until", "not_before")
+    same = (
+        "id",
+        "owner",
+        "progress",
+        "attempt",
+        "created",
+        "queued",
+        "started",
+        "finished",
+        "lease_until",
+        "not_before",
+    )
     return Job(
         **{name: row[name] for name in same},
         recipe=RECIPES.validate_python(row["recipe"]),

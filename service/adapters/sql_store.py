@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, Select, String, delete, false, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
-from service.adapters.database import Database
+from service.adapters.database import Database, serialize
 from service.adapters.sql_figures import read_figures
 from service.adapters.sql_rows import (
     append_events,
@@ -20,41 +20,52 @@ from service.adapters.sql_rows import (
     save_change,
 )
 from service.adapters.tables import REVISION, events, jobs, outbox, read_revision, reports
-from service.errors import AttemptSuperseded, InternalError, JobFinished, JobNotFound, ReportNotReady, StoreUnavailable
-from service.jobs import FINAL, Event, Job, JobError, Phase, Status, sources_of
+from service.errors import (
+    AttemptSuperseded,
+    InternalError,
+    JobFinished,
+    JobNotFound,
+    ReportNotReady,
+    RepositoryTaken,
+    StoreUnavailable,
+)
+from service.jobs import FINAL, WITHOUT_FILES, Event, Job, JobError, Phase, Status, sources_of
 from service.ports import Clock, JobFilter, JobPage, StoreFigures
 from service.recipes.job_recipe import LABEL_KEY
 from service.transitions import HELD, Change, cancel_requested, claimed, ended, progressed, requeued
 
 
 class SqlJobStore:
-    """ports.JobStore over one SQLAlchemy URL. The schema must be there already: see migrate.py.
+    """ports.JobStore over one SQLAlchemy URL, or a database shared with other stores.
+
+    The schema must be there already: see migrate.py.
 
     Times come from `clock`, not from the database: hosts that share one must have theirs in step, well within a lease.
     """
 
-    def __init__(self, url: str, clock: Clock) -> None:
-        self._database = Database(url)
+    def __init__(self, database: str | Database, clock: Clock) -> None:
+        self._database = database if isinstance(database, Database) else Database(database)
         self._clock = clock
 
     def add(self, job: Job) -> None:
         change = Change(job, (("status", {"status": job.status.value}),))
         with self._database.writing() as connection:
+            _check_repository(connection, job)
             try:
                 insert_job(connection, job)
             except IntegrityError as error:
                 raise InternalError(f"job id {job.id} was given out twice") from error
             append_events(connection, change, self._clock())
 
-    def get(self, job_id: str) -> Job:
+    def get(self, job_id: str, owner: str | None = None) -> Job:
         with self._database.reading() as connection:
-            return _find(connection, job_id)
+            return _find(connection, job_id, owner)
 
     def page(self, where: JobFilter, limit: int, after: str | None) -> JobPage:
         with self._database.reading() as connection:
             query = _matching(where).order_by(jobs.c.created.desc(), jobs.c.id.desc()).limit(limit + 1)
             if after is not None:
-                query = query.where(_is_older_than(_find(connection, after)))
+                query = query.where(_is_older_than(_find(connection, after, where.owner)))
             found = read_jobs(connection, connection.execute(query).mappings().all())
             return JobPage(found[:limit], has_more=len(found) > limit)
 
@@ -124,10 +135,12 @@ class SqlJobStore:
         with self._database.writing() as connection:
             connection.execute(update(outbox).where(outbox.c.job_id == job_id).values(sent=self._clock()))
 
-    def corpus_in_use(self, corpus_id: str) -> bool:
+    def corpus_in_use(self, corpus_id: str, owner: str | None = None) -> bool:
         # Anywhere in the recipe: a job may read several. An id is long enough to mean nothing else there.
         named = jobs.c.recipe.cast(String).contains(corpus_id, autoescape=True)
         query = select(jobs.c.id).where(jobs.c.status.not_in(_values(FINAL)), named).limit(1)
+        if owner is not None:
+            query = query.where(jobs.c.owner == owner)
         with self._database.reading() as connection:
             return connection.scalar(query) is not None
 
@@ -167,8 +180,20 @@ def _lock_held(connection: Connection, job_id: str, attempt: int) -> Job:
     return job
 
 
-def _find(connection: Connection, job_id: str) -> Job:
+def _check_repository(connection: Connection, job: Job) -> None:
+    if job.repository is None:
+        return
+    serialize(connection, f"repository {job.repository}")
+    foreign = (jobs.c.repository == job.repository, jobs.c.owner != job.owner)
+    alive = jobs.c.status.not_in(_values(WITHOUT_FILES))
+    if connection.scalar(select(jobs.c.id).where(*foreign, alive).limit(1)) is not None:
+        raise RepositoryTaken(f"{job.repository} belongs to another owner; publish under another name")
+
+
+def _find(connection: Connection, job_id: str, owner: str | None = None) -> Job:
     query = select(jobs).where(jobs.c.id == job_id)
+    if owner is not None:
+        query = query.where(jobs.c.owner == owner)
     rows = connection.execute(query).mappings().all() if is_storable(job_id) else []
     if not rows:
         raise JobNotFound(f"there is no job {job_id!r}; list the jobs to see their ids")
@@ -181,6 +206,7 @@ def _matching(where: JobFilter) -> Select[Any]:
         (jobs.c.kind, where.kind),
         (jobs.c.status, where.status),
         (jobs.c.repository, where.repository),
+        (jobs.c.owner, where.owner),
     ]
     # No recipe has another key, and a quote in it would end the JSON path.
     has_odd_key = not all(LABEL_KEY.fullmatch(key) for key, _ in where.labels)

@@ -5,6 +5,7 @@ from typing import Any
 
 from sqlalchemy import (
     JSON,
+    BigInteger,
     Column,
     Connection,
     DateTime,
@@ -21,7 +22,7 @@ from sqlalchemy import (
     select,
 )
 
-REVISION = "0003"  # the last migration: the one that gives these tables
+REVISION = "0004"  # the last migration: the one that gives these tables
 
 
 class UtcDateTime(TypeDecorator[datetime]):
@@ -63,6 +64,7 @@ jobs = Table(
     Column("corpus", String(64)),
     Column("repository", String(200)),
     Column("labels", Document, nullable=False),
+    Column("owner", String(64), nullable=False, server_default="local"),
     Column("recipe", Document, nullable=False),
     Column("status", String(16), nullable=False),
     Column("phase", String(16)),
@@ -83,6 +85,7 @@ jobs = Table(
     Index(None, "status"),
     Index(None, "corpus"),
     Index(None, "repository"),
+    Index(None, "owner", "created", "id"),
     Index(None, "lease_until"),
 )
 
@@ -122,6 +125,38 @@ reports = Table(
     _job_id(),
     Column("attempt", Integer, nullable=False),
     Column("report", Document, nullable=False),
+)
+
+keys = Table(
+    "keys",
+    metadata,
+    Column("id", String(64), primary_key=True),
+    Column("name", String(200), nullable=False),
+    Column("owner", String(64), nullable=False),
+    Column("scopes", Document, nullable=False),
+    Column("digest", String(64), nullable=False),  # sha256 of the secret
+    Column("created", UtcDateTime, nullable=False),
+    Column("expires", UtcDateTime),
+    Column("revoked", UtcDateTime),
+    Column("last_used", UtcDateTime),
+)
+
+sessions = Table(  # of browsers
+    "sessions",
+    metadata,
+    Column("digest", String(64), primary_key=True),  # sha256 of the cookie
+    Column("key_id", String(64), ForeignKey("keys.id", ondelete="CASCADE"), nullable=False),
+    Column("expires", UtcDateTime, nullable=False),
+)
+
+corpus_holds = Table(
+    "corpus_holds",
+    metadata,
+    Column("owner", String(64), primary_key=True),
+    Column("corpus_id", String(64), primary_key=True),
+    Column("size", BigInteger, nullable=False),
+    Column("since", UtcDateTime, nullable=False),
+    Index(None, "corpus_id"),
 )
 
 alembic_version = Table("alembic_version", MetaData(), Column("version_num", String(32), primary_key=True))

@@ -6,10 +6,14 @@ from pathlib import Path
 
 import pytest
 
+from service.adapters.database import Database
+from service.adapters.memory_access import MemoryHolds, MemoryKeys
 from service.adapters.memory_store import MemoryJobStore
 from service.adapters.migrate import upgrade
+from service.adapters.sql_holds import SqlHolds
+from service.adapters.sql_keys import SqlKeys
 from service.adapters.sql_store import SqlJobStore
-from service.ports import JobStore
+from service.ports import CorpusHolds, JobStore, KeyStore
 from tests.factories import StoppedClock
 
 
@@ -19,15 +23,31 @@ def clock() -> StoppedClock:
 
 
 @pytest.fixture(params=["memory", "sqlite", pytest.param("postgresql", marks=pytest.mark.postgresql)])
-def store(request: pytest.FixtureRequest, tmp_path: Path, clock: StoppedClock) -> Iterator[JobStore]:
+def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Database | None]:
+    """None: the suite is for what lies in memory."""
     if request.param == "memory":
-        yield MemoryJobStore(clock)
+        yield None
         return
     if request.param == "sqlite":
         url = f"sqlite:///{tmp_path}/jobs.db"
         upgrade(url)
     else:
         url = request.getfixturevalue("postgresql_url")
-    opened = SqlJobStore(url, clock)
+    opened = Database(url)
     yield opened
     opened.close()
+
+
+@pytest.fixture
+def store(database: Database | None, clock: StoppedClock) -> JobStore:
+    return SqlJobStore(database, clock) if database else MemoryJobStore(clock)
+
+
+@pytest.fixture
+def keys(database: Database | None, clock: StoppedClock) -> KeyStore:
+    return SqlKeys(database, clock) if database else MemoryKeys(clock)
+
+
+@pytest.fixture
+def holds(database: Database | None, clock: StoppedClock) -> CorpusHolds:
+    return SqlHolds(database, clock) if database else MemoryHolds(clock)

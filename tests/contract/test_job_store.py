@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from service.errors import AttemptSuperseded, InternalError, JobNotFound, ReportNotReady
+from service.errors import AttemptSuperseded, InternalError, JobNotFound, ReportNotReady, RepositoryTaken
 from service.jobs import JobError, Phase, Status
 from service.ports import JobFilter, JobStore
 from service.recipes.job_recipe import ModelReference
@@ -18,6 +18,53 @@ RESULT = {"ratio": 0.5, "largest_passing_ratio": None}
 
 
 # Adding, finding, listing
+
+
+def test_a_job_of_another_owner_is_told_like_one_that_is_not_there(store: JobStore) -> None:
+    job, gone = add_job(store, owner="a"), "job_" + "0" * 32
+    assert store.get(job.id, "a") == store.get(job.id) == job
+    assert (store.get(job.id).owner, add_job(store).owner) == ("a", "local")
+
+    def refusal(job_id: str) -> list[str]:
+        told = []
+        for look in (lambda: store.get(job_id, "b"), lambda: store.page(JobFilter(owner="b"), 10, job_id)):
+            with pytest.raises(JobNotFound) as raised:
+                look()
+            told.append(raised.value.message.replace(job_id, "ID"))
+        return told
+
+    assert refusal(job.id) == refusal(gone)
+
+
+def test_an_owner_publishes_under_no_name_of_another(store: JobStore) -> None:
+    mine, theirs = (make_recipe(publish={"repo": name}) for name in ("acme/slim", "acme/other"))
+    add_job(store, owner="a", recipe=mine)
+    add_job(store, owner="a", recipe=mine)
+    add_job(store, owner="b", recipe=theirs)
+
+    with pytest.raises(RepositoryTaken):
+        add_job(store, owner="b", recipe=mine)
+    assert [job.owner for job in store.page(JobFilter(repository="acme/slim"), 10, None).jobs] == ["a", "a"]
+
+
+def test_a_name_is_free_again_when_nothing_will_be_published_under_it(store: JobStore) -> None:
+    recipe = make_recipe(publish={"repo": "acme/slim"})
+    store.request_cancel(add_job(store, owner="a", recipe=recipe).id)
+
+    assert add_job(store, owner="b", recipe=recipe).owner == "b"
+
+
+def test_of_many_who_ask_for_one_name_at_once_one_owner_gets_it(store: JobStore) -> None:
+    recipe = make_recipe(publish={"repo": "acme/slim"})
+
+    def ask(number: int) -> bool:
+        try:
+            add_job(store, owner=f"owner-{number}", recipe=recipe)
+        except RepositoryTaken:
+            return False
+        return True
+
+    assert run_at_once(8, ask).count(True) == 1
 
 
 def test_a_job_comes_back_as_it_was_added(store: JobStore) -> None:
@@ -93,6 +140,8 @@ def test_jobs_are_listed_newest_first_in_pages(store: JobStore) -> None:
         (JobFilter(repository="acme/slim"), {"b"}),
         (JobFilter(status=Status.QUEUED, repository="acme/slim"), set()),
         (JobFilter(labels=(("a", "1"),)), set()),
+        (JobFilter(owner="local"), {"a", "b", "c"}),
+        (JobFilter(owner="x"), set()),
         (JobFilter(labels=(('"', "x"),)), set()),
         (JobFilter(status=Status.QUEUED, model="acme/tiny", labels=(("team", "x"),)), {"a"}),
     ],

@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from huggingface_hub import HfApi, HfFileSystem, hf_hub_download, snapshot_downl
 from huggingface_hub.errors import EntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError
 
 from api.dependencies import Services
+from service.access import Key, Scope, digest_of, new_secret
 from service.adapters.hub_models import HubModels
 from service.compression.pipeline import compress
 from service.jobs import Job
@@ -128,6 +130,28 @@ def test_revisions_are_main_tags_and_commits(api: HfApi, hub: HubServer, jobs: l
         found = hf_hub_download(REPO, "README.md", revision=revision, endpoint=hub.url, cache_dir=tmp_path, token=False)
         assert Path(found).read_text() == "the first one"
         assert Path(found).parent.name == tags["r10"]
+
+
+def test_a_hub_that_asks_for_a_key_takes_it_from_hf_token(
+    services: Services, jobs: list[Job], source: Path, tmp_path: Path
+) -> None:
+    key_id, secret = new_secret()
+    services.keys.add(
+        Key(key_id, "hub", "local", frozenset({Scope.ARTIFACTS_READ}), services.clock()), digest_of(secret)
+    )
+    with HubServer(replace(services, is_open=False)) as hub:
+        environment = os.environ | {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "home"), "HF_TOKEN": secret}
+        command = [str(Path(sys.executable).with_name("hf")), "download", REPO, "--local-dir", str(tmp_path / "got")]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert contents(tmp_path / "got") == contents(source)
+
+        with pytest.raises(RepositoryNotFoundError) as refused:
+            snapshot_download(REPO, endpoint=hub.url, token="hf_bad", cache_dir=tmp_path / "cache")
+        assert refused.value.server_message == "Invalid credentials in Authorization header"
+        with pytest.raises(RepositoryNotFoundError, match="make sure you are authenticated"):
+            snapshot_download(REPO, endpoint=hub.url, token=False, cache_dir=tmp_path / "cache")
+        assert HfApi(endpoint=hub.url, token=secret).whoami()["name"] == "local"
 
 
 def test_what_is_not_there_is_told_apart(api: HfApi, hub: HubServer) -> None:

@@ -11,6 +11,7 @@ from api.dependencies import Services
 from service.adapters.directory_artifacts import DirectoryArtifacts
 from service.adapters.directory_corpora import DirectoryCorpora
 from service.adapters.local_models import LocalModels
+from service.adapters.memory_access import MemoryHolds, MemoryKeys
 from service.adapters.memory_queue import MemoryQueue
 from service.adapters.memory_store import MemoryJobStore
 from tests.factories import write_model_files
@@ -31,6 +32,8 @@ def services(tmp_path: Path) -> Services:
         store=MemoryJobStore(now),
         queue=MemoryQueue(),
         artifacts=DirectoryArtifacts(tmp_path / "artifacts"),
+        keys=MemoryKeys(now),
+        holds=MemoryHolds(now),
         corpora=DirectoryCorpora(tmp_path / "corpora", MAX_CORPUS_BYTES, now),
         models=LocalModels(tmp_path / "models"),
         clock=now,
@@ -38,6 +41,7 @@ def services(tmp_path: Path) -> Services:
         max_body_bytes=MAX_BODY_BYTES,
         max_corpus_bytes=MAX_CORPUS_BYTES,
         uploads=CapacityLimiter(2),
+        is_open=True,
     )
 
 

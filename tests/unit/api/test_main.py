@@ -30,22 +30,40 @@ def test_only_this_machine_is_loopback(host: str, expected: bool) -> None:
 
 def test_the_open_server_refuses_to_listen_to_the_world(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("uvicorn.Server.run", lambda *_: pytest.fail("it listens"))
-    with pytest.raises(SystemExit, match="HEADROOM_ALLOW_OPEN"):
+    monkeypatch.setenv("HEADROOM_AUTH", "open")
+    with pytest.raises(SystemExit, match="headroom keys create"):
         main(["--host", "0.0.0.0"])
 
 
-def test_an_operator_can_take_the_risk(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    served: list[str] = []
+@pytest.mark.parametrize(
+    ("auth", "host", "status"),
+    [
+        ("auto", "127.0.0.1", 200),
+        ("auto", "0.0.0.0", 401),
+        ("auto", "example.org", 401),
+        ("keys", "127.0.0.1", 401),
+        ("open", "::1", 200),
+    ],
+)
+def test_only_on_loopback_nobody_is_asked_for_a_key(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, auth: str, host: str, status: int
+) -> None:
+    served: list[uvicorn.Config] = []
 
     def serve(server: uvicorn.Server) -> None:
-        served.append(server.config.host)
+        served.append(server.config)
         server.started = True
 
     monkeypatch.setattr("uvicorn.Server.run", serve)
-    monkeypatch.setenv("HEADROOM_ALLOW_OPEN", "true")
+    monkeypatch.setenv("HEADROOM_AUTH", auth)
     monkeypatch.setenv("HEADROOM_DATA_DIR", str(tmp_path))
-    main(["--host", "0.0.0.0"])
-    assert served == ["0.0.0.0"]
+    upgrade(f"sqlite:///{tmp_path}/headroom.db")
+    main(["--host", host])
+    (config,) = served
+    assert config.host == host
+    with TestClient(config.app) as client:  # type: ignore[arg-type]
+        assert client.get("/v1/jobs").status_code == status
+        assert client.get("/livez").status_code == 200
 
 
 def test_a_setting_that_is_not_valid_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,6 +19,7 @@ from headroom.client import Client
 from service.adapters.directory_artifacts import DirectoryArtifacts
 from service.adapters.directory_corpora import DirectoryCorpora
 from service.adapters.local_models import LocalModels
+from service.adapters.memory_access import MemoryHolds, MemoryKeys
 from service.adapters.memory_queue import MemoryQueue
 from service.adapters.memory_store import MemoryJobStore
 from service.jobs import JobError, Phase, Status
@@ -114,6 +115,8 @@ def services(tmp_path: Path) -> Services:
         store=MemoryJobStore(now),
         queue=MemoryQueue(),
         artifacts=DirectoryArtifacts(root / "artifacts"),
+        keys=MemoryKeys(now),
+        holds=MemoryHolds(now),
         corpora=DirectoryCorpora(root / "corpora", 1_000_000, now),
         models=LocalModels(root / "models"),
         clock=now,
@@ -121,6 +124,7 @@ def services(tmp_path: Path) -> Services:
         max_body_bytes=100_000,
         max_corpus_bytes=1_000_000,
         uploads=CapacityLimiter(2),
+        is_open=True,
     )
 
 

@@ -4,8 +4,10 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
+from service.access import LOCAL_CALLER
 from service.adapters.directory_corpora import DirectoryCorpora
 from service.adapters.local_models import LocalModels
+from service.adapters.memory_access import MemoryHolds
 from service.adapters.memory_queue import MemoryQueue
 from service.adapters.memory_store import MemoryJobStore
 from service.errors import (
@@ -22,6 +24,7 @@ from service.errors import (
     UnsupportedModel,
 )
 from service.jobs import Status
+from service.owned_corpora import OwnedCorpora
 from service.ports import JobFilter
 from service.submission import Submission
 from tests.factories import make_recipe, write_model_files
@@ -46,7 +49,7 @@ def store() -> MemoryJobStore:
 @pytest.fixture
 def submission(tmp_path: Path, store: MemoryJobStore, queue: MemoryQueue) -> Submission:
     write_model_files(tmp_path / "models/acme/tiny")
-    corpora = DirectoryCorpora(tmp_path / "corpora", 10_000, now)
+    corpora = OwnedCorpora(DirectoryCorpora(tmp_path / "corpora", 10_000, now), MemoryHolds(now), store)
     return Submission(store, queue, corpora, LocalModels(tmp_path / "models"), now)
 
 
@@ -57,7 +60,7 @@ def jobs_of(store: MemoryJobStore) -> int:
 def test_an_accepted_job_is_stored_sent_and_noted_as_sent(
     submission: Submission, store: MemoryJobStore, queue: MemoryQueue
 ) -> None:
-    job = submission.accept(make_recipe(corpus=TEXT))
+    job = submission.accept(make_recipe(corpus=TEXT), LOCAL_CALLER)
     assert store.get(job.id) == job
     assert job.status is Status.QUEUED
     assert job.queued is not None
@@ -69,14 +72,14 @@ def test_the_job_is_stored_before_the_broker_hears_of_it(
     submission: Submission, store: MemoryJobStore, queue: MemoryQueue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(queue, "send", lambda job_id: store.get(job_id))
-    submission.accept(make_recipe(corpus=TEXT))
+    submission.accept(make_recipe(corpus=TEXT), LOCAL_CALLER)
 
 
 def test_with_the_broker_away_the_sweeper_finds_the_job(
     submission: Submission, store: MemoryJobStore, queue: MemoryQueue
 ) -> None:
     queue.away = True
-    job = submission.accept(make_recipe(corpus=TEXT))
+    job = submission.accept(make_recipe(corpus=TEXT), LOCAL_CALLER)
     assert store.due_outbox(60, 10) == [job.id]
 
 
@@ -87,7 +90,7 @@ def test_a_database_that_goes_away_after_the_insert_loses_no_accepted_job(
         raise StoreUnavailable("gone")
 
     monkeypatch.setattr(store, "mark_sent", away)
-    assert store.get(submission.accept(make_recipe(corpus=TEXT)).id)
+    assert store.get(submission.accept(make_recipe(corpus=TEXT), LOCAL_CALLER).id)
 
 
 @pytest.mark.parametrize(
@@ -103,10 +106,10 @@ def test_what_is_refused_is_not_queued_and_not_stored(
 ) -> None:
     for attempt in (submission.accept, submission.try_out):
         with pytest.raises(error):
-            attempt(make_recipe(**fields))
+            attempt(make_recipe(**fields), LOCAL_CALLER)
     assert jobs_of(store) == 0
     assert queue.sent == []
-    assert submission.corpora.all() == []
+    assert submission.corpora.all(LOCAL_CALLER) == []
 
 
 def test_a_local_model_that_is_unsafe_is_refused_at_once(
@@ -114,26 +117,26 @@ def test_a_local_model_that_is_unsafe_is_refused_at_once(
 ) -> None:
     write_model_files(tmp_path / "models/acme/evil", auto_map={"AutoModel": "x.Y"})
     with pytest.raises(UnsafeModel):
-        submission.accept(make_recipe(model="acme/evil", corpus=TEXT))
+        submission.accept(make_recipe(model="acme/evil", corpus=TEXT), LOCAL_CALLER)
     assert jobs_of(store) == 0
 
 
 def test_a_dry_run_finds_what_the_engine_would(submission: Submission, tmp_path: Path) -> None:
     with pytest.raises(RatioTooSmall, match=r"at least 0\.5"):
-        submission.try_out(make_recipe(corpus=TEXT, ratio=0.1))
+        submission.try_out(make_recipe(corpus=TEXT, ratio=0.1), LOCAL_CALLER)
     write_model_files(tmp_path / "models/acme/sorter", architectures=["BertForSequenceClassification"])
     with pytest.raises(UnsupportedModel, match="predicts no tokens"):
-        submission.try_out(make_recipe(model="acme/sorter", corpus=TEXT))
+        submission.try_out(make_recipe(model="acme/sorter", corpus=TEXT), LOCAL_CALLER)
 
 
 def test_a_dry_run_of_auto_leaves_open_what_only_measuring_tells(submission: Submission) -> None:
-    estimate = submission.try_out(make_recipe(corpus=TEXT, ratio="auto")).estimate
+    estimate = submission.try_out(make_recipe(corpus=TEXT, ratio="auto"), LOCAL_CALLER).estimate
     assert (estimate.kept_columns, estimate.head_bytes_after) == (None, None)
     assert estimate.seconds > 0
 
 
 def test_canceling_twice_is_told_apart(submission: Submission, queue: MemoryQueue) -> None:
-    job = submission.accept(make_recipe(corpus=TEXT))
+    job = submission.accept(make_recipe(corpus=TEXT), LOCAL_CALLER)
     first, second = submission.cancel(job.id), submission.cancel(job.id)
     assert (first.was_asked_before, second.was_asked_before) == (False, True)
     assert first.job.status is Status.CANCELED
@@ -146,13 +149,13 @@ def test_a_cancellation_holds_without_the_broker(
     def away(_: str) -> None:
         raise QueueUnavailable("gone")
 
-    job = submission.accept(make_recipe(corpus=TEXT))
+    job = submission.accept(make_recipe(corpus=TEXT), LOCAL_CALLER)
     monkeypatch.setattr(queue, "revoke", away)
     assert submission.cancel(job.id).job.status is Status.CANCELED
 
 
 def test_a_job_that_ended_or_never_was_cannot_be_canceled(submission: Submission, store: MemoryJobStore) -> None:
-    job = submission.accept(make_recipe(corpus=TEXT))
+    job = submission.accept(make_recipe(corpus=TEXT), LOCAL_CALLER)
     store.claim(job.id, "w", 60)
     store.finish(job.id, 1, Status.FAILED, None, None)
     with pytest.raises(JobFinished):
@@ -162,25 +165,27 @@ def test_a_job_that_ended_or_never_was_cannot_be_canceled(submission: Submission
 
 
 def test_a_corpus_stays_while_a_job_needs_it(submission: Submission) -> None:
-    job = submission.accept(make_recipe(corpus=TEXT))
+    job = submission.accept(make_recipe(corpus=TEXT), LOCAL_CALLER)
     assert isinstance(job.recipe.corpus, str)
     with pytest.raises(CorpusInUse):
-        submission.delete_corpus(job.recipe.corpus)
+        submission.corpora.delete(LOCAL_CALLER, job.recipe.corpus)
     submission.cancel(job.id)
-    submission.delete_corpus(job.recipe.corpus)
+    submission.corpora.delete(LOCAL_CALLER, job.recipe.corpus)
     with pytest.raises(CorpusNotFound):
-        submission.delete_corpus(job.recipe.corpus)
+        submission.corpora.delete(LOCAL_CALLER, job.recipe.corpus)
 
 
 def test_every_text_of_a_job_is_stored_and_kept_while_it_waits(submission: Submission) -> None:
     inline = [{"name": "first", "corpus": {"text": "one"}}, {"name": "second", "corpus": {"text": "two"}}]
-    job = submission.accept(make_recipe(corpus=TEXT, evaluation=inline))
-    stored = [submission.corpora.path(str(corpus)).read_text() for corpus in job.recipe.corpora]
+    job = submission.accept(make_recipe(corpus=TEXT, evaluation=inline), LOCAL_CALLER)
+    stored = [submission.corpora.corpora.path(str(corpus)).read_text() for corpus in job.recipe.corpora]
     assert stored == [TEXT["text"], "one", "two"]
     with pytest.raises(CorpusInUse):
-        submission.delete_corpus(str(job.recipe.corpora[2]))
+        submission.corpora.delete(LOCAL_CALLER, str(job.recipe.corpora[2]))
     with pytest.raises(CorpusNotFound):
-        submission.accept(make_recipe(corpus=TEXT, evaluation=[{"name": "gone", "corpus": "corpus_" + "f" * 32}]))
+        submission.accept(
+            make_recipe(corpus=TEXT, evaluation=[{"name": "gone", "corpus": "corpus_" + "f" * 32}]), LOCAL_CALLER
+        )
 
 
 @pytest.mark.parametrize("names", [("a", "a"), ("corpus",), ("",), ("a b",)])
