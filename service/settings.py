@@ -1,25 +1,33 @@
-"""Settings from the environment (`HEADROOM_*`). Read in `main` of each process, never on import."""
+"""Settings from the environment (`HEADROOM_*`) and from files. Read in `main` of each process, never on import."""
 
+import os
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
+from urllib.parse import quote
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from service.logs import LogFormat
+from service.secret_files import read_secret_files
+
+PREFIX = "HEADROOM_"
+
+Secret = Annotated[str, Field(repr=False)]  # or an address that may hold one
 
 
 class Settings(BaseSettings):
     """Everything an operator can set. Paths default to places below `data_dir`."""
 
-    model_config = SettingsConfigDict(env_prefix="HEADROOM_", extra="forbid", frozen=True)
+    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True, hide_input_in_errors=True)
 
     data_dir: Path = Path(".headroom")
     models_dir: Path | None = None  # local models are models_dir/<ns>/<name>
-    database_url: str = ""  # SQLAlchemy URL; empty: SQLite in data_dir
-    broker_url: str = "redis://127.0.0.1:6379/0"
+    database_url: Secret = ""  # SQLAlchemy URL; empty: SQLite in data_dir
+    database_password: Secret = ""  # put into it
+    broker_url: Secret = "redis://127.0.0.1:6379/0"
     hub_endpoint: str = "https://huggingface.co"  # empty: local models only
-    hub_token: Annotated[str, Field(repr=False)] = ""
+    hub_token: Secret = ""
 
     log_format: LogFormat = "text"  # json: one object a line, with request, job and attempt
 
@@ -40,6 +48,13 @@ class Settings(BaseSettings):
     device: str = "auto"  # auto, cpu, cuda, cuda:N
     threads: int = 0  # torch threads of a job; 0: all cores
 
+    @model_validator(mode="before")
+    @classmethod
+    def _read_files(cls, values: dict[str, Any]) -> dict[str, Any]:
+        variables = {f"{PREFIX}{name.upper()}": name for name in cls.model_fields}
+        found = read_secret_files(variables, os.environ)
+        return {variables[name]: value for name, value in found.items()} | values
+
     @field_validator("broker_url")
     @classmethod
     def _refuse_redis_cluster(cls, value: str) -> str:
@@ -49,7 +64,13 @@ class Settings(BaseSettings):
 
     @property
     def database(self) -> str:
-        return self.database_url or f"sqlite:///{self.data_dir.resolve() / 'headroom.db'}"
+        if not self.database_url:
+            return f"sqlite:///{self.data_dir.resolve() / 'headroom.db'}"
+        if not self.database_password:
+            return self.database_url
+        scheme, _, rest = self.database_url.partition("://")
+        user, _, place = rest.rpartition("@")
+        return f"{scheme}://{user.split(':')[0]}:{quote(self.database_password, safe=' ')}@{place}"
 
     @property
     def artifacts_dir(self) -> Path:

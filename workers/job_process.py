@@ -87,7 +87,8 @@ def _services(parts: Parts) -> Services:
 
 def run_on_device(task: EngineTask[JobRecipe], progress: Progress) -> EngineOutcome:
     """The engine, loaded only now: a job whose model cannot be had never waits for torch."""
-    os.environ.pop("HEADROOM_HUB_TOKEN", None)
+    for name in ("HEADROOM_HUB_TOKEN", "HEADROOM_HUB_TOKEN_FILE"):
+        os.environ.pop(name, None)
     from service.compression.kinds import run_engine
     from service.compression.model_loading import go_offline
 

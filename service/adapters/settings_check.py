@@ -5,6 +5,7 @@ Reads, connects and looks; changes nothing but a temporary file in the data dire
 
 import json
 import os
+import re
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -22,9 +23,9 @@ from service.adapters.otlp_tracing import ENDPOINTS, PROTOCOL, collector, is_ins
 from service.adapters.sql_store import SqlJobStore
 from service.adapters.tables import REVISION
 from service.errors import ServiceError
-from service.settings import Settings
+from service.secret_files import SUFFIX
+from service.settings import PREFIX, Settings
 
-PREFIX = "HEADROOM_"
 # Read by the command line or by our tests, not by Settings.
 OTHERS = {f"{PREFIX}{name}" for name in ("SERVER", "HOST", "PORT", "KEY", "DEBUG")}
 HUB_SECONDS = 5.0
@@ -42,7 +43,8 @@ class Finding:
 
 def check(environment: Mapping[str, str]) -> Iterator[Finding]:
     """The settings first; the parts that they name only if all of them can be read."""
-    known = {f"{PREFIX}{name.upper()}" for name in Settings.model_fields} | OTHERS
+    settable = {f"{PREFIX}{name.upper()}" for name in Settings.model_fields}
+    known = settable | {name + SUFFIX for name in settable} | OTHERS
     for name in sorted(set(environment) - known):
         if name.startswith(PREFIX):
             yield Finding(name, False, "no setting has this name: compare with docs/settings.md")
@@ -51,7 +53,7 @@ def check(environment: Mapping[str, str]) -> Iterator[Finding]:
     except ValidationError as error:
         for problem in error.errors():
             name = PREFIX + "_".join(str(part) for part in problem["loc"]).upper()
-            yield Finding(name, False, problem["msg"])
+            yield Finding(name if problem["loc"] else "settings", False, problem["msg"])
         return
     yield Finding("settings", True, f"{len(settings.model_fields_set)} set, the others at their defaults")
     yield _data_dir(settings.data_dir)
@@ -86,8 +88,9 @@ def _database(url: str) -> Finding:
     try:
         shown = make_url(url).render_as_string(hide_password=True)
         store = SqlJobStore(url, lambda: datetime.now(UTC))
-    except (SQLAlchemyError, ImportError) as error:
-        return Finding(name, False, f"{error}: see docs/settings.md for what it looks like, and for the extra it needs")
+    except (SQLAlchemyError, ImportError, ValueError) as error:
+        shown = re.sub(r"'[^']*@[^']*'", "the address", str(error))  # it may quote it, with the password in it
+        return Finding(name, False, f"{shown}: see docs/settings.md for what it looks like, and for the extra it needs")
     try:
         store.ping()
     except ServiceError as error:
@@ -103,8 +106,8 @@ def _broker(url: str) -> Finding:
         CeleryQueue(url).ping()
     except ServiceError as error:
         return Finding(name, False, error.message)
-    except Exception as error:  # an address that the transport cannot read
-        return Finding(name, False, f"{type(error).__name__}: {error}")
+    except Exception as error:  # it may quote the address, with the password in it
+        return Finding(name, False, f"this is no address of a broker ({type(error).__name__}): see docs/settings.md")
     return Finding(name, True, "answers")
 
 

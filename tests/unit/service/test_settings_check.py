@@ -66,6 +66,34 @@ def test_a_password_is_not_shown(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     assert "hunter2" not in str(found)
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("BROKER_URL", "redis://:hunter2@127.0.0.1:port/0"),
+        ("BROKER_URL", "carrier-pigeon://:hunter2@127.0.0.1/0"),
+        ("BROKER_URL", "redis://:hunter2@127.0.0.1:9/0"),
+        ("DATABASE_URL", "postgresql://headroom:hunter2@127.0.0.1:port/headroom"),
+        ("DATABASE_URL", "headroom:hunter2@127.0.0.1"),
+        ("DATABASE_URL", "nosql://headroom:hunter2@127.0.0.1/headroom"),
+    ],
+)
+def test_an_address_that_makes_no_sense_is_told_without_its_password(
+    name: str, value: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "secret").write_text(value)
+    found = findings(
+        monkeypatch, **{f"{name}_FILE": str(tmp_path / "secret"), "DATA_DIR": str(tmp_path), "HUB_ENDPOINT": ""}
+    )
+    assert found[name][0] is False
+    assert "hunter2" not in str(found)
+
+
+def test_a_secret_that_cannot_be_read_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    found = findings(monkeypatch, HUB_TOKEN_FILE=str(tmp_path / "absent"))
+    assert found.keys() == {"settings"}
+    assert "HEADROOM_HUB_TOKEN_FILE names" in found["settings"][1]
+
+
 def test_what_works_is_said_to_work(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     upgrade(f"sqlite:///{tmp_path}/headroom.db")
     found = findings(monkeypatch, DATA_DIR=str(tmp_path), HUB_ENDPOINT="")
