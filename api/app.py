@@ -11,9 +11,10 @@ from prometheus_client import CollectorRegistry
 from api.dependencies import Services
 from api.errors import install_error_handlers
 from api.limits import BodyLimit, RequestIds
+from api.live_jobs import LiveJobs
 from api.metrics import CountRequests, RequestFigures, ServiceState
 from api.openapi import openapi_of
-from api.routes import corpora, files, health, hub, jobs, metrics, models, session
+from api.routes import corpora, events, files, health, hub, jobs, metrics, models, session
 from api.tracing import trace_requests
 
 DESCRIPTION = "Slice the output head of a language model, and prove that its predictions did not move."
@@ -22,9 +23,12 @@ DESCRIPTION = "Slice the output head of a language model, and prove that its pre
 def create_app(services: Services) -> FastAPI:
     """Closes store and tracer when the server stops."""
 
+    live = LiveJobs(services.store, services.clock)
+
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         yield
+        await live.stop()
         services.store.close()
         services.tracer.close()
 
@@ -36,9 +40,10 @@ def create_app(services: Services) -> FastAPI:
         redirect_slashes=False,
     )
     app.state.services = services
+    app.state.live = live
     app.state.registry = registry = CollectorRegistry()
     registry.register(ServiceState(services))
-    for module in (jobs, files, corpora, models, session, hub, health, metrics):
+    for module in (jobs, events, files, corpora, models, session, hub, health, metrics):
         app.include_router(module.router)
     app.add_middleware(
         BodyLimit,

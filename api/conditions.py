@@ -60,8 +60,8 @@ def _suffix(length: int, size: int) -> Slice | Unsatisfiable | None:
     return Slice(max(size - length, 0), size) if size else None
 
 
-def prefers_html(accept: str) -> bool:
-    """Whether an Accept header names text/html with a higher weight than JSON. `*/*` alone is no wish for a page."""
+def prefers(accept: str, media_type: str) -> bool:
+    """Whether an Accept header names a type with a higher weight than JSON. `*/*` alone is no such wish."""
     weights: dict[str, float] = {}
     for item in accept.split(","):
         name, *parameters = (part.strip().lower() for part in item.split(";"))
@@ -70,4 +70,4 @@ def prefers_html(accept: str) -> bool:
             weights[name] = float(quality)
         except ValueError:
             weights[name] = 0.0
-    return weights.get("text/html", 0.0) > weights.get("application/json", 0.0)
+    return weights.get(media_type, 0.0) > weights.get("application/json", 0.0)

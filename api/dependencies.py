@@ -13,6 +13,7 @@ from anyio import CapacityLimiter
 from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
+from api.live_jobs import LiveJobs
 from api.same_origin import SAFE_METHODS, is_same_origin
 from service.access import LOCAL_CALLER, Caller, Scope
 from service.authentication import BAD_KEY, Authentication
@@ -65,7 +66,13 @@ def services_of(request: Request) -> Services:
     return services
 
 
+def live_of(request: Request) -> LiveJobs:
+    live: LiveJobs = request.app.state.live
+    return live
+
+
 AppServices = Annotated[Services, Depends(services_of)]
+Live = Annotated[LiveJobs, Depends(live_of)]
 
 
 def authenticate(

@@ -74,8 +74,9 @@ def main(arguments: list[str] | None = None) -> None:
             "Listen on 127.0.0.1, or leave HEADROOM_AUTH out and make keys with `headroom keys create`."
         )
     services = build_services(settings, options.host)
+    app = create_app(services)
     config = uvicorn.Config(
-        create_app(services),
+        app,
         host=options.host,
         port=options.port,
         log_config=None,
@@ -83,7 +84,7 @@ def main(arguments: list[str] | None = None) -> None:
         server_header=False,
         timeout_graceful_shutdown=SHUTDOWN_SECONDS,
     )
-    server = DrainingServer(config, services.draining, settings.drain_seconds)
+    server = DrainingServer(config, services.draining, settings.drain_seconds, app.state.live)
     with suppress(KeyboardInterrupt):
         server.run()
     if not server.started:

@@ -165,6 +165,26 @@ class EventView(View):
         return cls.model_validate(event)
 
 
+class ProgressView(View):
+    """How far a job has got: the `progress` message of a stream of events."""
+
+    status: Status
+    phase: Phase | None
+    progress: float
+    attempt: int
+    estimated_finish: datetime | None
+
+    @classmethod
+    def of(cls, job: Job) -> Self:
+        return cls(
+            status=job.status,
+            phase=job.phase,
+            progress=job.progress,
+            attempt=job.attempt,
+            estimated_finish=_estimated_finish(job),
+        )
+
+
 class EventList(View):
     data: list[EventView]
     has_more: bool

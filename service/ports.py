@@ -1,6 +1,6 @@
 """Boundaries we do not own, as Protocols. One contract suite each in tests/contract; see docs/decisions/0009."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -29,6 +29,16 @@ class JobFilter:
     labels: tuple[tuple[str, str], ...] = ()
     repository: str | None = None
     owner: str | None = None
+
+    def matches(self, job: Job) -> bool:
+        return (
+            self.status in (None, job.status)
+            and self.kind in (None, job.recipe.kind)
+            and self.model in (None, job.recipe.model.id)
+            and self.repository in (None, job.repository)
+            and self.owner in (None, job.owner)
+            and all(job.recipe.labels.get(key) == value for key, value in self.labels)
+        )
 
 
 @dataclass(frozen=True)
@@ -112,6 +122,15 @@ class JobStore(Protocol):
 
     def events(self, job_id: str, after: int, limit: int) -> list[Event]:
         """Events with a number above `after`, in order. JobNotFound if there is no such job."""
+
+    def new_events(self, after: Mapping[str, int]) -> list[Event]:
+        """Of each job, the events with a number above the one given for it; in order within a job."""
+
+    def versions(self, since: datetime) -> dict[str, int]:
+        """Id -> version of every job that is new or whose version grew at `since` or later, by the store's clock."""
+
+    def several(self, job_ids: Collection[str]) -> list[Job]:
+        """The jobs with these ids, in any order; ids of none are passed over."""
 
     def figures(self, since: datetime) -> StoreFigures:
         """For monitoring; `since` says how lately."""

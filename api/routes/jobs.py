@@ -1,15 +1,15 @@
-"""/v1/jobs: post, read, list and cancel jobs; their events and reports. Files are in files.py."""
+"""/v1/jobs: post, read, list and cancel jobs; their reports. Events are in events.py, files in files.py."""
 
 import re
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import HTMLResponse, JSONResponse
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from api.conditions import is_unchanged, prefers_html
+from api.conditions import is_unchanged, prefers
 from api.dependencies import AppServices, JobsReader, JobsWriter, VisibleJob, needs
-from api.schemas import DryRunView, EventList, EventView, JobList, JobView
+from api.schemas import DryRunView, JobList, JobView
 from api.strict_requests import StrictRoute
 from service.access import Caller, Scope
 from service.jobs import Status
@@ -33,7 +33,7 @@ class SubmitOptions(BaseModel):
     validate_only: Annotated[bool, Field(description="try the request out; nothing is stored or queued")] = False
 
 
-class ListOptions(BaseModel):
+class FilterOptions(BaseModel):
     """A misspelt filter must not list everything. `labels[key]=value` may be given several times."""
 
     model_config = ConfigDict(extra="allow")
@@ -42,10 +42,9 @@ class ListOptions(BaseModel):
     kind: Annotated[str | None, Field(max_length=64)] = None
     model: Annotated[str | None, Field(max_length=193)] = None
     limit: Annotated[int, Field(ge=1, le=100)] = 20
-    after: Annotated[str | None, Field(max_length=64, description="the last id of the page before")] = None
 
     @model_validator(mode="after")
-    def _only_labels_beside(self) -> "ListOptions":
+    def _only_labels_beside(self) -> Self:
         for name, value in (self.model_extra or {}).items():
             match = LABEL_PARAMETER.fullmatch(name)
             if match is None or not LABEL_KEY.fullmatch(match[1]) or not isinstance(value, str):
@@ -55,6 +54,12 @@ class ListOptions(BaseModel):
     def filter(self, caller: Caller) -> JobFilter:
         labels = tuple((name[len("labels[") : -1], str(value)) for name, value in (self.model_extra or {}).items())
         return JobFilter(self.status, self.kind, self.model, labels, owner=caller.sees)
+
+
+class ListOptions(FilterOptions):
+    """A page of what matches."""
+
+    after: Annotated[str | None, Field(max_length=64, description="the last id of the page before")] = None
 
 
 @router.post(
@@ -108,18 +113,6 @@ def cancel(job: VisibleJob, services: AppServices) -> Response:
     return _json(JobView.of(cancellation.job), status=200 if cancellation.was_asked_before else 202)
 
 
-@router.get("/{job_id}/events", response_model=EventList, dependencies=[needs(Scope.JOBS_READ)])
-def events(
-    job: VisibleJob,
-    services: AppServices,
-    after: Annotated[int, Query(ge=0, le=2**53)] = 0,
-    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
-) -> EventList:
-    """The numbered history of a job, from the event after `after` on."""
-    found = services.store.events(job.id, after, limit + 1)
-    return EventList(data=[EventView.of(event) for event in found[:limit]], has_more=len(found) > limit)
-
-
 @router.get(
     "/{job_id}/report",
     response_model=dict[str, Any],
@@ -130,7 +123,7 @@ def report(job: VisibleJob, request: Request, services: AppServices) -> Response
     """Everything that was measured; a rejected job has a report too. `Accept: text/html` gives it as a page."""
     found = services.store.report(job.id)
     headers = {"Vary": "Accept"}
-    if prefers_html(request.headers.get("accept", "")):
+    if prefers(request.headers.get("accept", ""), "text/html"):
         return HTMLResponse(write_page(found), headers=headers | {"Content-Security-Policy": PAGE_POLICY})
     return JSONResponse(found, headers=headers)
 

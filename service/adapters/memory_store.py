@@ -3,7 +3,7 @@
 import json
 import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -43,6 +43,7 @@ class MemoryJobStore:
         self._events: dict[str, list[Event]] = {}
         self._outbox: dict[str, datetime | None] = {}  # queued job -> when its message was sent
         self._reports: dict[str, str] = {}
+        self._updated: dict[str, datetime] = {}  # job -> when its version last grew
 
     def add(self, job: Job) -> None:
         with self._open():
@@ -61,7 +62,7 @@ class MemoryJobStore:
             newest_first = sorted(self._jobs.values(), key=lambda job: (job.created, job.id), reverse=True)
             if after is not None:
                 newest_first = newest_first[newest_first.index(self._find(after, where.owner)) + 1 :]
-            found = [job for job in newest_first if _matches(job, where)]
+            found = [job for job in newest_first if where.matches(job)]
             return JobPage(found[:limit], has_more=len(found) > limit)
 
     def claim(self, job_id: str, worker: str, lease_seconds: float) -> Job | None:
@@ -142,6 +143,18 @@ class MemoryJobStore:
             self._find(job_id)
             return self._events[job_id][max(after, 0) :][:limit]
 
+    def new_events(self, after: Mapping[str, int]) -> list[Event]:
+        with self._open():
+            return [event for job_id, last in after.items() for event in self._events.get(job_id, [])[last:]]
+
+    def versions(self, since: datetime) -> dict[str, int]:
+        with self._open():
+            return {job_id: self._jobs[job_id].version for job_id, time in self._updated.items() if time >= since}
+
+    def several(self, job_ids: Collection[str]) -> list[Job]:
+        with self._open():
+            return [self._jobs[job_id] for job_id in set(job_ids) if job_id in self._jobs]
+
     def figures(self, since: datetime) -> StoreFigures:
         with self._open():
             now = self._clock()
@@ -197,22 +210,13 @@ class MemoryJobStore:
             Event(job.id, number, now, type_, data)
             for number, (type_, data) in enumerate(change.events, start=len(lines) + 1)
         )
+        if before is None or before.version != job.version:
+            self._updated[job.id] = now
         if job.status is not Status.QUEUED:
             self._outbox.pop(job.id, None)
         elif before is None or before.status is not Status.QUEUED:
             self._outbox[job.id] = None
         return job
-
-
-def _matches(job: Job, where: JobFilter) -> bool:
-    return (
-        where.status in (None, job.status)
-        and where.kind in (None, job.recipe.kind)
-        and where.model in (None, job.recipe.model.id)
-        and where.repository in (None, job.repository)
-        and where.owner in (None, job.owner)
-        and all(job.recipe.labels.get(key) == value for key, value in where.labels)
-    )
 
 
 def _takes_repository(other: Job, job: Job) -> bool:

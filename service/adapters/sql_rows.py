@@ -41,9 +41,9 @@ def lock_job(connection: Connection, job_id: str, *conditions: ColumnElement[boo
     return read_jobs(connection, rows)[0] if rows else None
 
 
-def insert_job(connection: Connection, job: Job) -> None:
-    """A new queued job with its first event and its outbox row."""
-    connection.execute(insert(jobs).values(_columns_of(job)))
+def insert_job(connection: Connection, job: Job, now: datetime) -> None:
+    """A new queued job with its outbox row."""
+    connection.execute(insert(jobs).values(_columns_of(job) | {"updated": now}))
     _put_in_outbox(connection, job)
 
 
@@ -52,6 +52,8 @@ def save_change(connection: Connection, before: Job, change: Change, now: dateti
     after = change.job
     old, new = _columns_of(before), _columns_of(after)
     differing = {name: value for name, value in new.items() if value != old[name]}
+    if after.version != before.version:
+        differing["updated"] = now
     if differing:
         connection.execute(update(jobs).where(jobs.c.id == after.id).values(differing))
     _save_attempts(connection, before, after)

@@ -1,11 +1,11 @@
 """SqlJobStore: the job store over SQLite or PostgreSQL. What a step does is not decided here: see transitions.py."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Select, String, delete, false, insert, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Select, String, delete, false, func, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
 from service.adapters.database import Database, serialize
@@ -34,6 +34,8 @@ from service.ports import Clock, JobFilter, JobPage, StoreFigures
 from service.recipes.job_recipe import LABEL_KEY
 from service.transitions import HELD, Change, cancel_requested, claimed, ended, progressed, requeued
 
+IDS_PER_QUERY = 1000
+
 
 class SqlJobStore:
     """ports.JobStore over one SQLAlchemy URL, or a database shared with other stores.
@@ -51,11 +53,12 @@ class SqlJobStore:
         change = Change(job, (("status", {"status": job.status.value}),))
         with self._database.writing() as connection:
             _check_repository(connection, job)
+            now = self._clock()
             try:
-                insert_job(connection, job)
+                insert_job(connection, job, now)
             except IntegrityError as error:
                 raise InternalError(f"job id {job.id} was given out twice") from error
-            append_events(connection, change, self._clock())
+            append_events(connection, change, now)
 
     def get(self, job_id: str, owner: str | None = None) -> Job:
         with self._database.reading() as connection:
@@ -151,6 +154,31 @@ class SqlJobStore:
             rows = connection.execute(query.order_by(events.c.number).limit(limit)).mappings()
             return [read_event(row) for row in rows]
 
+    def new_events(self, after: Mapping[str, int]) -> list[Event]:
+        last = func.max(events.c.number)
+        found: list[Event] = []
+        with self._database.reading() as connection:
+            for ids in _portions(after):
+                known = select(events.c.job_id, last).where(events.c.job_id.in_(ids)).group_by(events.c.job_id)
+                grown = [job_id for job_id, number in connection.execute(known) if number > after[job_id]]
+                if grown:
+                    query = select(events).where(events.c.job_id.in_(grown)).order_by(events.c.job_id, events.c.number)
+                    found += [read_event(row) for row in connection.execute(query).mappings()]
+        return [event for event in found if event.number > after[event.job_id]]
+
+    def versions(self, since: datetime) -> dict[str, int]:
+        query = select(jobs.c.id, jobs.c.version).where(jobs.c.updated >= since)
+        with self._database.reading() as connection:
+            return {job_id: version for job_id, version in connection.execute(query)}
+
+    def several(self, job_ids: Collection[str]) -> list[Job]:
+        found: list[Job] = []
+        with self._database.reading() as connection:
+            for ids in _portions(job_ids):
+                rows = connection.execute(select(jobs).where(jobs.c.id.in_(ids))).mappings().all()
+                found += read_jobs(connection, rows)
+        return found
+
     def figures(self, since: datetime) -> StoreFigures:
         with self._database.reading() as connection:
             return read_figures(connection, since, self._clock())
@@ -218,6 +246,13 @@ def _matching(where: JobFilter) -> Select[Any]:
 
 def _is_older_than(job: Job) -> ColumnElement[bool]:
     return or_(jobs.c.created < job.created, (jobs.c.created == job.created) & (jobs.c.id < job.id))
+
+
+def _portions(ids: Iterable[str]) -> Iterator[list[str]]:
+    """As many at a time as both databases take in one question."""
+    left = list(ids)
+    for start in range(0, len(left), IDS_PER_QUERY):
+        yield left[start : start + IDS_PER_QUERY]
 
 
 def _values(statuses: Iterable[Status]) -> list[str]:

@@ -22,7 +22,7 @@ from sqlalchemy import (
     select,
 )
 
-REVISION = "0004"  # the last migration: the one that gives these tables
+REVISION = "0005"  # the last migration: the one that gives these tables
 
 
 class UtcDateTime(TypeDecorator[datetime]):
@@ -81,12 +81,14 @@ jobs = Table(
     Column("result", Document),
     Column("trace", Document),
     Column("version", Integer, nullable=False),
+    Column("updated", UtcDateTime),  # when the version last grew; empty in jobs that ended before this was kept
     Index(None, "created", "id"),
     Index(None, "status"),
     Index(None, "corpus"),
     Index(None, "repository"),
     Index(None, "owner", "created", "id"),
     Index(None, "lease_until"),
+    Index(None, "updated"),
 )
 
 attempts = Table(

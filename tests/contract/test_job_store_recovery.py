@@ -252,3 +252,40 @@ def test_a_corpus_that_is_only_evaluated_is_in_use_too(store: JobStore) -> None:
 
 def test_a_store_that_is_there_answers(store: JobStore) -> None:
     store.ping()
+
+
+# Following many jobs
+
+
+def test_new_events_of_several_jobs_are_told_each_from_its_own_number(store: JobStore) -> None:
+    one, two, quiet = add_running_job(store), add_running_job(store), add_job(store)
+    store.finish(two.id, 1, Status.SUCCEEDED, None, None)
+
+    found = store.new_events({one.id: 1, two.id: 0, quiet.id: 1, "job_none": 0})
+
+    numbers = {job.id: [event.number for event in found if event.job_id == job.id] for job in (one, two, quiet)}
+    assert numbers == {one.id: [2], two.id: [1, 2, 3, 4], quiet.id: []}
+    assert store.events(two.id, 0, 10) == [event for event in found if event.job_id == two.id]
+    assert store.new_events({}) == []
+
+
+def test_versions_are_of_jobs_that_changed_since_a_time(store: JobStore, clock: StoppedClock) -> None:
+    old, changed = add_running_job(store), add_running_job(store)
+    later = clock.advance(10)
+    new = add_job(store)
+    store.heartbeat(old.id, 1, 30)  # nothing that a user can see
+    after = store.report_progress(changed.id, 1, Phase.FETCHING, 0.5)
+
+    assert store.versions(later) == {changed.id: after.version, new.id: 0}
+    clock.advance(1)
+    store.report_progress(changed.id, 1, Phase.FETCHING, 0.5)  # the same again is no change
+    assert store.versions(clock()) == {}
+
+
+def test_several_jobs_are_read_at_once_and_missing_ones_passed_over(store: JobStore) -> None:
+    jobs = [add_running_job(store) for _ in range(3)]
+
+    found = store.several([jobs[0].id, jobs[2].id, "job_none"])
+
+    assert sorted(found, key=lambda job: job.id) == sorted([jobs[0], jobs[2]], key=lambda job: job.id)
+    assert store.several([]) == []

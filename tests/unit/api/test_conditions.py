@@ -2,7 +2,7 @@
 
 import pytest
 
-from api.conditions import prefers_html
+from api.conditions import prefers
 
 
 @pytest.mark.parametrize(
@@ -17,4 +17,4 @@ from api.conditions import prefers_html
     ],
 )
 def test_a_page_is_given_to_those_who_prefer_it(accept: str, wanted: bool) -> None:
-    assert prefers_html(accept) is wanted
+    assert prefers(accept, "text/html") is wanted
