@@ -8,13 +8,14 @@ from importlib.metadata import version
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 
+from api.audit import Audit
 from api.dependencies import Services
 from api.errors import install_error_handlers
 from api.limits import BodyLimit, RequestIds
 from api.live_jobs import LiveJobs
 from api.metrics import CountRequests, RequestFigures, ServiceState
 from api.openapi import openapi_of
-from api.routes import corpora, events, files, health, hub, jobs, metrics, models, session
+from api.routes import audit, corpora, events, files, health, hub, jobs, metrics, models, session
 from api.tracing import trace_requests
 
 DESCRIPTION = "Slice the output head of a language model, and prove that its predictions did not move."
@@ -43,7 +44,7 @@ def create_app(services: Services) -> FastAPI:
     app.state.live = live
     app.state.registry = registry = CollectorRegistry()
     registry.register(ServiceState(services))
-    for module in (jobs, events, files, corpora, models, session, hub, health, metrics):
+    for module in (jobs, events, files, corpora, models, audit, session, hub, health, metrics):
         app.include_router(module.router)
     app.add_middleware(
         BodyLimit,
@@ -51,6 +52,7 @@ def create_app(services: Services) -> FastAPI:
         upload_path=corpora.UPLOAD_PATH,
         max_upload_bytes=services.max_corpus_bytes,
     )
+    app.add_middleware(Audit, services=services)
     app.add_middleware(CountRequests, figures=RequestFigures(registry))
     app.add_middleware(RequestIds)  # added last: it is the outermost
     install_error_handlers(app)

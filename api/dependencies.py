@@ -20,7 +20,17 @@ from service.authentication import BAD_KEY, Authentication
 from service.errors import Forbidden, Unauthenticated
 from service.jobs import Job
 from service.owned_corpora import OwnedCorpora
-from service.ports import ArtifactStore, Clock, CorpusHolds, CorpusStore, JobQueue, JobStore, KeyStore, ModelSource
+from service.ports import (
+    ArtifactStore,
+    AuditLog,
+    Clock,
+    CorpusHolds,
+    CorpusStore,
+    JobQueue,
+    JobStore,
+    KeyStore,
+    ModelSource,
+)
 from service.submission import Submission
 from service.tracing import NoTracer, Tracer
 
@@ -38,6 +48,7 @@ class Services:
     corpora: CorpusStore
     holds: CorpusHolds
     keys: KeyStore
+    audit: AuditLog
     models: ModelSource
     clock: Clock
     data_dir: Path

@@ -107,6 +107,7 @@ def problem(
 ) -> JSONResponse:
     """An application/problem+json answer. Text that UTF-8 cannot carry is replaced, never a second error."""
     kind = CATALOGUE[code]
+    request.state.problem = code
     content = {
         "type": f"urn:headroom:error:{code}",
         "title": kind.title,

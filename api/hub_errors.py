@@ -36,6 +36,7 @@ class HubRoute(APIRoute):
                 text = BAD_TOKEN if "authorization" in request.headers else error.message
                 return _refusal(request, 401, text, CODES[error.code])
             except ServiceError as error:
+                request.state.problem = error.code
                 return _refusal(request, CATALOGUE[error.code].status, error.message, CODES.get(error.code))
             except HTTPException as error:
                 code = CODE_OF_STATUS.get(error.status_code)

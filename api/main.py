@@ -20,6 +20,7 @@ from service.adapters.database import Database
 from service.adapters.directory_artifacts import DirectoryArtifacts
 from service.adapters.directory_corpora import DirectoryCorpora
 from service.adapters.otlp_tracing import open_tracer
+from service.adapters.sql_audit import SqlAudit
 from service.adapters.sql_holds import SqlHolds
 from service.adapters.sql_keys import SqlKeys
 from service.adapters.sql_store import SqlJobStore
@@ -38,6 +39,7 @@ def build_services(settings: Settings, host: str = "127.0.0.1") -> Services:
         store=SqlJobStore(database, _utc_now),
         keys=SqlKeys(database, _utc_now),
         holds=SqlHolds(database, _utc_now),
+        audit=SqlAudit(database),
         queue=CeleryQueue(settings.broker_url),
         artifacts=DirectoryArtifacts(settings.artifacts_dir),
         corpora=DirectoryCorpora(settings.corpora_dir, settings.max_corpus_bytes, _utc_now),

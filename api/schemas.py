@@ -239,6 +239,23 @@ class SessionView(View):
     scopes: list[str]
 
 
+class AuditEntryView(View):
+    number: int
+    time: datetime
+    action: str
+    object: str
+    outcome: str
+    owner: str | None
+    key_id: str | None
+    request_id: str | None
+    address: str | None
+
+
+class AuditList(View):
+    data: list[AuditEntryView]
+    has_more: bool
+
+
 class CheckView(View):
     ok: bool
     detail: str

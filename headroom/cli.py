@@ -27,6 +27,7 @@ COMMANDS = {
     "restore": "Give a sliced checkpoint its removed columns back.",
     "models": "List the models that the server has.",
     "keys": "Make, list and revoke the keys of a server.",
+    "audit": "Show who did what on a server.",
     "config": "Check the settings of a server.",
     "corpora": "List the uploaded evaluation texts.",
 }

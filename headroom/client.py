@@ -145,6 +145,18 @@ class Client:
     def models(self) -> list[Model]:
         return [known_fields(Model, item) for item in self._connection.json("GET", "/v1/models")["data"]]
 
+    def audit(
+        self, *, owner: str | None = None, action: str | None = None, limit: int = 100, after: int | None = None
+    ) -> dict[str, Any]:
+        """A page of the audit log, newest first, as the server tells it; `after` is the last number of a page before.
+
+        Needs a key with the scope admin.
+        """
+        asked = {"owner": owner, "action": action, "limit": limit, "after": after}
+        query = {name: value for name, value in asked.items() if value is not None}
+        page: dict[str, Any] = self._connection.json("GET", "/v1/audit", params=query)
+        return page
+
     def close(self) -> None:
         self._connection.close()
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 
 from service.access import Key
+from service.audit import AuditEntry, AuditFilter, AuditPage
 from service.jobs import Event, Job, JobError, Phase, Status
 from service.model_files import ModelInspection
 from service.recipes.job_recipe import JobRecipe
@@ -182,6 +183,15 @@ class CorpusHolds(Protocol):
     def release(self, owner: str | None, corpus_id: str, remove: Callable[[], None]) -> None:
         """End this owner's hold, or everybody's. Calls `remove` if nobody holds the corpus then, and lets nobody take
         hold of it meanwhile."""
+
+
+class AuditLog(Protocol):
+    """Append-only."""
+
+    def append(self, entry: AuditEntry) -> None: ...
+
+    def page(self, where: AuditFilter, limit: int, after: int | None) -> AuditPage:
+        """Newest first; `after` is the number of the last entry of the page before."""
 
 
 class JobQueue(Protocol):

@@ -18,6 +18,7 @@ from service.adapters.directory_artifacts import DirectoryArtifacts
 from service.adapters.directory_corpora import DirectoryCorpora
 from service.adapters.local_models import LocalModels
 from service.adapters.memory_access import MemoryHolds, MemoryKeys
+from service.adapters.memory_audit import MemoryAudit
 from service.adapters.memory_queue import MemoryQueue
 from service.adapters.memory_store import MemoryJobStore
 from service.jobs import Job, Status
@@ -35,6 +36,7 @@ def make_services(folder: Path) -> Services:
         artifacts=DirectoryArtifacts(folder / "artifacts"),
         keys=MemoryKeys(now),
         holds=MemoryHolds(now),
+        audit=MemoryAudit(),
         corpora=DirectoryCorpora(folder / "corpora", 100_000, now),
         models=LocalModels(folder / "models"),
         clock=now,

@@ -7,6 +7,7 @@ from anyio import from_thread, to_thread
 from fastapi import APIRouter, HTTPException, Query, Request, Response
 from fastapi.responses import JSONResponse
 
+from api.audit import audited
 from api.dependencies import AppServices, JobsReader, JobsWriter, Services
 from api.schemas import CorpusList, CorpusView
 from api.strict_requests import media_type
@@ -31,6 +32,7 @@ router = APIRouter(prefix=UPLOAD_PATH, tags=["corpora"])
     "",
     status_code=201,
     response_model=CorpusView,
+    dependencies=[audited("corpus.upload")],
     responses={200: {"model": CorpusView, "description": "The same content was there already"}},
     openapi_extra={"requestBody": {"required": True, "content": dict.fromkeys(FORMATS, BINARY)}},
 )
@@ -59,7 +61,7 @@ def read(corpus_id: str, services: AppServices, caller: JobsReader) -> CorpusVie
     return CorpusView.of(services.owned_corpora.get(caller, corpus_id))
 
 
-@router.delete("/{corpus_id}", status_code=204)
+@router.delete("/{corpus_id}", status_code=204, dependencies=[audited("corpus.delete")])
 def delete(corpus_id: str, services: AppServices, caller: JobsWriter) -> None:
     """Refused while a job that has not ended reads it."""
     services.owned_corpora.delete(caller, corpus_id)

@@ -2,6 +2,7 @@
 
 from fastapi import APIRouter, Request, Response
 
+from api.audit import audited
 from api.dependencies import AppServices, VisibleJob, needs
 from api.downloads import send_file
 from api.schemas import FileList, FileView
@@ -9,10 +10,12 @@ from service.access import Scope
 from service.errors import FileNotFound
 from service.jobs import Job, Status
 
-router = APIRouter(prefix="/v1/jobs", tags=["files"], dependencies=[needs(Scope.ARTIFACTS_READ)])
+router = APIRouter(prefix="/v1/jobs", tags=["files"])
+
+READS_FILES = needs(Scope.ARTIFACTS_READ)
 
 
-@router.get("/{job_id}/files", response_model=FileList)
+@router.get("/{job_id}/files", response_model=FileList, dependencies=[READS_FILES])
 def list_files(job: VisibleJob, services: AppServices) -> FileList:
     """Empty until the job has succeeded."""
     files = services.artifacts.files(job.id) if _is_published(job) else []
@@ -28,8 +31,9 @@ def list_files(job: VisibleJob, services: AppServices) -> FileList:
         304: {"description": "Not changed"},
         416: {"description": "The range lies outside of the file"},
     },
+    dependencies=[audited("file.download"), READS_FILES],
 )
-@router.head("/{job_id}/files/{path:path}", include_in_schema=False)
+@router.head("/{job_id}/files/{path:path}", include_in_schema=False, dependencies=[READS_FILES])
 def download(job: VisibleJob, path: str, request: Request, services: AppServices) -> Response:
     """One file. The ETag is the sha256 of its content."""
     if not _is_published(job):

@@ -11,6 +11,7 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.responses import JSONResponse
 
 from api import hub_views
+from api.audit import audited
 from api.dependencies import AnyCaller, AppServices, ArtifactsReader
 from api.downloads import send_file
 from api.hub_errors import HubRoute
@@ -79,7 +80,11 @@ def whoami(caller: AnyCaller) -> dict[str, Any]:
     return {"type": "user", "id": caller.owner, "name": caller.owner, "fullname": caller.owner, "orgs": []}
 
 
-@router.api_route("/{namespace}/{name}/resolve/{revision}/{path:path}", methods=["GET", "HEAD"])
+@router.api_route(
+    "/{namespace}/{name}/resolve/{revision}/{path:path}",
+    methods=["GET", "HEAD"],
+    dependencies=[audited("file.download")],
+)
 def resolve(commit: FoundCommit, path: str, request: Request, services: AppServices) -> Response:
     """One file, or a range of it. The ETag is the sha256 of its content: it names the file in the client's cache."""
     file, location = services.artifacts.open(commit.job_id, path)

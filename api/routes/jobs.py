@@ -7,6 +7,7 @@ from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import HTMLResponse, JSONResponse
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from api.audit import audited
 from api.conditions import is_unchanged, prefers
 from api.dependencies import AppServices, JobsReader, JobsWriter, VisibleJob, needs
 from api.schemas import DryRunView, JobList, JobView
@@ -67,6 +68,7 @@ class ListOptions(FilterOptions):
     status_code=202,
     response_model=JobView,
     responses={200: {"model": DryRunView, "description": "Only validated"}, 202: {"description": "Queued"}},
+    dependencies=[audited("job.post")],
 )
 def submit(
     recipe: Recipe, options: Annotated[SubmitOptions, Query()], services: AppServices, caller: JobsWriter
@@ -105,7 +107,7 @@ def read(job: VisibleJob, request: Request) -> Response:
     status_code=202,
     response_model=JobView,
     responses={200: {"model": JobView, "description": "It was canceled, or told to stop, before"}},
-    dependencies=[needs(Scope.JOBS_WRITE)],
+    dependencies=[audited("job.cancel"), needs(Scope.JOBS_WRITE)],
 )
 def cancel(job: VisibleJob, services: AppServices) -> Response:
     """Ask a job to stop; a running one is `canceling` until its worker has let go."""

@@ -6,6 +6,7 @@ from fastapi import APIRouter, Depends, Request, Response
 from fastapi.security import HTTPAuthorizationCredentials
 from pydantic import BaseModel, ConfigDict, Field
 
+from api.audit import audited
 from api.dependencies import BEARER, SESSION_COOKIE, AppServices, authenticate, refuse_other_sites
 from api.schemas import SessionView
 from api.strict_requests import StrictRoute
@@ -23,13 +24,14 @@ class SignIn(BaseModel):
     key: Annotated[str, Field(min_length=1, max_length=200)]
 
 
-@router.post("", response_model=SessionView)
+@router.post("", response_model=SessionView, dependencies=[audited("session.open")])
 def sign_in(body: SignIn, request: Request, services: AppServices) -> Response:
     """Sets an HttpOnly cookie for 12 hours. An open server sets none: it needs none."""
     refuse_other_sites(request, must_tell=False)
     if services.is_open:
         return _answer(LOCAL_CALLER, is_open=True)
     session = services.authentication.open_session(body.key)
+    request.state.caller = session.caller  # for the audit log
     response = _answer(session.caller, is_open=False)
     seconds = int((session.expires - services.clock()).total_seconds())
     response.set_cookie(

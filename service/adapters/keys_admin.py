@@ -16,8 +16,10 @@ from pydantic import ValidationError
 
 from service.access import OWNER, Key, Scope, digest_of, new_secret
 from service.adapters.database import Database
+from service.adapters.sql_audit import SqlAudit
 from service.adapters.sql_keys import SqlKeys
 from service.adapters.sql_store import SqlJobStore
+from service.audit import AuditEntry
 from service.errors import InfrastructureError, ServiceError
 from service.settings import Settings
 
@@ -34,6 +36,9 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         SqlJobStore(database, _utc_now).ping()  # its message says what to run where the schema is missing
         answer = options.run(SqlKeys(database, _utc_now), options)
+        if options.action:
+            entry = AuditEntry(_utc_now(), options.action, answer["id"], "ok", address="command line")
+            SqlAudit(database).append(entry)
     except ServiceError as error:
         sys.stdout.write(json.dumps({"error": {"code": error.code, "message": error.message}}) + "\n")
         sys.exit(1 if isinstance(error, InfrastructureError) else 2)
@@ -68,11 +73,11 @@ def _parser() -> argparse.ArgumentParser:
     making.add_argument("--owner", required=True, type=_owner)
     making.add_argument("--scope", dest="scopes", action="append", required=True, type=Scope)
     making.add_argument("--expires-in", type=_period)
-    making.set_defaults(run=create)
-    commands.add_parser("list").set_defaults(run=list_keys)
+    making.set_defaults(run=create, action="key.create")
+    commands.add_parser("list").set_defaults(run=list_keys, action=None)
     revoking = commands.add_parser("revoke")
     revoking.add_argument("id")
-    revoking.set_defaults(run=revoke)
+    revoking.set_defaults(run=revoke, action="key.revoke")
     return parser
 
 

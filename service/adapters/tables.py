@@ -22,7 +22,7 @@ from sqlalchemy import (
     select,
 )
 
-REVISION = "0005"  # the last migration: the one that gives these tables
+REVISION = "0006"  # the last migration: the one that gives these tables
 
 
 class UtcDateTime(TypeDecorator[datetime]):
@@ -159,6 +159,21 @@ corpus_holds = Table(
     Column("size", BigInteger, nullable=False),
     Column("since", UtcDateTime, nullable=False),
     Index(None, "corpus_id"),
+)
+
+audit = Table(
+    "audit",
+    metadata,
+    Column("number", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True),
+    Column("time", UtcDateTime, nullable=False),
+    Column("action", String(64), nullable=False),
+    Column("object", String(500), nullable=False),
+    Column("outcome", String(64), nullable=False),
+    Column("owner", String(64)),
+    Column("key_id", String(64)),
+    Column("request_id", String(128)),
+    Column("address", String(64)),
+    Index(None, "owner", "number"),
 )
 
 alembic_version = Table("alembic_version", MetaData(), Column("version_num", String(32), primary_key=True))

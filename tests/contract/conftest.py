@@ -8,12 +8,14 @@ import pytest
 
 from service.adapters.database import Database
 from service.adapters.memory_access import MemoryHolds, MemoryKeys
+from service.adapters.memory_audit import MemoryAudit
 from service.adapters.memory_store import MemoryJobStore
 from service.adapters.migrate import upgrade
+from service.adapters.sql_audit import SqlAudit
 from service.adapters.sql_holds import SqlHolds
 from service.adapters.sql_keys import SqlKeys
 from service.adapters.sql_store import SqlJobStore
-from service.ports import CorpusHolds, JobStore, KeyStore
+from service.ports import AuditLog, CorpusHolds, JobStore, KeyStore
 from tests.factories import StoppedClock
 
 
@@ -46,6 +48,11 @@ def store(database: Database | None, clock: StoppedClock) -> JobStore:
 @pytest.fixture
 def keys(database: Database | None, clock: StoppedClock) -> KeyStore:
     return SqlKeys(database, clock) if database else MemoryKeys(clock)
+
+
+@pytest.fixture
+def audit(database: Database | None) -> AuditLog:
+    return SqlAudit(database) if database else MemoryAudit()
 
 
 @pytest.fixture

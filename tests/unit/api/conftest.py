@@ -12,6 +12,7 @@ from service.adapters.directory_artifacts import DirectoryArtifacts
 from service.adapters.directory_corpora import DirectoryCorpora
 from service.adapters.local_models import LocalModels
 from service.adapters.memory_access import MemoryHolds, MemoryKeys
+from service.adapters.memory_audit import MemoryAudit
 from service.adapters.memory_queue import MemoryQueue
 from service.adapters.memory_store import MemoryJobStore
 from tests.factories import write_model_files
@@ -34,6 +35,7 @@ def services(tmp_path: Path) -> Services:
         artifacts=DirectoryArtifacts(tmp_path / "artifacts"),
         keys=MemoryKeys(now),
         holds=MemoryHolds(now),
+        audit=MemoryAudit(),
         corpora=DirectoryCorpora(tmp_path / "corpora", MAX_CORPUS_BYTES, now),
         models=LocalModels(tmp_path / "models"),
         clock=now,

@@ -20,6 +20,7 @@ from service.adapters.directory_artifacts import DirectoryArtifacts
 from service.adapters.directory_corpora import DirectoryCorpora
 from service.adapters.local_models import LocalModels
 from service.adapters.memory_access import MemoryHolds, MemoryKeys
+from service.adapters.memory_audit import MemoryAudit
 from service.adapters.memory_queue import MemoryQueue
 from service.adapters.memory_store import MemoryJobStore
 from service.jobs import JobError, Phase, Status
@@ -117,6 +118,7 @@ def services(tmp_path: Path) -> Services:
         artifacts=DirectoryArtifacts(root / "artifacts"),
         keys=MemoryKeys(now),
         holds=MemoryHolds(now),
+        audit=MemoryAudit(),
         corpora=DirectoryCorpora(root / "corpora", 1_000_000, now),
         models=LocalModels(root / "models"),
         clock=now,

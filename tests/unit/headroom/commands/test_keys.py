@@ -15,7 +15,9 @@ from headroom.errors import HeadroomError
 from service.access import Key, Scope, digest_of, new_secret
 from service.adapters.database import Database
 from service.adapters.migrate import upgrade
+from service.adapters.sql_audit import SqlAudit
 from service.adapters.sql_keys import SqlKeys
+from service.audit import AuditFilter
 from service.authentication import Authentication
 from service.errors import Unauthenticated
 
@@ -51,6 +53,9 @@ def test_a_key_is_made_shown_once_listed_and_revoked(keys: SqlKeys, capsys: Outp
     assert "is revoked" in capsys.readouterr().out
     with pytest.raises(Unauthenticated):
         Authentication(keys, now).by_key(secret)
+    done = SqlAudit(keys._database).page(AuditFilter(), 10, None).entries
+    told = [("key.revoke", key["id"], "command line"), ("key.create", key["id"], "command line")]
+    assert [(entry.action, entry.object, entry.address) for entry in done] == told
 
 
 def test_scopes_and_expiry_are_as_asked(keys: SqlKeys, capsys: Output) -> None:
@@ -132,6 +137,18 @@ class TestOnAServerThatAsksForAKey:
         with Client(server) as client, pytest.raises(HeadroomError) as raised:
             list(client.jobs())
         assert (raised.value.code, raised.value.status) == ("unauthenticated", 401)
+
+    def test_an_admin_reads_the_audit_log(self, server: str, services: Services, secret: str, capsys: Output) -> None:
+        key_id, admin = new_secret()
+        services.keys.add(Key(key_id, "root", "root", frozenset({Scope.ADMIN}), now()), digest_of(admin))
+        with Client(server, admin) as client, pytest.raises(HeadroomError):
+            client.compress("acme/gone", text="words")
+        assert cli.run(["audit", "--server", server, "--key", admin, "--action", "job.post"]) == 0
+        assert "model_not_found" in capsys.readouterr().out
+        assert cli.run(["audit", "--server", server, "--key", admin, "--owner", "nobody"]) == 0
+        assert capsys.readouterr().out == "No entries.\n"
+        assert cli.run(["audit", "--server", server, "--key", secret, "--json"]) == 2
+        assert json.loads(capsys.readouterr().out)["error"]["code"] == "forbidden"
 
     @pytest.mark.parametrize("value", ["@/no/such/file", "two words", "tab\tin it", "ö"])
     def test_a_key_that_cannot_be_one_is_not_sent(self, server: str, value: str) -> None:
