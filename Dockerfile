@@ -18,7 +18,7 @@ COPY constraints.txt ./
 FROM build AS build-api
 COPY . .
 RUN --mount=type=cache,target=/root/.cache/pip \
-    pip install --constraint constraints.txt '.[api,postgres]'
+    pip install --constraint constraints.txt '.[api,postgres,s3]'
 
 FROM build AS build-worker
 ARG TORCH_INDEX=""
@@ -27,7 +27,7 @@ RUN --mount=type=cache,target=/root/.cache/pip \
     pip install --constraint constraints.txt ${TORCH_INDEX:+--extra-index-url ${TORCH_INDEX}} torch==2.13.0
 COPY . .
 RUN --mount=type=cache,target=/root/.cache/pip \
-    pip install --constraint constraints.txt '.[worker,postgres]'
+    pip install --constraint constraints.txt '.[worker,postgres,s3]'
 
 FROM ${PYTHON_IMAGE} AS runtime
 # A fresh named volume takes over the owner of /data.

@@ -78,6 +78,8 @@ CATALOGUE: dict[str, ErrorKind] = {
     "store_unavailable": ErrorKind(503, "The database does not answer"),
     "queue_unavailable": ErrorKind(503, "The broker does not answer"),
     "hub_unavailable": ErrorKind(503, "The model hub does not answer"),
+    "storage_unavailable": ErrorKind(503, "The object store does not answer"),
+    "storage_refused": ErrorKind(503, "The object store refuses the service"),
     "disk_full": ErrorKind(507, "The disk is full"),
     "out_of_memory": ErrorKind(500, "Memory ran out"),
     "worker_lost": ErrorKind(500, "The worker was lost"),

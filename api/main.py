@@ -17,13 +17,13 @@ from api.draining import DrainingServer
 from service.adapters.celery_queue import CeleryQueue
 from service.adapters.chained_models import open_models
 from service.adapters.database import Database
-from service.adapters.directory_artifacts import DirectoryArtifacts
-from service.adapters.directory_corpora import DirectoryCorpora
 from service.adapters.otlp_tracing import open_tracer
 from service.adapters.sql_audit import SqlAudit
 from service.adapters.sql_holds import SqlHolds
 from service.adapters.sql_keys import SqlKeys
 from service.adapters.sql_store import SqlJobStore
+from service.adapters.storage import open_storage
+from service.errors import StorageRefused
 from service.logs import configure_logging
 from service.settings import Settings
 
@@ -35,14 +35,15 @@ def build_services(settings: Settings, host: str = "127.0.0.1") -> Services:
     """Connects lazily: what is away shows at the first call that needs it."""
     settings.data_dir.mkdir(parents=True, exist_ok=True)
     database = Database(settings.database)
+    storage = open_storage(settings, _utc_now)
     return Services(
         store=SqlJobStore(database, _utc_now),
         keys=SqlKeys(database, _utc_now),
         holds=SqlHolds(database, _utc_now),
         audit=SqlAudit(database),
         queue=CeleryQueue(settings.broker_url),
-        artifacts=DirectoryArtifacts(settings.artifacts_dir),
-        corpora=DirectoryCorpora(settings.corpora_dir, settings.max_corpus_bytes, _utc_now),
+        artifacts=storage.artifacts,
+        corpora=storage.corpora,
         models=open_models(settings),
         clock=_utc_now,
         data_dir=settings.data_dir,
@@ -75,7 +76,10 @@ def main(arguments: list[str] | None = None) -> None:
             f"Refusing to listen on {options.host} with HEADROOM_AUTH=open: anyone who reaches it could use it. "
             "Listen on 127.0.0.1, or leave HEADROOM_AUTH out and make keys with `headroom keys create`."
         )
-    services = build_services(settings, options.host)
+    try:
+        services = build_services(settings, options.host)
+    except StorageRefused as error:
+        sys.exit(error.message)
     app = create_app(services)
     config = uvicorn.Config(
         app,

@@ -43,7 +43,8 @@ def publish(data_dir: Path, files: dict[str, int]) -> tuple[Job, Path]:
     services.artifacts.publish(job.id, 1)
     done = services.store.finish(job.id, 1, Status.SUCCEEDED, {"ratio": 0.3}, None)
     services.store.close()
-    return done, services.artifacts.open(job.id, next(iter(files)))[1].parent
+    with services.artifacts.open(job.id, next(iter(files))) as file:
+        return done, Path(file.name).parent
 
 
 @contextmanager

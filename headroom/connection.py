@@ -57,8 +57,11 @@ class Connection:
 
     @contextmanager
     def stream(self, path: str, headers: dict[str, str]) -> Iterator[httpx.Response]:
-        """A GET whose body is read by the caller, who also handles httpx.TransportError. Not repeated."""
-        with self._http.stream("GET", path, headers=headers) as response:
+        """A GET whose body is read by the caller, who also handles httpx.TransportError. Not repeated.
+
+        A server may send on to its object store; the key is not sent there.
+        """
+        with self._http.stream("GET", path, headers=headers, follow_redirects=True) as response:
             yield response
 
     def decode(self, response: httpx.Response) -> Any:

@@ -37,6 +37,8 @@ ServiceError
     ├── StoreUnavailable       the database does not answer
     ├── QueueUnavailable       the broker does not answer
     ├── HubUnavailable         the model hub does not answer
+    ├── StorageUnavailable     the object store does not answer
+    ├── StorageRefused         the object store refuses our credentials, or has no such bucket
     ├── DiskFull
     ├── OutOfMemory
     ├── WorkerLost             the lease lapsed: the worker died or was cut off
@@ -201,6 +203,14 @@ class QueueUnavailable(InfrastructureError):
 
 class HubUnavailable(InfrastructureError):
     code = "hub_unavailable"
+
+
+class StorageUnavailable(InfrastructureError):
+    code = "storage_unavailable"
+
+
+class StorageRefused(InfrastructureError):
+    code = "storage_refused"
 
 
 class DiskFull(InfrastructureError):

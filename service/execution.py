@@ -165,8 +165,8 @@ def _publish(
 
 def _adopt(job: Job, services: Services) -> Job:
     """Finish with what another attempt of this job published: report and figures are those of the files."""
-    _, path = services.artifacts.open(job.id, REPORT_NAME)
-    report: dict[str, Any] = json.loads(path.read_bytes())
+    with services.artifacts.open(job.id, REPORT_NAME) as file:
+        report: dict[str, Any] = json.load(file)
     _write(services, lambda: services.store.save_report(job.id, job.attempt, report))
     return _finish(job, services, Status.SUCCEEDED, summarize(report))
 

@@ -13,6 +13,8 @@ from service.errors import (
     OutOfMemory,
     QueueUnavailable,
     ServiceError,
+    StorageRefused,
+    StorageUnavailable,
     StoreUnavailable,
 )
 
@@ -23,7 +25,7 @@ NO_SPACE_WORDS = ("no space left on device", "(os error 28)", "disk quota exceed
 NO_MEMORY_WORDS = ("can't allocate memory", "not enough memory", "cuda out of memory")
 
 # A later attempt may succeed without anybody changing anything.
-RETRYABLE = (StoreUnavailable, QueueUnavailable, HubUnavailable)
+RETRYABLE = (StoreUnavailable, QueueUnavailable, HubUnavailable, StorageUnavailable, StorageRefused)
 
 
 def as_service_error(raised: BaseException) -> ServiceError:

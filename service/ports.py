@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeAlias, TypeVar
+from typing import Any, BinaryIO, Generic, Protocol, TypeAlias, TypeVar
 
 from service.access import Key
 from service.audit import AuditEntry, AuditFilter, AuditPage
+from service.errors import FileNotFound
 from service.jobs import Event, Job, JobError, Phase, Status
 from service.model_files import ModelInspection
 from service.recipes.job_recipe import JobRecipe
@@ -217,31 +218,51 @@ class StoredFile:
     sha256: str
 
 
+def pick_file(job_id: str, files: list[StoredFile], path: str) -> StoredFile:
+    """The one of a job's files with exactly this path; FileNotFound."""
+    for file in files:
+        if file.path == path:
+            return file
+    raise FileNotFound(f"job {job_id} has no file {path!r}; list its files to see their names")
+
+
 class ArtifactStore(Protocol):
-    """Published files of jobs. Readers see all files of a job or none."""
+    """Published files of jobs. Readers see all files of a job or none.
+
+    Over an object store every method but `staging` may raise StorageUnavailable and StorageRefused.
+    """
 
     def staging(self, job_id: str, attempt: int) -> Path:
-        """An empty local folder for this attempt, on the same volume as the published files."""
+        """An empty folder on this machine's disk for this attempt."""
 
     def publish(self, job_id: str, attempt: int) -> list[StoredFile]:
-        """fsync and rename the attempt's staging folder to the published place; replaces nothing.
+        """Make the files of the attempt's staging folder durable, then visible all at once; replaces nothing.
         If the job is published already, the staging folder is removed and the published files are listed."""
 
     def discard(self, job_id: str, attempt: int) -> None:
-        """Remove a staging folder, if there is one."""
+        """Remove a staging folder, if there is one, and what was stored from it without being published."""
 
     def discard_stale(self, keep: set[tuple[str, int]]) -> int:
-        """Remove staging folders of attempts that are not in `keep`; returns how many."""
+        """Do so for attempts that are not in `keep`; returns how many. Also ends the removal of withdrawn files."""
 
     def withdraw(self, job_id: str) -> None:
-        """Remove published files of a job, if any. Only once it has ended without success: a job that goes on may
-        have a later attempt that adopts them."""
+        """Remove published files of a job, if any; a reader that has one open can read it to its end. Not while the
+        job may go on: a later attempt adopts them."""
 
     def files(self, job_id: str) -> list[StoredFile]:
         """Sorted by path; empty when nothing is published."""
 
-    def open(self, job_id: str, path: str) -> tuple[StoredFile, Path]:
-        """FileNotFound unless `path` is exactly one of `files`. The path is local and stays valid while open."""
+    def file(self, job_id: str, path: str) -> StoredFile:
+        """FileNotFound unless `path` is exactly one of `files`."""
+
+    def open(self, job_id: str, path: str, start: int = 0, end: int | None = None) -> BinaryIO:
+        """One of `files`, from byte `start` on; nothing at or after `end` is wanted. FileNotFound."""
+
+    def link(self, job_id: str, path: str) -> str | None:
+        """A URL from which anybody can GET one of `files` for some minutes, if this store gives such links."""
+
+    def ping(self) -> None:
+        """Raise unless files could be stored and read now."""
 
 
 @dataclass(frozen=True)
@@ -255,7 +276,10 @@ class Corpus:
 
 
 class CorpusStore(Protocol):
-    """Evaluation texts, content-addressed."""
+    """Evaluation texts, content-addressed.
+
+    Over an object store every method may raise StorageUnavailable and StorageRefused.
+    """
 
     def add(self, chunks: Iterator[bytes], format: str, field: str | None) -> Corpus:
         """Store decoded bytes as they come. CorpusTooLarge, CorpusEmpty, CorpusNotText; DiskFull."""
@@ -263,7 +287,8 @@ class CorpusStore(Protocol):
     def get(self, corpus_id: str) -> Corpus:
         """CorpusNotFound if there is none."""
 
-    def path(self, corpus_id: str) -> Path: ...
+    def path(self, corpus_id: str) -> Path:
+        """A file on this machine's disk with the content, fetched if need be. CorpusNotFound, DiskFull."""
 
     def all(self) -> list[Corpus]: ...
 

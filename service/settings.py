@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -28,6 +28,11 @@ class Settings(BaseSettings):
     broker_url: Secret = "redis://127.0.0.1:6379/0"
     hub_endpoint: str = "https://huggingface.co"  # empty: local models only
     hub_token: Secret = ""
+
+    storage_url: str = ""  # s3://bucket/prefix for artifacts and corpora; empty: data_dir
+    storage_redirect: bool = False  # downloads are sent on to the object store by a signed link
+    storage_link_seconds: Annotated[float, Field(gt=0, le=604_800)] = 900.0  # how long such a link works
+    storage_public_endpoint: str = ""  # where clients reach the object store; empty: where this process does
 
     log_format: LogFormat = "text"  # json: one object a line, with request, job and attempt
 
@@ -60,6 +65,16 @@ class Settings(BaseSettings):
     def _refuse_redis_cluster(cls, value: str) -> str:
         if "cluster" in value.split(":", 1)[0]:
             raise ValueError("Redis Cluster cannot carry Celery queues; use a single Redis or Valkey")
+        return value
+
+    @field_validator("storage_url")
+    @classmethod
+    def _refuse_other_stores(cls, value: str) -> str:
+        parts = urlsplit(value)
+        if value and (parts.scheme != "s3" or not parts.netloc or parts.query or parts.fragment or "@" in parts.netloc):
+            raise ValueError(
+                "write s3://bucket or s3://bucket/prefix; address and credentials come from AWS_* variables"
+            )
         return value
 
     @property

@@ -1,5 +1,6 @@
 """Markers that need something this machine may lack are skipped in plain sight."""
 
+import secrets
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.postgresql_server import PostgresqlServer, find_programs
+from tests.s3_server import S3Server, set_environment
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
@@ -63,3 +65,19 @@ def empty_postgresql_url(postgresql: PostgresqlServer) -> Iterator[str]:
     url = postgresql.create_database()
     yield url
     postgresql.drop_database(url)
+
+
+@pytest.fixture(scope="session")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """A real S3 server for the whole session."""
+    with S3Server(tmp_path_factory.mktemp("s3") / "requests.log") as server:
+        yield server
+
+
+@pytest.fixture
+def bucket_url(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A new bucket, as HEADROOM_STORAGE_URL wants it; the environment says where and by which key."""
+    set_environment(monkeypatch, s3.environment)
+    name = f"test-{secrets.token_hex(8)}"
+    s3.make_bucket(name)
+    return f"s3://{name}/some/prefix"

@@ -88,6 +88,8 @@ class CuttingProxy:
         self._port, self._left = port, limit
         self.asked = b""
         self.has_cut = False
+        self._connections: list[socket.socket] = []
+        self._threads: list[threading.Thread] = []
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
 
@@ -97,14 +99,21 @@ class CuttingProxy:
 
     def __exit__(self, *error: object) -> None:
         self._listener.close()
+        for connection in self._connections:
+            with suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+        for thread in self._threads:
+            thread.join(20)
 
     def _accept(self) -> None:
         with suppress(OSError):
             while True:
                 client, _ = self._listener.accept()
                 server = socket.create_connection(("127.0.0.1", self._port))
-                threading.Thread(target=self._pass_on, args=(client, server), daemon=True).start()
-                threading.Thread(target=self._pass_back, args=(server, client), daemon=True).start()
+                self._connections += [client, server]
+                for target, ends in ((self._pass_on, (client, server)), (self._pass_back, (server, client))):
+                    self._threads.append(threading.Thread(target=target, args=ends, daemon=True))
+                    self._threads[-1].start()
 
     def _pass_on(self, client: socket.socket, server: socket.socket) -> None:
         with suppress(OSError), server:

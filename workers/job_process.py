@@ -17,7 +17,6 @@ from dataclasses import replace
 import structlog
 
 from service.adapters.chained_models import open_models
-from service.adapters.directory_corpora import DirectoryCorpora
 from service.errors import AttemptSuperseded, JobCanceled
 from service.execution import Services, execute
 from service.jobs import Status
@@ -75,7 +74,7 @@ def _services(parts: Parts) -> Services:
     return Services(
         store=parts.store,
         artifacts=parts.artifacts,
-        corpora=DirectoryCorpora(settings.corpora_dir, settings.max_corpus_bytes, parts.clock),
+        corpora=parts.corpora,
         models=open_models(settings),
         cache_dir=settings.cache_dir,
         device=settings.device,

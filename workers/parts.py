@@ -3,10 +3,10 @@
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-from service.adapters.directory_artifacts import DirectoryArtifacts
 from service.adapters.otlp_tracing import open_tracer
 from service.adapters.sql_store import SqlJobStore
-from service.ports import ArtifactStore, Clock, JobStore
+from service.adapters.storage import open_storage
+from service.ports import ArtifactStore, Clock, CorpusStore, JobStore
 from service.retries import RetryPolicy
 from service.settings import Settings
 from service.tracing import NoTracer, Tracer
@@ -14,11 +14,12 @@ from service.tracing import NoTracer, Tracer
 
 @dataclass(frozen=True)
 class Parts:
-    """The store of truth, the artifacts, and the settings that say how they are used."""
+    """The store of truth, the files, and the settings that say how they are used."""
 
     settings: Settings
     store: JobStore
     artifacts: ArtifactStore
+    corpora: CorpusStore
     clock: Clock
     tracer: Tracer = field(default_factory=NoTracer)
 
@@ -33,8 +34,8 @@ class Parts:
 
 def open_parts(settings: Settings) -> Parts:
     """Connects lazily: a database that is away shows at the first call. `close` it when done."""
-    store = SqlJobStore(settings.database, utc_now)
-    return Parts(settings, store, DirectoryArtifacts(settings.artifacts_dir), utc_now, open_tracer("headroom-worker"))
+    store, storage = SqlJobStore(settings.database, utc_now), open_storage(settings, utc_now)
+    return Parts(settings, store, storage.artifacts, storage.corpora, utc_now, open_tracer("headroom-worker"))
 
 
 def utc_now() -> datetime:

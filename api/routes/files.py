@@ -27,6 +27,7 @@ def list_files(job: VisibleJob, services: AppServices) -> FileList:
     response_class=Response,
     responses={
         200: {"content": {"application/octet-stream": {}}, "description": "The whole file"},
+        302: {"description": "By its object store: follow `Location`"},
         206: {"content": {"application/octet-stream": {}}, "description": "The range asked for"},
         304: {"description": "Not changed"},
         416: {"description": "The range lies outside of the file"},
@@ -38,8 +39,7 @@ def download(job: VisibleJob, path: str, request: Request, services: AppServices
     """One file. The ETag is the sha256 of its content."""
     if not _is_published(job):
         raise FileNotFound(f"job {job.id} has no files: it has not succeeded")
-    file, location = services.artifacts.open(job.id, path)
-    return send_file(request, file, location)
+    return send_file(request, services.artifacts, job.id, services.artifacts.file(job.id, path))
 
 
 def _is_published(job: Job) -> bool:

@@ -14,7 +14,7 @@ router = APIRouter(tags=["health"])
 
 MIN_FREE_BYTES = 500_000_000
 
-Part = Literal["database", "broker", "disk", "workers"]
+Part = Literal["database", "broker", "storage", "disk", "workers"]
 Excluded = Annotated[Sequence[Part], Query(description="checks to leave out")]
 
 
@@ -25,7 +25,7 @@ async def livez() -> LivenessView:
 
 @router.get("/readyz", response_model=ReadinessView, responses={503: {"model": ReadinessView}})
 def readyz(services: AppServices, response: Response, exclude: Excluded = ()) -> ReadinessView:
-    """503 unless a job posted now would run: database, broker, a worker, and room on the disk.
+    """503 unless a job posted now would run: database, broker, a worker, the store of files, and room on the disk.
 
     A load balancer leaves out what jobs can wait for: with `exclude=broker&exclude=workers` it asks whether this
     process can accept jobs.
@@ -33,6 +33,7 @@ def readyz(services: AppServices, response: Response, exclude: Excluded = ()) ->
     asked: dict[Part, Callable[[], CheckView]] = {
         "database": lambda: _answers(services.store.ping),
         "broker": lambda: _answers(services.queue.ping),
+        "storage": lambda: _answers(services.artifacts.ping),
         "disk": lambda: _disk(services),
         "workers": lambda: _workers(services),
     }

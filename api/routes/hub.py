@@ -16,6 +16,7 @@ from api.dependencies import AnyCaller, AppServices, ArtifactsReader
 from api.downloads import send_file
 from api.hub_errors import HubRoute
 from service.hub import MAIN, Commit, Repository, open_repository
+from service.ports import pick_file
 
 PAGE_ENTRIES = 1000
 
@@ -87,10 +88,10 @@ def whoami(caller: AnyCaller) -> dict[str, Any]:
 )
 def resolve(commit: FoundCommit, path: str, request: Request, services: AppServices) -> Response:
     """One file, or a range of it. The ETag is the sha256 of its content: it names the file in the client's cache."""
-    file, location = services.artifacts.open(commit.job_id, path)
+    file = pick_file(commit.job_id, list(commit.files), path)
     headers = {
         "X-Repo-Commit": commit.id,
         "X-Linked-Size": str(file.size),
         "X-Linked-Etag": f'"{file.sha256}"',
     }
-    return send_file(request, file, location, headers)
+    return send_file(request, services.artifacts, commit.job_id, file, headers)

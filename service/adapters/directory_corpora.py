@@ -4,26 +4,18 @@ root/<corpus id>/{content,corpus.json} appears whole, by rename; root/incoming/ 
 """
 
 import errno
-import hashlib
 import json
 import os
-import re
 import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import asdict
-from datetime import datetime
 from pathlib import Path
 
-from service.adapters.durable_files import FILE_MODE, age_seconds, disk_full_is_typed, make_folder, sync, write_synced
-from service.adapters.text_check import JsonLinesCheck, PlainTextCheck
-from service.errors import CorpusNotFound, CorpusTooLarge
+from service.adapters.durable_files import disk_full_is_typed, make_folder, sync, write_synced
+from service.adapters.received_corpus import CORPUS_ID, incoming_folder, not_found, read_record, receive, record_of
+from service.errors import CorpusNotFound
 from service.ports import Clock, Corpus
-
-CORPUS_ID = re.compile(r"corpus_[0-9a-f]{32}")
-DEFAULT_FIELD = "text"
-ABANDONED_SECONDS = 86_400.0  # an upload this old belongs to a process that died
 
 
 class DirectoryCorpora:
@@ -37,27 +29,21 @@ class DirectoryCorpora:
 
     def add(self, chunks: Iterator[bytes], format: str, field: str | None) -> Corpus:
         """The same content, format and field give the same id and the corpus that was there first."""
-        assert format in ("text", "jsonl"), format
-        field = (field or DEFAULT_FIELD) if format == "jsonl" else None
-        with disk_full_is_typed("storing the corpus"):
-            self._remove_abandoned()
-            folder = make_folder(self._incoming / secrets.token_hex(8))
-            try:
-                return self._stored(folder, self._received(folder / "content", chunks, format, field))
-            finally:
-                shutil.rmtree(folder, ignore_errors=True)
+        with disk_full_is_typed("storing the corpus"), incoming_folder(self._incoming) as folder:
+            corpus = receive(folder / "content", chunks, format, field, self._max_bytes, self._clock)
+            return self._stored(folder, corpus)
 
     def get(self, corpus_id: str) -> Corpus:
         try:
             record = json.loads((self._folder(corpus_id) / "corpus.json").read_bytes())
         except FileNotFoundError:
-            raise _not_found(corpus_id) from None
-        return Corpus(**(record | {"created": datetime.fromisoformat(record["created"])}))
+            raise not_found(corpus_id) from None
+        return read_record(record)
 
     def path(self, corpus_id: str) -> Path:
         path = self._folder(corpus_id) / "content"
         if not path.is_file():
-            raise _not_found(corpus_id)
+            raise not_found(corpus_id)
         return path
 
     def all(self) -> list[Corpus]:
@@ -75,37 +61,16 @@ class DirectoryCorpora:
         try:
             os.rename(self._folder(corpus_id), trash)
         except FileNotFoundError:
-            raise _not_found(corpus_id) from None
+            raise not_found(corpus_id) from None
         shutil.rmtree(trash, ignore_errors=True)
 
     def _folder(self, corpus_id: str) -> Path:
         if not CORPUS_ID.fullmatch(corpus_id):
-            raise _not_found(corpus_id)
+            raise not_found(corpus_id)
         return self._root / corpus_id
 
-    def _received(self, path: Path, chunks: Iterator[bytes], format: str, field: str | None) -> Corpus:
-        """Write, hash and check in one pass. Nothing is kept in memory but the present line."""
-        check = JsonLinesCheck(field) if field else PlainTextCheck()
-        content, identity, size = hashlib.sha256(), hashlib.sha256(json.dumps([format, field]).encode() + b"\n"), 0
-        with path.open("xb") as file:
-            os.fchmod(file.fileno(), FILE_MODE)
-            for chunk in chunks:
-                size += len(chunk)
-                if size > self._max_bytes:
-                    raise CorpusTooLarge(f"the corpus is larger than {self._max_bytes:,} bytes; send a smaller one")
-                check.feed(chunk)
-                content.update(chunk)
-                identity.update(chunk)
-                file.write(chunk)
-            check.close()
-            file.flush()
-            os.fsync(file.fileno())
-        corpus_id = f"corpus_{identity.hexdigest()[:32]}"
-        return Corpus(corpus_id, content.hexdigest(), size, format, field, self._clock())
-
     def _stored(self, folder: Path, corpus: Corpus) -> Corpus:
-        record = asdict(corpus) | {"created": corpus.created.isoformat()}
-        write_synced(folder / "corpus.json", json.dumps(record).encode())
+        write_synced(folder / "corpus.json", json.dumps(record_of(corpus)).encode())
         sync(folder)
         while True:
             try:
@@ -118,12 +83,3 @@ class DirectoryCorpora:
             else:
                 sync(self._root)
                 return corpus
-
-    def _remove_abandoned(self) -> None:
-        for folder in self._incoming.glob("*"):
-            if age_seconds(folder) > ABANDONED_SECONDS:
-                shutil.rmtree(folder, ignore_errors=True)
-
-
-def _not_found(corpus_id: str) -> CorpusNotFound:
-    return CorpusNotFound(f"there is no corpus {corpus_id!r}; upload it with POST /v1/corpora")

@@ -6,12 +6,14 @@ Reads, connects and looks; changes nothing but a temporary file in the data dire
 import json
 import os
 import re
+import secrets
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import httpx
 from pydantic import ValidationError
@@ -22,9 +24,12 @@ from service.adapters.celery_queue import CeleryQueue
 from service.adapters.otlp_tracing import ENDPOINTS, PROTOCOL, collector, is_installed
 from service.adapters.sql_store import SqlJobStore
 from service.adapters.tables import REVISION
-from service.errors import ServiceError
+from service.errors import ServiceError, StorageRefused, StorageUnavailable
 from service.secret_files import SUFFIX
 from service.settings import PREFIX, Settings
+
+if TYPE_CHECKING:
+    from service.adapters.bucket import Bucket
 
 # Read by the command line or by our tests, not by Settings.
 OTHERS = {f"{PREFIX}{name}" for name in ("SERVER", "HOST", "PORT", "KEY", "DEBUG")}
@@ -60,6 +65,8 @@ def check(environment: Mapping[str, str]) -> Iterator[Finding]:
     yield _models_dir(settings)
     yield _database(settings.database)
     yield _broker(settings.broker_url)
+    if settings.storage_url:
+        yield _storage(settings.storage_url)
     yield _hub(settings)
     yield _traces(environment)
 
@@ -109,6 +116,35 @@ def _broker(url: str) -> Finding:
     except Exception as error:  # it may quote the address, with the password in it
         return Finding(name, False, f"this is no address of a broker ({type(error).__name__}): see docs/settings.md")
     return Finding(name, True, "answers")
+
+
+def _storage(url: str) -> Finding:
+    name = f"{PREFIX}STORAGE_URL"
+    try:
+        from service.adapters.bucket import Bucket, describe
+
+        try:
+            _try_out(Bucket(url))
+        except ServiceError as error:
+            return Finding(name, False, f"{error.message} ({describe(error.__cause__ or error)})")
+    except ImportError:
+        return Finding(name, False, "its library is not installed: pip install 'headroom-lm[s3]'")
+    return Finding(name, True, f"{url} can be read and written")
+
+
+def _try_out(bucket: "Bucket") -> None:
+    """One small object, put, read, refused a second time, and removed."""
+    bucket.ping()
+    key = f"settings-check-{secrets.token_hex(8)}"
+    try:
+        if not bucket.create(key, b"1") or bucket.read(key) != b"1":
+            raise StorageUnavailable("what was stored cannot be read back")
+        if bucket.create(key, b"2"):
+            raise StorageRefused(
+                "this store replaces objects in spite of `If-None-Match: *`: two attempts could publish"
+            )
+    finally:
+        bucket.delete(key)
 
 
 def _hub(settings: Settings) -> Finding:

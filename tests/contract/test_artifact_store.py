@@ -9,16 +9,25 @@ from pathlib import Path
 
 import pytest
 
+from service.adapters.bucket import Bucket
 from service.adapters.directory_artifacts import DirectoryArtifacts
+from service.adapters.object_artifacts import ObjectArtifacts
 from service.errors import DiskFull, FileNotFound, InternalError
 from service.ports import ArtifactStore
 
 JOB = "job_" + "a" * 32
 
 
-@pytest.fixture
-def artifacts(tmp_path: Path) -> ArtifactStore:
-    return DirectoryArtifacts(tmp_path / "artifacts", grace_seconds=0.0)
+@pytest.fixture(params=["directory", "s3"])
+def artifacts(request: pytest.FixtureRequest, tmp_path: Path) -> ArtifactStore:
+    return open_store(request.param, request, tmp_path, grace_seconds=0.0)
+
+
+def open_store(kind: str, request: pytest.FixtureRequest, tmp_path: Path, grace_seconds: float) -> ArtifactStore:
+    if kind == "directory":
+        return DirectoryArtifacts(tmp_path / "artifacts", grace_seconds)
+    bucket = Bucket(request.getfixturevalue("bucket_url"))
+    return ObjectArtifacts(bucket, tmp_path / "artifacts" / "staging", grace_seconds)
 
 
 def stage(artifacts: ArtifactStore, attempt: int, **contents: str) -> Path:
@@ -29,7 +38,8 @@ def stage(artifacts: ArtifactStore, attempt: int, **contents: str) -> Path:
 
 
 def content_of(artifacts: ArtifactStore, path: str) -> str:
-    return artifacts.open(JOB, path)[1].read_text()
+    with artifacts.open(JOB, path) as file:
+        return file.read().decode()
 
 
 def test_nothing_is_listed_before_publication(artifacts: ArtifactStore) -> None:
@@ -54,13 +64,15 @@ def test_published_files_are_listed_with_size_and_hash(artifacts: ArtifactStore)
     assert not folder.exists()
 
 
-def test_published_files_are_readable_by_everyone(artifacts: ArtifactStore) -> None:
+def test_published_files_are_readable_by_everyone(tmp_path: Path) -> None:
+    artifacts = DirectoryArtifacts(tmp_path)
     folder = stage(artifacts, 1, weights="abc")
     for path, mode in [(folder / "weights", 0o600), (folder, 0o700), (folder.parent, 0o700)]:
         path.chmod(mode)
     artifacts.publish(JOB, 1)
 
-    path = artifacts.open(JOB, "weights")[1]
+    with artifacts.open(JOB, "weights") as file:
+        path = Path(file.name)
 
     assert path.stat().st_mode & 0o777 == 0o644
     assert [parent.stat().st_mode & 0o777 for parent in path.parents[:2]] == [0o755, 0o755]
@@ -94,11 +106,27 @@ def test_an_open_file_can_be_read_to_its_end_after_withdrawal(artifacts: Artifac
     stage(artifacts, 1, weights="abc")
     artifacts.publish(JOB, 1)
 
-    with artifacts.open(JOB, "weights")[1].open() as file:
+    with artifacts.open(JOB, "weights") as file:
         artifacts.withdraw(JOB)
 
-        assert file.read() == "abc"
+        assert file.read() == b"abc"
     assert artifacts.files(JOB) == []
+
+
+def test_a_part_of_a_file_can_be_read(artifacts: ArtifactStore) -> None:
+    stage(artifacts, 1, weights="0123456789", empty="")
+    artifacts.publish(JOB, 1)
+
+    with artifacts.open(JOB, "weights", 3, 6) as file:
+        assert file.read(3) == b"345"
+    with artifacts.open(JOB, "weights", 8) as file:
+        assert file.read() == b"89"
+    assert content_of(artifacts, "empty") == ""
+    assert artifacts.file(JOB, "weights").size == 10
+
+
+def test_a_store_that_is_there_answers(artifacts: ArtifactStore) -> None:
+    artifacts.ping()
 
 
 def test_publishing_twice_under_one_attempt_changes_nothing(artifacts: ArtifactStore) -> None:
@@ -202,8 +230,11 @@ def test_stale_staging_is_removed_and_kept_attempts_stay(artifacts: ArtifactStor
     assert kept.exists()
 
 
-def test_a_folder_younger_than_the_grace_is_not_stale(tmp_path: Path) -> None:
-    artifacts = DirectoryArtifacts(tmp_path, grace_seconds=60.0)
+@pytest.mark.parametrize("kind", ["directory", "s3"])
+def test_a_folder_younger_than_the_grace_is_not_stale(
+    kind: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    artifacts = open_store(kind, request, tmp_path, grace_seconds=60.0)
     folder = stage(artifacts, 1, weights="abc")
 
     assert artifacts.discard_stale(set()) == 0

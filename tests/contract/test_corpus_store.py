@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from service.adapters.bucket import Bucket
 from service.adapters.directory_corpora import DirectoryCorpora
+from service.adapters.object_corpora import ObjectCorpora
 from service.errors import CorpusEmpty, CorpusNotFound, CorpusNotText, CorpusTooLarge, DiskFull
 from service.ports import CorpusStore
 
@@ -29,9 +31,12 @@ class Ticking:
         return self.now
 
 
-@pytest.fixture
-def corpora(tmp_path: Path) -> CorpusStore:
-    return DirectoryCorpora(tmp_path / "corpora", max_bytes=10_000, clock=Ticking())
+@pytest.fixture(params=["directory", "s3"])
+def corpora(request: pytest.FixtureRequest, tmp_path: Path) -> CorpusStore:
+    if request.param == "directory":
+        return DirectoryCorpora(tmp_path / "corpora", max_bytes=10_000, clock=Ticking())
+    bucket = Bucket(request.getfixturevalue("bucket_url"))
+    return ObjectCorpora(bucket, tmp_path / "corpora" / "incoming", tmp_path / "cache", 10_000, Ticking())
 
 
 def leftovers(tmp_path: Path) -> list[Path]:

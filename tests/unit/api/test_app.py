@@ -17,7 +17,7 @@ def test_a_service_whose_parts_all_answer_is_ready(client: TestClient, monkeypat
     monkeypatch.setattr(health, "MIN_FREE_BYTES", 1)
     answer = client.get("/readyz")
     assert (answer.status_code, answer.json()["ready"]) == (200, True)
-    assert set(answer.json()["checks"]) == {"database", "broker", "disk", "workers"}
+    assert set(answer.json()["checks"]) == {"database", "broker", "storage", "disk", "workers"}
 
 
 @pytest.mark.parametrize("part", ["database", "broker", "disk", "workers"])
@@ -42,7 +42,7 @@ def test_a_load_balancer_leaves_out_what_jobs_can_wait_for(
     monkeypatch.setattr(health, "MIN_FREE_BYTES", 1)
     services.queue.away = True  # type: ignore[attr-defined]
     answer = client.get("/readyz?exclude=broker&exclude=workers")
-    assert (answer.status_code, set(answer.json()["checks"])) == (200, {"database", "disk"})
+    assert (answer.status_code, set(answer.json()["checks"])) == (200, {"database", "storage", "disk"})
     services.store.away = True  # type: ignore[attr-defined]
     assert client.get("/readyz?exclude=broker&exclude=workers").status_code == 503
     assert client.get("/readyz?exclude=everything").status_code == 422

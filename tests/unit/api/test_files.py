@@ -1,6 +1,5 @@
 import hashlib
 from pathlib import Path
-from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
@@ -178,5 +177,5 @@ def test_a_file_that_shrank_breaks_the_connection_rather_than_end_early(
 
 def _location(services: Services, url: str) -> Path:
     job_id = url.split("/")[3]
-    found: Any = services.artifacts.open(job_id, "model.safetensors")
-    return Path(found[1])
+    with services.artifacts.open(job_id, "model.safetensors") as file:
+        return Path(file.name)

@@ -92,6 +92,10 @@ class Bench:
     def run(self, engine: PretendEngine) -> Job:
         return execute(self.job, self.services, engine, self.progress)
 
+    def read(self, path: str) -> bytes:
+        with self.artifacts.open(self.job.id, path) as file:
+            return file.read()
+
     def leftovers(self) -> list[Path]:
         return [path for path in (self.root / "artifacts" / "staging").rglob("*") if path.is_file()]
 
@@ -134,9 +138,9 @@ def test_an_accepted_job_is_published_whole_and_ends_succeeded(bench: Bench) -> 
     assert ended.result["perplexity_before"] == 200.0
     files = {file.path: file.sha256 for file in bench.artifacts.files(bench.job.id)}
     assert set(files) == {"README.md", "headroom.json", "model.safetensors", "report.html", "report.json"}
-    manifest = json.loads(bench.artifacts.open(bench.job.id, "headroom.json")[1].read_bytes())
+    manifest = json.loads(bench.read("headroom.json"))
     assert manifest["files"] == {path: digest for path, digest in files.items() if path != "headroom.json"}
-    report = bench.artifacts.open(bench.job.id, "report.json")[1].read_bytes()
+    report = bench.read("report.json")
     assert manifest["report_sha256"] == hashlib.sha256(report).hexdigest()
     assert json.loads(report) == bench.store.report(bench.job.id)
     assert json.loads(report)["timing"].keys() == {"fetching", "total"}
@@ -283,7 +287,7 @@ def test_files_published_just_before_the_fence_fell_are_adopted_by_the_next_atte
     assert ended.result is not None
     assert ended.result["perplexity_after"] == 101.0
     assert second.tasks == [], "nothing is computed twice"
-    report = json.loads(bench.artifacts.open(bench.job.id, "report.json")[1].read_bytes())
+    report = json.loads(bench.read("report.json"))
     assert report == bench.store.report(bench.job.id)
 
 

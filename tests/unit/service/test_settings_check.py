@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 
+from service.adapters.bucket import Bucket
 from service.adapters.migrate import upgrade
 from service.adapters.settings_check import check
 
@@ -92,6 +93,21 @@ def test_a_secret_that_cannot_be_read_is_told(monkeypatch: pytest.MonkeyPatch, t
     found = findings(monkeypatch, HUB_TOKEN_FILE=str(tmp_path / "absent"))
     assert found.keys() == {"settings"}
     assert "HEADROOM_HUB_TOKEN_FILE names" in found["settings"][1]
+
+
+def test_an_object_store_is_tried_out(bucket_url: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    found = findings(monkeypatch, DATA_DIR=str(tmp_path), HUB_ENDPOINT="", STORAGE_URL=bucket_url)
+    assert found["STORAGE_URL"] == (True, f"{bucket_url} can be read and written")
+    assert list(Bucket(bucket_url).entries("")) == []
+
+    found = findings(monkeypatch, DATA_DIR=str(tmp_path), HUB_ENDPOINT="", STORAGE_URL="s3://no-such-bucket")
+    assert found["STORAGE_URL"][0] is False
+    assert "no such bucket" in found["STORAGE_URL"][1]
+
+
+@pytest.mark.parametrize("url", ["bucket", "file:///tmp", "s3://", "s3://key:secret@bucket", "https://host/bucket"])
+def test_only_buckets_are_addresses_of_an_object_store(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+    assert findings(monkeypatch, STORAGE_URL=url)["STORAGE_URL"][0] is False
 
 
 def test_what_works_is_said_to_work(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from service.adapters.directory_artifacts import DirectoryArtifacts
+from service.adapters.directory_corpora import DirectoryCorpora
 from service.adapters.memory_store import MemoryJobStore
 from service.jobs import Job, Phase, Status
 from service.settings import Settings
@@ -46,7 +47,8 @@ def parts(tmp_path: Path) -> Parts:
         return datetime.now(UTC)
 
     settings = Settings(data_dir=tmp_path, heartbeat_seconds=0.0, lease_seconds=30, retry_pause_seconds=0.0)
-    return Parts(settings, MemoryJobStore(clock), DirectoryArtifacts(tmp_path / "artifacts"), clock)
+    corpora = DirectoryCorpora(tmp_path / "corpora", 1000, clock)
+    return Parts(settings, MemoryJobStore(clock), DirectoryArtifacts(tmp_path / "artifacts"), corpora, clock)
 
 
 @pytest.fixture

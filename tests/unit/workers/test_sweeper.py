@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from service.adapters.directory_artifacts import DirectoryArtifacts
+from service.adapters.directory_corpora import DirectoryCorpora
 from service.adapters.memory_queue import MemoryQueue
 from service.adapters.memory_store import MemoryJobStore
 from service.jobs import Job, Phase, Status
@@ -32,7 +33,9 @@ def store(clock: StoppedClock) -> MemoryJobStore:
 
 @pytest.fixture
 def parts(tmp_path: Path, store: MemoryJobStore, clock: StoppedClock) -> Parts:
-    return Parts(Settings(data_dir=tmp_path), store, DirectoryArtifacts(tmp_path / "artifacts", 0.0), clock)
+    corpora = DirectoryCorpora(tmp_path / "corpora", 1000, clock)
+    artifacts = DirectoryArtifacts(tmp_path / "artifacts", 0.0)
+    return Parts(Settings(data_dir=tmp_path), store, artifacts, corpora, clock)
 
 
 @pytest.fixture
