@@ -2,7 +2,8 @@
 
 Calibrated on one part of prose-valid.txt and measured on another, from one pass of each model's backbone. `random` is
 the mean of 5 seeds. `least squares` is the strong repair of removed raw columns: U_k = W_K + W_D C_DK C_KK^-1.
-`int8` rounds the full head per row and removes nothing: what a user would do instead.
+`int8` rounds the full head per row, `int4` by groups of 32, to the nearest, and remove nothing: what a user would do
+instead. `prepared` are this project's own, with all columns and with half of them.
 """
 
 import sys
@@ -11,23 +12,27 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from statistics import mean
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
 
+from headroom.quantized_head import scaled
 from service.column_counts import kept_columns
 from service.compression.basis import build_basis
 from service.compression.drift import baseline_perplexity
+from service.compression.precision import measure_rounded, round_groups, round_head, round_rows
+from service.compression.slicing import slice_head
 from service.compression.source import Source, open_source
 from service.compression.statistics import Statistics
 from service.compression.sweep import SweepHead, prepare, sweep
 from service.ports import EngineTask, LocalModel
-from service.recipes.compress import CompressRecipe, Method
+from service.recipes.compress import CompressRecipe, Method, RoundedDtype
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 RATIOS = (0.1, 0.3, 0.5, 0.7)
 SEEDS = range(5)
+ROUNDED: tuple[RoundedDtype, ...] = get_args(RoundedDtype)
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 OPTIONS = {"evaluation_tokens": 8192}
 
@@ -69,19 +74,16 @@ def _measure(model: Path, folder: Path) -> dict[str, Any]:
         rows["slope, least squares"] |= drift(_least_squares(source, statistics, size), [size])
     for method in (Method.PCA, Method.ACTIVATION, Method.PROBABILITY):
         rows[method.value] = drift(_prepared(source, statistics, method, 0, repair=True))
-    rounded = replace(source, head=replace(source.head, weight=_int8(source.head.weight)))
-    int8 = _perplexities(source, _prepared(rounded, statistics, Method.SLOPE, 0, repair=False), [hidden])[hidden]
     return {
         "perplexity": round(full, 3),
         "drift": {name: {f"{r:g}": float(f"{row[r]:.4g}") for r in RATIOS} for name, row in rows.items()},
-        "int8": float(f"{int8 / full - 1:.4g}"),
+        "rounded": _rounded(source, statistics, full),
         "head_bytes": {
             "raw columns": {f"{ratio:g}": round(size / hidden, 3) for size, ratio in sizes.items()},
             "pca, activation, probability": {
                 f"{ratio:g}": round(size / hidden * (1 + hidden / source.head.vocab_size), 3)
                 for size, ratio in sizes.items()
             },
-            "int8": round(0.5 + 1 / hidden, 3),  # and a 16-bit scale for each row
         },
     }
 
@@ -116,11 +118,30 @@ def _least_squares(source: Source, statistics: Statistics, kept: int) -> SweepHe
     return replace(head, columns=columns)
 
 
-def _int8(weight: Tensor) -> Tensor:
-    """Rounded to 8 bits with a scale for each row, and back in float32."""
-    wide = weight.float()
-    scale = wide.abs().amax(1, keepdim=True).clamp_min(1e-30) / 127
-    return (wide / scale).round() * scale
+def _rounded(source: Source, statistics: Statistics, full: float) -> dict[str, dict[str, float]]:
+    """Row -> drift, and bytes of the original head's; see above. full: perplexity of the head as it is."""
+    head, hidden = source.head, source.head.hidden_size
+    quantized, row_scale = round_rows(head.weight.double())
+    nibbles, group_scale = round_groups(head.weight.double())
+    plain = {
+        "int8": (quantized.float() * row_scale[:, None], 0.5 + 1 / hidden),  # and a 16-bit scale for each row
+        "int4": (scaled(nibbles, group_scale.float()), 0.25 + 1 / 32),
+    }
+    found = {}
+    for name, (weight, share) in plain.items():
+        rounded = replace(source, head=replace(head, weight=weight))
+        prepared = _prepared(rounded, statistics, Method.SLOPE, 0, repair=False)
+        found[name] = {"drift": _perplexities(source, prepared, [hidden])[hidden] / full - 1, "bytes": share}
+    basis = build_basis(Method.PROBABILITY, head.weight, statistics, 0)
+    for ratio in (0.0, 0.5):
+        kept = kept_columns(hidden, ratio, 1)
+        factors = slice_head(head, basis, kept, statistics.mean_hidden, repair=True)
+        for dtype in ROUNDED:
+            each = round_head(factors, head, statistics, 0, dtype)
+            drift = measure_rounded(source.evaluation, head, each, ratio, 0, DEVICE).perplexity_drift
+            share = each.head_nbytes / head.weight.nbytes
+            found[f"{dtype} prepared, r = {ratio:g}"] = {"drift": drift, "bytes": share}
+    return {name: {key: float(f"{value:.4g}") for key, value in row.items()} for name, row in found.items()}
 
 
 def _print_table(name: str, found: dict[str, Any]) -> None:
@@ -131,10 +152,8 @@ def _print_table(name: str, found: dict[str, Any]) -> None:
     for row, drift in found["drift"].items():
         lines.append(f"  {row:24}" + "".join(f"{100 * drift[f'{r:g}']:+10.3f} %" for r in RATIOS))
     for row, shares in found["head_bytes"].items():
-        if row != "int8":
-            lines.append(f"  bytes, {row:17.17}" + "".join(f"{shares[f'{r:g}']:12.3f}" for r in RATIOS))
-    lines.append(
-        f"  int8, nothing removed: {100 * found['int8']:+.3f} % at {found['head_bytes']['int8']} of the bytes\n"
-    )
-    sys.stdout.write("\n".join(lines))
+        lines.append(f"  bytes, {row:17.17}" + "".join(f"{shares[f'{r:g}']:12.3f}" for r in RATIOS))
+    for row, each in found["rounded"].items():
+        lines.append(f"  {row:24}{100 * each['drift']:+10.3f} % at {each['bytes']:.3f} of the bytes")
+    sys.stdout.write("\n".join([*lines, ""]))
     sys.stdout.flush()

@@ -1,27 +1,32 @@
-"""Drift of 8-bit columns, prepared and not, at every ratio on the causal reference models, bytes of the head beside it.
+"""Drift and KL of 8-bit and 4-bit columns at every ratio on the causal reference models, bytes of the head beside it.
 
 Calibrated on one part of prose-valid.txt and measured on another; method `probability`, a ratio of 0 rounds alone.
+`unprepared` rounds the columns as they are. `nearest` prepares them but puts no error into later columns.
 """
 
 import sys
 import tempfile
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
+from unittest.mock import patch
 
 import torch
 
+from headroom.quantized_head import scaled
 from service.column_counts import kept_columns
+from service.compression import precision
 from service.compression.basis import build_basis
-from service.compression.precision import measure_rounded, round_head, round_rows
+from service.compression.precision import measure_rounded, round_groups, round_head, round_rows
 from service.compression.slicing import slice_head
 from service.compression.source import open_source
 from service.ports import EngineTask, LocalModel
-from service.recipes.compress import CompressRecipe, Method
+from service.recipes.compress import CompressRecipe, Method, RoundedDtype
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 MODELS = ("docs-gpt2-13m", "docs-gpt2-13m-long", "docs-llama-untied-12m")
 RATIOS = (0.0, 0.3, 0.5, 0.6, 0.7)
+ROUNDED: tuple[RoundedDtype, ...] = get_args(RoundedDtype)
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 OPTIONS = {"evaluation_tokens": 8192}
 
@@ -50,19 +55,27 @@ def _measure(name: str, folder: Path) -> dict[str, dict[str, float]]:
     for ratio in RATIOS:
         kept = kept_columns(head.hidden_size, ratio, 8)
         source_dtype = slice_head(head, basis, kept, statistics.mean_hidden, repair=True)
-        quantized, scale = round_rows(source_dtype.weight.double())
-        prepared = round_head(source_dtype, head, statistics, 0)
+        prepared = {name: round_head(source_dtype, head, statistics, 0, name) for name in ROUNDED}
+        with patch.object(precision, "round_groups", lambda rows, feedback: round_groups(rows)):
+            nearest = round_head(source_dtype, head, statistics, 0, "int4")
+        weight = source_dtype.weight.double()
+        quantized, scale = round_rows(weight)
+        nibbles, group_scale = round_groups(weight)
         candidates = {
             "source": source_dtype,
             "int8, unprepared": replace(source_dtype, weight=quantized.float() * scale[:, None]),
-            "int8": prepared,
+            "int8": prepared["int8"],
+            "int4, unprepared": replace(source_dtype, weight=scaled(nibbles, group_scale.float())),
+            "int4, nearest": nearest,
+            "int4": prepared["int4"],
         }
         row = {}
         for label, factors in candidates.items():
             point = measure_rounded(source.evaluation, head, factors, ratio, 0, DEVICE)
             row[label] = float(f"{point.perplexity_drift:.3g}")
-        bytes_of = {"bytes, source": source_dtype, "bytes, int8": prepared}
-        row |= {label: round(factors.head_nbytes / head.weight.nbytes, 3) for label, factors in bytes_of.items()}
+            row[f"KL, {label}"] = float(f"{point.kl_mean:.3g}")
+        bytes_of = {"source": source_dtype} | prepared
+        row |= {f"bytes, {label}": round(each.head_nbytes / head.weight.nbytes, 3) for label, each in bytes_of.items()}
         found[f"{ratio:g}"] = row
         sys.stdout.write(f"{name} {ratio:g} {row}\n")
     return found

@@ -13,11 +13,12 @@ from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from headroom.head import FORMAT_VERSION, SameEmbedding, SlicedEmbedding, SlicedHead, fingerprint_inputs
-from headroom.quantized_head import QuantizedHead
+from headroom.quantized_head import PackedHead, QuantizedHead, RoundedHead
 
 # Share of the spread of the fingerprint's logits by which they may differ, beside the rounding of the dtype that is
 # loaded. Another dtype moves them by a few percent of the spread, a head initialised at random by fifty and more.
 FINGERPRINT_TOLERANCE = 0.15
+ROUNDED_HEADS: dict[str, type[RoundedHead]] = {"int8": QuantizedHead, "int4": PackedHead}
 
 
 @register_quantization_config("headroom")
@@ -48,7 +49,7 @@ class HeadroomConfig(QuantizationConfigMixin):  # type: ignore[misc]  # transfor
         fingerprint: dict[str, Any] | None = None,
         quant_method: str = "headroom",
     ) -> None:
-        if head_dtype not in ("source", "int8"):
+        if head_dtype not in ("source", *ROUNDED_HEADS):
             raise ValueError(f"this package does not read heads of {head_dtype}: install a newer headroom-lm")
         if version != FORMAT_VERSION:
             raise ValueError(
@@ -148,9 +149,10 @@ class HeadroomQuantizer(HfQuantizer):  # type: ignore[misc]
         return False
 
 
-def sliced_head(config: HeadroomConfig) -> SlicedHead | QuantizedHead:
-    if config.head_dtype == "int8":
-        return QuantizedHead(config.hidden_size, config.vocab_size, config.kept_columns, bias=config.bias)
+def sliced_head(config: HeadroomConfig) -> SlicedHead | RoundedHead:
+    rounded = ROUNDED_HEADS.get(config.head_dtype)
+    if rounded is not None:
+        return rounded(config.hidden_size, config.vocab_size, config.kept_columns, bias=config.bias)
     return SlicedHead(
         config.hidden_size,
         config.vocab_size,
@@ -218,7 +220,7 @@ def untie(model: Any, lm_head: str) -> None:
         model.config.tie_word_embeddings = False
 
 
-def _dense_linear(head: SlicedHead | QuantizedHead) -> nn.Linear:
+def _dense_linear(head: SlicedHead | RoundedHead) -> nn.Linear:
     dense = head.dense_weight()
     linear = nn.Linear(head.in_features, head.out_features, bias=head.bias is not None, device="meta")
     linear.weight = nn.Parameter(dense, requires_grad=False)

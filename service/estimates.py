@@ -4,8 +4,8 @@ V: rows of the head, d: its columns, k: columns kept, b: bytes of one weight, P:
 evaluated, of all corpora together.
 
 - head_bytes_after = b (V k + V) + basis: the kept columns and the repaired bias, and what maps a hidden state to
-  them: b k d for a general basis, 8 k for a permutation. With 8-bit columns
-  V k + 4 V + b (V + k d). This is what the head reads for each token, tied or not;
+  them: b k d for a general basis, 8 k for a permutation. With 8-bit columns V k + 4 V + b (V + k d), with 4-bit ones
+  V (k / 2 + 2 ceil(k / 32)) + b (V + k d). This is what the head reads for each token, tied or not;
   a tied model's file does not shrink, since its embedding keeps the other columns.
 - seconds = (2 P T [backbone] + 4 V d T [two passes of the sweep] + 2 P E [validation] + 60 d^3 [decompositions])
   / 3e10, for each model of the job, + 10: one CPU core and the start of a process. A GPU takes a small part of it.
@@ -19,6 +19,7 @@ from dataclasses import dataclass
 
 from service.column_counts import checked_kept_columns
 from service.errors import UnsupportedHead, UnsupportedModel
+from service.head_bytes import HeadShape
 from service.model_files import ModelInspection
 from service.recipes.compare import CompareRecipe
 from service.recipes.compress import CompressRecipe, Method
@@ -96,11 +97,9 @@ def _kept(recipe: CompressRecipe, head: HeadFacts) -> int | None:
 
 
 def _head_bytes(head: HeadFacts, kept: int, recipe: CompressRecipe) -> int:
-    if recipe.options.head_dtype == "int8":
-        general = head.weight_bytes * (head.vocab_size + kept * head.hidden_size)
-        return head.vocab_size * (kept + 4) + general
-    basis = head.weight_bytes * kept * head.hidden_size if recipe.method in GENERAL_BASES else 8 * kept
-    return head.weight_bytes * (head.vocab_size * kept + head.vocab_size) + basis
+    permutation = recipe.method not in GENERAL_BASES
+    shape = HeadShape(head.vocab_size, head.hidden_size, head.weight_bytes, bias=True, permutation=permutation)
+    return shape.nbytes(kept, recipe.options.head_dtype)
 
 
 def _seconds(recipe: Recipe, model: ModelInspection, head: HeadFacts, corpus_bytes: Sequence[int]) -> float:

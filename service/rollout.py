@@ -75,8 +75,10 @@ def _stage(point: dict[str, Any], share: float) -> dict[str, Any]:
 
 def _sampling(report: dict[str, Any], can_widen: bool) -> str:
     """How to see what the figures of a stage are, while it serves."""
-    if report.get("head_dtype") == "int8":
-        return "headroom.monitor cannot watch an 8-bit head: send a sample of the traffic to both models and compare."
+    if report.get("head_dtype", "source") != "source":
+        return (
+            "headroom.monitor cannot watch a head of integers: send a sample of the traffic to both models and compare."
+        )
     if can_widen:
         return "headroom.monitor(model) samples them."
     return "headroom.monitor(model, full_weight=...) samples them, with the original lm_head.weight."
@@ -121,7 +123,7 @@ def _checklist(report: dict[str, Any], selected: dict[str, Any]) -> list[dict[st
             f"{selected['top1_agreement']:.1%} of positions",
         ),
         _item("The evaluation text is like what the model will be used on", None, "yours to judge"),
-        _item("An 8-bit head was considered", None, report.get("advice", "")),
+        _item("A plain 8-bit head was considered", None, report.get("advice", "")),
         _item("The hashes of the downloaded files were verified", None, "`headroom download` does it"),
     ]
 

@@ -58,7 +58,7 @@ def read_ratio(context: click.Context, option: click.Parameter, value: str) -> f
 @click.option("--publish", metavar="NS/NAME", help="What the server's hub calls the checkpoint.")
 @click.option("--output", type=click.Path(path_type=Path), metavar="DIR", help="Default: <name>-headroom.")
 @click.option("--tied", type=click.Choice(["keep", "untie"]), help="What becomes of a head tied to the input table.")
-@click.option("--head-dtype", type=click.Choice(["source", "int8"]), help="Round the kept columns to 8 bits?")
+@click.option("--head-dtype", type=click.Choice(["source", "int8", "int4"]), help="Round the kept columns?")
 @click.option("--repair", type=click.Choice(["mean", "none"]), help="Fold the mean of what is removed into the bias?")
 @click.option("--keep-removed", is_flag=True, default=None, help="Store what `headroom restore` needs.")
 @click.option("--export", type=click.Choice(["dense", "onnx"]), multiple=True, help="Write this too. Repeatable.")

@@ -28,6 +28,8 @@ DTYPE_NAMES = {
     torch.float16: "F16",
     torch.float64: "F64",
     torch.int8: "I8",
+    torch.uint8: "U8",
+    torch.int16: "I16",
     torch.int32: "I32",
     torch.int64: "I64",
 }
@@ -87,7 +89,7 @@ def plan_checkpoint(
         "source_tied": head.is_tied,
         "source_tie_word_embeddings": source.config.get("tie_word_embeddings"),
         "nested": factors.rounded is None,
-        "head_dtype": "source" if factors.rounded is None else "int8",
+        "head_dtype": "source" if factors.rounded is None else factors.rounded.head_dtype,
         "mean_repaired": factors.mean_hidden is not None,
         "transform": head.transform.describe(),
         "fingerprint": fingerprint,
@@ -145,8 +147,7 @@ def _missing_prefix(head: LmHead, stored: StoredNames, base_model_prefix: str) -
 def _head_tensors(name: str, factors: SlicedFactors, *, tied: bool) -> dict[str, Tensor | TensorEntry]:
     tensors: dict[str, Tensor | TensorEntry] = {}
     if factors.rounded is not None:
-        tensors[f"{name}.quantized"] = factors.rounded.quantized
-        tensors[f"{name}.scale"] = factors.rounded.scale.view(torch.int32)
+        tensors |= {f"{name}.{part}": tensor for part, tensor in factors.rounded.tensors.items()}
     elif not tied:
         tensors[f"{name}.weight"] = factors.weight
     if factors.triangle is not None:

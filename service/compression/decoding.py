@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from service.compression.reading import Objective, Reading
 
 PROMPT_TOKENS, STEPS, WARM_STEPS = 16, 16, 2
-READ = ("weight", "quantized", "scale", "basis", "bias")  # of a plain, sliced or 8-bit head, for every position
+# Of a plain, sliced or rounded head, read for every position.
+READ = ("weight", "quantized", "scale", "packed", "group_scale", "basis", "bias")
 
 
 def head_bytes(head: nn.Module) -> int:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from headroom.head import SlicedHead
-from headroom.quantized_head import QuantizedHead
+from headroom.quantized_head import RoundedHead
 from service.compression.hidden_states import forward
 from service.errors import ExportUnavailable
 
@@ -46,11 +46,11 @@ def check(*, is_encoder_decoder: bool) -> None:
 def write(model: Any, path: Path, ids: Tensor) -> float:
     """Write the graph; the largest difference of its logits from torch's. ids: (windows, window), of real text.
 
-    model: as load_stored gives it in float32, on the CPU; an 8-bit head is widened in place. A graph over 1.5 GB
+    model: as load_stored gives it in float32, on the CPU; a rounded head is widened in place. A graph over 1.5 GB
     keeps its weights in a file beside it. ExportUnavailable when torch cannot write it, or when it says something else.
     """
     head = model.get_output_embeddings()
-    if isinstance(head, QuantizedHead):
+    if isinstance(head, RoundedHead):
         model.set_output_embeddings(_widened(head))
     wrapped = _Logits(model).eval()
     sample = torch.stack([ids[0], ids[-1]])[:, : max(2, ids.shape[1] // 2)]
@@ -75,13 +75,12 @@ def write(model: Any, path: Path, ids: Tensor) -> float:
     return _checked(wrapped, path, ids)
 
 
-def _widened(head: QuantizedHead) -> SlicedHead:
-    """The same columns as float32 numbers: a graph of 8-bit blocks would be slower in most runtimes."""
+def _widened(head: RoundedHead) -> SlicedHead:
+    """The same columns as float32 numbers: a graph of blocks of integers would be slower in most runtimes."""
     wide = SlicedHead(
         head.in_features, head.out_features, head.basis.shape[0], permutation=False, bias=head.bias is not None
     )
-    columns = head.quantized.float() * head.scale.view(torch.float32)[:, None]
-    wide.weight = nn.Parameter(columns, requires_grad=False)
+    wide.weight = nn.Parameter(head.columns(), requires_grad=False)
     wide.basis, wide.bias = head.basis, head.bias
     return wide
 

@@ -109,8 +109,8 @@ def compress(task: EngineTask[CompressRecipe], progress: Progress) -> EngineOutc
         with timer.phase(Phase.SLICING) as report_progress:
             factors = slice_head(source.head, basis, point.kept_columns, statistics.mean_hidden, repair=repair)
             predicted = [one.at(point.kept_columns) for one in choice.sets]
-            if recipe.options.head_dtype == "int8":
-                factors = round_head(factors, source.head, statistics, recipe.options.seed)
+            if recipe.options.head_dtype != "source":
+                factors = round_head(factors, source.head, statistics, recipe.options.seed, recipe.options.head_dtype)
                 predicted = _measure_rounded(source, choice, point, factors, recipe.options.seed, device)
             plan = _write(task, source, factors, report_progress)
         with timer.phase(Phase.VALIDATING) as report_progress:
@@ -164,9 +164,7 @@ def _described(gap: Gap | None) -> dict[str, Any] | None:
 
 
 def _outcome(verdict: Verdict, report: dict[str, Any], timer: PhaseTimer) -> EngineOutcome:
-    return EngineOutcome(
-        verdict, report | {"advice": advice(report["bytes"], report["head_dtype"]), "timing": timer.timing}
-    )
+    return EngineOutcome(verdict, report | {"advice": advice(report), "timing": timer.timing})
 
 
 def _write(

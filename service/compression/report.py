@@ -1,7 +1,9 @@
 """The report of a job, its fields as docs/report.md names them. Figures only; nothing is measured or written here."""
 
 from importlib.metadata import version
-from typing import Any
+from typing import Any, get_args
+
+import torch
 
 from service.compression.basis import Basis
 from service.compression.checkpoint import Plan
@@ -11,15 +13,16 @@ from service.compression.encoding_report import fitted_section, sparsity_section
 from service.compression.gate import Choice, StoredDrift
 from service.compression.slicing import SlicedFactors
 from service.compression.source import Source
+from service.head_bytes import HeadShape
 from service.ports import EngineTask
-from service.recipes.compress import CompressRecipe, DriftBudget
+from service.recipes.compress import CompressRecipe, DriftBudget, RoundedDtype
 from service.recipes.job_recipe import JobRecipe
 
 UNNOTICED_KL = 0.02  # nats a token above which a budget on perplexity alone is worth a remark
 # A further corpus whose hidden states leave the calibration's directions, and whose predictions move, this much more
 # than those of the held-out part was not covered by the calibration.
 UNSEEN_SHARE, UNSEEN_KL = 1.25, 1.5
-INT8_SHARE = 0.5  # bytes of an 8-bit head, of a 16-bit one
+BITS = {"int8": 8, "int4": 4}
 
 
 def versions() -> dict[str, str]:
@@ -206,30 +209,48 @@ def sizes(source: Source, plan: Plan | None, factors: SlicedFactors | None) -> d
     }
 
 
-def advice(sizes_found: dict[str, int | None], head_dtype: str) -> str:
-    """What a user should know before using the result: the plain alternative, at equal bytes."""
-    after, before = sizes_found["head_after"], sizes_found["head_before"]
+def advice(report: dict[str, Any]) -> str:
+    """What a user should know before using the result: the plain alternatives and their bytes, measured or not."""
+    found = report["bytes"]
+    after, before = found["head_after"], found["head_before"]
+    plain = _plain_shares(report["head"])
     if after is None or not before:
-        return "Nothing was stored: the drift budget refused it. A smaller ratio or an 8-bit head may serve you better."
-    share = after / before
-    if head_dtype == "int8":
-        file_before, file_after = sizes_found["checkpoint_before"], sizes_found["checkpoint_after"]
-        larger = file_before is not None and file_after is not None and file_after > file_before
-        return f"This head reads {share:.2f} of the original bytes, 8-bit columns included." + (
-            f" The checkpoint holds {file_after:,} bytes, {file_before:,} before: the head shared the input table, "
-            "which must stay as it was, and has one of its own now."
-            if larger
-            else ""
-        )
-    if share > INT8_SHARE:
         return (
-            f"This head reads {share:.2f} of the original bytes. An 8-bit head would read about {INT8_SHARE:.2f} of "
-            "them, usually with less drift; it was not measured here. Where your engine runs 8-bit heads, compare "
-            "with one before you choose this."
+            "Nothing was stored: the drift budget refused it. A smaller ratio, or all columns in 8 bits (ratio 0, "
+            f"options.head_dtype int8: about {plain['int8']:.2f} of the head's bytes), may serve you better."
         )
+    share = after / before
+    reads = f"This head reads {share:.2f} of the original bytes"
+    if report["head_dtype"] != "source":
+        return f"{reads}, {BITS[report['head_dtype']]}-bit columns included.{_grown(found)}"
+    if share > plain["int8"]:
+        return (
+            f"{reads}. A plain 8-bit head would read about {plain['int8']:.2f} of them, usually with less drift; it "
+            "was not measured here. options.head_dtype int8 with ratio 0 measures and stores one."
+        )
+    fewer = "more than" if share > plain["int4"] else "and fewer than"
     return (
-        f"This head reads {share:.2f} of the original bytes, fewer than an 8-bit head would ({INT8_SHARE:.2f}). "
-        "An 8-bit head was not measured here."
+        f"{reads}, fewer than a plain 8-bit head would ({plain['int8']:.2f}) {fewer} a plain 4-bit one "
+        f"({plain['int4']:.2f}). Neither was measured here; options.head_dtype rounds the kept columns as well."
+    )
+
+
+def _plain_shares(head: dict[str, Any]) -> dict[str, float]:
+    """Bytes of a head with all columns as integers, of the original's."""
+    item = getattr(torch, head["dtype"]).itemsize
+    shape = HeadShape(head["vocab_size"], head["hidden_size"], item, bias=True, permutation=False)
+    before = item * head["vocab_size"] * (head["hidden_size"] + bool(head["bias"]))
+    return {name: shape.nbytes(head["hidden_size"], name) / before for name in get_args(RoundedDtype)}
+
+
+def _grown(found: dict[str, int | None]) -> str:
+    """Why the file of a tied model is larger now."""
+    before, after = found["checkpoint_before"], found["checkpoint_after"]
+    if before is None or after is None or after <= before:
+        return ""
+    return (
+        f" The checkpoint holds {after:,} bytes, {before:,} before: the head shared the input table, which must stay "
+        "as it was, and has one of its own now."
     )
 
 

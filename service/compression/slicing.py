@@ -13,14 +13,15 @@ from torch import Tensor
 from service.compression.basis import Basis
 from service.compression.lm_head import LmHead
 from service.errors import InvalidSelection
+from service.recipes.compress import RoundedDtype
 
 
 @dataclass(frozen=True, eq=False)
 class Rounded:
-    """Columns as integers: row v of the weight is quantized[v] * scale[v]."""
+    """Columns as integers and their scales."""
 
-    quantized: Tensor  # (vocab, k) int8
-    scale: Tensor  # (vocab,) float32
+    head_dtype: RoundedDtype
+    tensors: dict[str, Tensor]  # as the module of this precision holds them (headroom/quantized_head.py)
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,7 +57,7 @@ class SlicedFactors:
     @property
     def head_nbytes(self) -> int:
         """Bytes that the head reads for a position: columns, projection, bias."""
-        stored = (self.weight,) if self.rounded is None else (self.rounded.quantized, self.rounded.scale)
+        stored = (self.weight,) if self.rounded is None else self.rounded.tensors.values()
         return sum(tensor.nbytes for tensor in (*stored, self.projection, self.bias) if tensor is not None)
 
     def project(self, hidden: Tensor) -> Tensor:

@@ -13,6 +13,9 @@ CALIBRATED = "corpus"  # the name of the corpus that also calibrates, among thos
 
 Ratio = Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)]
 
+RoundedDtype = Literal["int8", "int4"]
+HeadDtype = Literal["source"] | RoundedDtype
+
 
 class Method(StrEnum):
     """Which basis the head is written in before its columns are deleted (docs/methods.md)."""
@@ -51,7 +54,7 @@ class EvaluationCorpus(Strict):
 class CompressOptions(ReadingOptions):
     """Settings with good defaults."""
 
-    head_dtype: Literal["source", "int8"] = "source"
+    head_dtype: HeadDtype = "source"
     repair: Literal["mean", "none"] = "mean"
     tied: Literal["keep", "untie"] = "keep"
     compare: list[Annotated[Method, Field(strict=False)]] = Field(
@@ -126,7 +129,7 @@ class CompressRecipe(JobRecipe):
     @model_validator(mode="after")
     def _rounding_and_slicing_agree(self) -> Self:
         if self.ratio == 0 and self.options.head_dtype == "source":
-            raise ValueError("a ratio of 0 removes nothing: ask for more, or for options.head_dtype int8")
+            raise ValueError("a ratio of 0 removes nothing: ask for more, or for options.head_dtype int8 or int4")
         if self.options.keep_removed and self.options.head_dtype != "source":
             raise ValueError("a rounded head cannot be restored: leave out options.keep_removed, or head_dtype")
         return self

@@ -161,18 +161,20 @@ def test_every_tensor_of_the_checkpoint_is_documented_with_its_shape() -> None:
     import torch
 
     from headroom.head import SlicedEmbedding, SlicedHead
-    from headroom.quantized_head import QuantizedHead
+    from headroom.quantized_head import PackedHead, QuantizedHead
 
     letters = {5: "V", 4: "d", 3: "k", 1: "d - k", 2: "n"}
-    dtypes = {torch.int8: "int8", torch.int64: "int64", torch.int32: "int32: bits of float32"}
+    of_packed = {5: "V", 70: "k", 35: "ceil(k / 2)", 4: "d", 3: "ceil(k / 32)"}
+    dtypes = {torch.int8: "int8", torch.uint8: "uint8", torch.int64: "int64", torch.int32: "int32: bits of float32"}
+    dtypes |= {torch.int16: "int16: bits of bfloat16"}
     found: dict[str, tuple[str, str]] = {}
     for permutation in (True, False):
         head = SlicedHead(4, 5, 3, permutation=permutation, bias=True, held=2, mean_repaired=True)
         embedding = SlicedEmbedding(5, 4, 3, permutation=permutation, scale=1.0, padding_idx=None)
-        rounded = QuantizedHead(4, 5, 3, bias=True)
-        for module, holder in ((head, "HEAD"), (rounded, "HEAD"), (embedding, "EMBED")):
+        rounded, packed = QuantizedHead(4, 5, 3, bias=True), PackedHead(4, 5, 70, bias=True)
+        for module, holder in ((head, "HEAD"), (rounded, "HEAD"), (packed, "HEAD"), (embedding, "EMBED")):
             for name, tensor in module.state_dict().items():
-                sizes = [letters[size] for size in tensor.shape]
+                sizes = [(of_packed if module is packed else letters)[size] for size in tensor.shape]
                 shape = f"({sizes[0]},)" if len(sizes) == 1 else f"({', '.join(sizes)})"
                 found[f"{holder}.{name}"] = shape, dtypes.get(tensor.dtype, "the model's")
     table = {plain(name): (shape, dtype) for name, shape, dtype, *_ in rows(FORMAT, "## Tensors")}

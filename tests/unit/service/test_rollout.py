@@ -58,7 +58,12 @@ def test_the_way_back_depends_on_where_the_removed_columns_are(can_widen: bool, 
 
 @pytest.mark.parametrize(
     ("head_dtype", "can_widen", "words"),
-    [("source", True, "monitor(model) samples"), ("source", False, "full_weight=..."), ("int8", False, "cannot watch")],
+    [
+        ("source", True, "monitor(model) samples"),
+        ("source", False, "full_weight=..."),
+        ("int8", False, "cannot watch"),
+        ("int4", False, "cannot watch"),
+    ],
 )
 def test_the_monitor_is_only_offered_where_it_works(head_dtype: str, can_widen: bool, words: str) -> None:
     report = make_report(drifts={0.5: 0.004}, chosen=0.5) | {"head_dtype": head_dtype}
