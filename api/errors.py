@@ -72,6 +72,8 @@ CATALOGUE: dict[str, ErrorKind] = {
     "repository_not_found": ErrorKind(404, "There is no such repository"),
     "revision_not_found": ErrorKind(404, "The repository has no such revision"),
     "corpus_in_use": ErrorKind(409, "The corpus is in use"),
+    "idempotency_key_reused": ErrorKind(422, "The key came with another request before"),
+    "request_in_flight": ErrorKind(409, "The same request is being answered"),
     "key_not_found": ErrorKind(404, "There is no such key"),
     "repository_taken": ErrorKind(409, "The repository belongs to another owner"),
     # the machine

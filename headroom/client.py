@@ -9,13 +9,14 @@ with Client("http://127.0.0.1:8000") as client:
 import json
 import re
 import time
+import uuid
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, Unpack
 
-from headroom.connection import Connection
+from headroom.connection import IDEMPOTENCY_KEY, Connection
 from headroom.downloads import OnBytes, download_files
 from headroom.errors import HeadroomError, InvalidArgument, ServerUnreachable, WaitTimeout
 from headroom.key import find_key
@@ -175,7 +176,7 @@ class Client:
             raise InvalidArgument(
                 "NaN and infinities are no numbers to send; check the ratio and the budgets."
             ) from error
-        headers = {"Content-Type": "application/json"}
+        headers = {"Content-Type": "application/json", IDEMPOTENCY_KEY: uuid.uuid4().hex}
         answer: dict[str, Any] = self._connection.json(
             "POST", "/v1/jobs", params=query, headers=headers, content=content
         )

@@ -12,6 +12,8 @@ from headroom.errors import FieldError, HeadroomError, InvalidArgument, ServerUn
 
 RETRY_PAUSES = (0.2, 0.8)  # a wrong URL should be told within about a second
 REPEATABLE = frozenset({"GET", "HEAD"})
+IDEMPOTENCY_KEY = "Idempotency-Key"  # the server does such a request once, however often it is sent
+IN_FLIGHT = '"request_in_flight"'
 NEVER_SENT = (httpx.ConnectError, httpx.ConnectTimeout)  # safe to repeat whatever the method
 
 
@@ -39,17 +41,20 @@ class Connection:
 
     def request(self, method: str, path: str, **options: Any) -> httpx.Response:
         """Send, and send again after a pause where that is safe. Answers of 400 and above are raised."""
+        has_key = IDEMPOTENCY_KEY in (options.get("headers") or {})
         for attempt in range(len(self._pauses) + 1):
             try:
                 response = self._http.request(method, path, **options)
             except httpx.TransportError as error:
-                repeatable = method in REPEATABLE or isinstance(error, NEVER_SENT)
+                repeatable = method in REPEATABLE or has_key or isinstance(error, NEVER_SENT)
                 if attempt == len(self._pauses) or not repeatable:
                     raise self.unreachable(error) from error
-                time.sleep(self._pauses[attempt])
             else:
-                self.raise_for_problem(response)
-                return response
+                is_answered_elsewhere = has_key and response.status_code == 409 and IN_FLIGHT in response.text
+                if attempt == len(self._pauses) or not is_answered_elsewhere:
+                    self.raise_for_problem(response)
+                    return response
+            time.sleep(self._pauses[attempt])
         raise AssertionError("the last attempt returns or raises")
 
     def json(self, method: str, path: str, **options: Any) -> Any:

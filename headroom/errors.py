@@ -22,6 +22,7 @@ BAD_INPUT_CODES = frozenset(
         "corrupt_checkpoint",
         "export_unavailable",
         "forbidden",
+        "idempotency_key_reused",
         "invalid_argument",
         "invalid_model_id",
         "invalid_selection",

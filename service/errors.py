@@ -31,6 +31,8 @@ ServiceError
 │   ├── RepositoryNotFound     nothing was published under this name
 │   ├── RevisionNotFound       the repository has no such commit or tag
 │   ├── CorpusInUse            a queued or running job still reads it
+│   ├── IdempotencyKeyReused   the key came with another request before
+│   ├── RequestInFlight        the same request is being answered
 │   ├── KeyNotFound            to be revoked, but there is no such key
 │   └── RepositoryTaken        another owner publishes under this name
 └── InfrastructureError        the machine failed, not the user; a later attempt may succeed
@@ -179,6 +181,14 @@ class RevisionNotFound(StateError):
 
 class CorpusInUse(StateError):
     code = "corpus_in_use"
+
+
+class IdempotencyKeyReused(StateError):
+    code = "idempotency_key_reused"
+
+
+class RequestInFlight(StateError):
+    code = "request_in_flight"
 
 
 class KeyNotFound(StateError):

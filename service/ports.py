@@ -12,6 +12,7 @@ from service.audit import AuditEntry, AuditFilter, AuditPage
 from service.errors import FileNotFound
 from service.jobs import Event, Job, JobError, Phase, Status
 from service.model_files import ModelInspection
+from service.receipts import Answer, KeyedRequest, Receipt, Reservation
 from service.recipes.job_recipe import JobRecipe
 
 Clock: TypeAlias = Callable[[], datetime]  # timezone-aware UTC
@@ -73,10 +74,20 @@ ENDED_JOBS = 1000
 class JobStore(Protocol):
     """The store of truth. Every method is one transaction; StoreUnavailable when the database is away."""
 
-    def add(self, job: Job) -> None:
-        """Insert a queued job, its first event and its outbox row together.
+    def add(self, job: Job, receipt: Receipt | None = None) -> None:
+        """Insert a queued job, its first event, its outbox row and the receipt of its request together.
 
-        RepositoryTaken if another owner has a job that published, or may yet, under its repository's name."""
+        RepositoryTaken if another owner has a job that published, or may yet, under its repository's name;
+        RequestInFlight if another request has taken over the reservation of the receipt."""
+
+    def reserve(self, request: KeyedRequest) -> Reservation | Answer:
+        """The right to answer this request, or what it was answered. IdempotencyKeyReused, RequestInFlight."""
+
+    def give_back(self, reservation: Reservation) -> None:
+        """Nothing was done. Ignored once there is an answer, or when it was taken over."""
+
+    def forget_requests(self, before: datetime) -> None:
+        """Remove what is known of requests that were reserved before."""
 
     def get(self, job_id: str, owner: str | None = None) -> Job:
         """JobNotFound if there is none, or none of this owner: what the two take is the same."""

@@ -5,6 +5,7 @@ is away delays a job and loses none, since the sweeper sends what was not sent.
 """
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from service.access import Caller
@@ -13,6 +14,7 @@ from service.estimates import Estimate, HeadFacts, estimate, head_facts
 from service.jobs import WITHOUT_FILES, Job, Status, new_job_id
 from service.owned_corpora import OwnedCorpora
 from service.ports import Clock, FoundModel, JobFilter, JobQueue, JobStore, ModelSource
+from service.receipts import Receipt
 from service.recipes.job_recipe import CorpusReference, InlineText
 from service.recipes.recipe import Recipe
 from service.tracing import NoTracer, Tracer
@@ -46,8 +48,10 @@ class Submission:
     clock: Clock
     tracer: Tracer = field(default_factory=NoTracer)
 
-    def accept(self, recipe: Recipe, caller: Caller) -> Job:
+    def accept(self, recipe: Recipe, caller: Caller, receipt_of: Callable[[Job], Receipt] | None = None) -> Job:
         """Store a queued job and tell the broker. Inline text becomes a corpus, and the recipe names it.
+
+        `receipt_of`: what to keep of the request that asked for the job, in one transaction with it.
 
         ModelNotFound, UnsafeModel, CorruptCheckpoint, CorpusNotFound, CorpusEmpty, RepositoryTaken: then nothing was
         queued.
@@ -65,7 +69,7 @@ class Submission:
             queued=now,
             trace=self.tracer.context(),
         )
-        self.store.add(job)
+        self.store.add(job, receipt_of(job) if receipt_of else None)
         self._send(job.id)
         return job
 

@@ -13,6 +13,7 @@ from service.errors import AttemptSuperseded, ServiceError, WorkerLost
 from service.jobs import Job, Status
 from service.logs import configure_logging
 from service.ports import JobFilter, JobQueue
+from service.receipts import KEPT_FOR
 from service.retries import retry_or_fail
 from service.settings import Settings
 from workers.parts import Parts, open_parts
@@ -24,13 +25,14 @@ logger = logging.getLogger(__name__)
 
 
 class Sweeper:
-    """Rounds of three steps. A step that fails is logged, and neither stops the other steps nor the next round."""
+    """Rounds of steps. A step that fails is logged, and neither stops the other steps nor the next round."""
 
     def __init__(self, parts: Parts, queue: JobQueue) -> None:
         self._steps: dict[str, Callable[[], None]] = {
             "sending": lambda: send_outbox(parts, queue),
             "reclaiming": lambda: reclaim_lapsed(parts),
             "discarding": lambda: discard_stale(parts),
+            "forgetting": lambda: forget_requests(parts),
         }
         self._said: dict[str, str] = {}  # what is wrong for an hour is said once, not at every round
 
@@ -75,6 +77,11 @@ def discard_stale(parts: Parts) -> None:
     removed = parts.artifacts.discard_stale({(job.id, job.attempt) for job in held})
     if removed:
         logger.info("removed %d staging folders of dead attempts", removed)
+
+
+def forget_requests(parts: Parts) -> None:
+    """Requests with an Idempotency-Key are known for a day."""
+    parts.store.forget_requests(parts.clock() - KEPT_FOR)
 
 
 def _all(parts: Parts, status: Status) -> list[Job]:

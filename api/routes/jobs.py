@@ -1,6 +1,7 @@
 """/v1/jobs: post, read, list and cancel jobs; their reports. Events are in events.py, files in files.py."""
 
 import re
+from functools import partial
 from typing import Annotated, Any, Self
 
 from fastapi import APIRouter, Query, Request, Response
@@ -10,10 +11,11 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from api.audit import audited
 from api.conditions import is_unchanged, prefers
 from api.dependencies import AppServices, JobsReader, JobsWriter, VisibleJob, needs
+from api.idempotency import IdempotencyKey, keyed, once
 from api.schemas import DryRunView, JobList, JobView
 from api.strict_requests import StrictRoute
 from service.access import Caller, Scope
-from service.jobs import Status
+from service.jobs import Job, Status
 from service.ports import JobFilter
 from service.recipes.job_recipe import LABEL_KEY
 from service.recipes.recipe import Recipe
@@ -71,14 +73,17 @@ class ListOptions(FilterOptions):
     dependencies=[audited("job.post")],
 )
 def submit(
-    recipe: Recipe, options: Annotated[SubmitOptions, Query()], services: AppServices, caller: JobsWriter
+    recipe: Recipe,
+    options: Annotated[SubmitOptions, Query()],
+    services: AppServices,
+    caller: JobsWriter,
+    idempotency_key: IdempotencyKey = None,
 ) -> Response:
     """Queue a job. 202 as soon as it is stored, also while the broker is away."""
     if options.validate_only:
         return _json(DryRunView.of(services.submission.try_out(recipe, caller)))
-    job = services.submission.accept(recipe, caller)
-    view = JobView.of(job)
-    return _json(view, status=202, headers={"Location": view.links.self})
+    request = keyed(caller, "POST /v1/jobs", idempotency_key, recipe.model_dump_json()) if idempotency_key else None
+    return once(services, request, partial(services.submission.accept, recipe, caller), _accepted)
 
 
 @router.get("", response_model=JobList)
@@ -128,6 +133,11 @@ def report(job: VisibleJob, request: Request, services: AppServices) -> Response
     if prefers(request.headers.get("accept", ""), "text/html"):
         return HTMLResponse(write_page(found), headers=headers | {"Content-Security-Policy": PAGE_POLICY})
     return JSONResponse(found, headers=headers)
+
+
+def _accepted(job: Job) -> Response:
+    view = JobView.of(job)
+    return _json(view, status=202, headers={"Location": view.links.self})
 
 
 def _json(view: BaseModel, status: int = 200, headers: dict[str, str] | None = None) -> Response:

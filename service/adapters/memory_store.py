@@ -15,11 +15,13 @@ from service.errors import (
     JobNotFound,
     ReportNotReady,
     RepositoryTaken,
+    RequestInFlight,
     StoreUnavailable,
     WorkerLost,
 )
 from service.jobs import WITHOUT_FILES, Event, Job, JobError, Phase, Status
 from service.ports import ENDED_JOBS, Clock, EndedJob, JobFilter, JobPage, StoreFigures
+from service.receipts import Answer, KeyedRequest, Receipt, Reservation, answer_of
 from service.transitions import (
     HELD,
     Change,
@@ -43,15 +45,39 @@ class MemoryJobStore:
         self._events: dict[str, list[Event]] = {}
         self._outbox: dict[str, datetime | None] = {}  # queued job -> when its message was sent
         self._reports: dict[str, str] = {}
+        self._receipts: dict[tuple[str, str, str], tuple[Reservation, Answer | None]] = {}
         self._updated: dict[str, datetime] = {}  # job -> when its version last grew
 
-    def add(self, job: Job) -> None:
+    def add(self, job: Job, receipt: Receipt | None = None) -> None:
         with self._open():
             if job.id in self._jobs:
                 raise InternalError(f"job id {job.id} was given out twice")
             if any(_takes_repository(other, job) for other in self._jobs.values()):
                 raise RepositoryTaken(f"{job.repository} belongs to another owner; publish under another name")
+            if receipt is not None:
+                self._keep(receipt)
             self._apply(Change(job, (("status", {"status": job.status.value}),)))
+
+    def reserve(self, request: KeyedRequest) -> Reservation | Answer:
+        place, now = _place(request), self._clock()
+        with self._open():
+            if place in self._receipts:
+                answer = answer_of(*self._receipts[place], request, now)
+                if answer is not None:
+                    return answer
+            made = Reservation(request, now)
+            self._receipts[place] = made, None
+            return made
+
+    def give_back(self, reservation: Reservation) -> None:
+        with self._open():
+            if self._receipts.get(_place(reservation.request)) == (reservation, None):
+                del self._receipts[_place(reservation.request)]
+
+    def forget_requests(self, before: datetime) -> None:
+        with self._open():
+            kept = {place: held for place, held in self._receipts.items() if held[0].time >= before}
+            self._receipts = kept
 
     def get(self, job_id: str, owner: str | None = None) -> Job:
         with self._open():
@@ -188,6 +214,12 @@ class MemoryJobStore:
             raise StoreUnavailable("the memory store was told to be away")
         return self._mutex
 
+    def _keep(self, receipt: Receipt) -> None:
+        place = _place(receipt.reservation.request)
+        if self._receipts.get(place) != (receipt.reservation, None):
+            raise RequestInFlight("the same request is being answered; send it again in a second")
+        self._receipts[place] = receipt.reservation, receipt.answer
+
     def _find(self, job_id: str, owner: str | None = None) -> Job:
         if job_id not in self._jobs or owner not in (None, self._jobs[job_id].owner):
             raise JobNotFound(f"there is no job {job_id}; list the jobs to see their ids")
@@ -217,6 +249,10 @@ class MemoryJobStore:
         elif before is None or before.status is not Status.QUEUED:
             self._outbox[job.id] = None
         return job
+
+
+def _place(request: KeyedRequest) -> tuple[str, str, str]:
+    return request.owner, request.route, request.key
 
 
 def _takes_repository(other: Job, job: Job) -> bool:

@@ -8,6 +8,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, Select, String, delete, false, func, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
+from service.adapters import sql_receipts
 from service.adapters.database import Database, serialize
 from service.adapters.sql_figures import read_figures
 from service.adapters.sql_rows import (
@@ -31,6 +32,7 @@ from service.errors import (
 )
 from service.jobs import FINAL, WITHOUT_FILES, Event, Job, JobError, Phase, Status, sources_of
 from service.ports import Clock, JobFilter, JobPage, StoreFigures
+from service.receipts import Answer, KeyedRequest, Receipt, Reservation
 from service.recipes.job_recipe import LABEL_KEY
 from service.transitions import HELD, Change, cancel_requested, claimed, ended, progressed, requeued
 
@@ -49,7 +51,7 @@ class SqlJobStore:
         self._database = database if isinstance(database, Database) else Database(database)
         self._clock = clock
 
-    def add(self, job: Job) -> None:
+    def add(self, job: Job, receipt: Receipt | None = None) -> None:
         change = Change(job, (("status", {"status": job.status.value}),))
         with self._database.writing() as connection:
             _check_repository(connection, job)
@@ -59,6 +61,20 @@ class SqlJobStore:
             except IntegrityError as error:
                 raise InternalError(f"job id {job.id} was given out twice") from error
             append_events(connection, change, now)
+            if receipt is not None:
+                sql_receipts.keep(connection, receipt)
+
+    def reserve(self, request: KeyedRequest) -> Reservation | Answer:
+        with self._database.writing() as connection:
+            return sql_receipts.reserve(connection, request, self._clock())
+
+    def give_back(self, reservation: Reservation) -> None:
+        with self._database.writing() as connection:
+            sql_receipts.give_back(connection, reservation)
+
+    def forget_requests(self, before: datetime) -> None:
+        with self._database.writing() as connection:
+            sql_receipts.forget(connection, before)
 
     def get(self, job_id: str, owner: str | None = None) -> Job:
         with self._database.reading() as connection:

@@ -22,7 +22,7 @@ from sqlalchemy import (
     select,
 )
 
-REVISION = "0006"  # the last migration: the one that gives these tables
+REVISION = "0007"  # the last migration: the one that gives these tables
 
 
 class UtcDateTime(TypeDecorator[datetime]):
@@ -174,6 +174,19 @@ audit = Table(
     Column("request_id", String(128)),
     Column("address", String(64)),
     Index(None, "owner", "number"),
+)
+
+receipts = Table(  # of requests with an Idempotency-Key
+    "receipts",
+    metadata,
+    Column("owner", String(64), primary_key=True),
+    Column("route", String(64), primary_key=True),
+    Column("key", String(255), primary_key=True),
+    Column("fingerprint", String(64), nullable=False),
+    Column("token", String(32), nullable=False),
+    Column("time", UtcDateTime, nullable=False),
+    Column("answer", Document),  # null while the request is being answered
+    Index(None, "time"),
 )
 
 alembic_version = Table("alembic_version", MetaData(), Column("version_num", String(32), primary_key=True))

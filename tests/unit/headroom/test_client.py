@@ -20,6 +20,16 @@ from service.jobs import Phase
 Soon = Callable[[Callable[[], None]], None]
 
 
+def test_every_job_is_posted_with_a_key_of_its_own(
+    client: Client, corpus: Path, services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys: list[str] = []
+    reserve = services.store.reserve
+    monkeypatch.setattr(services.store, "reserve", lambda request: (keys.append(request.key), reserve(request))[1])
+    jobs = {client.compress("acme/tiny", corpus, ratio=0.5).id for _ in range(2)}
+    assert (len(jobs), len(set(keys))) == (2, 2)
+
+
 def test_the_client_is_offered_by_the_package() -> None:
     import headroom
 

@@ -87,6 +87,16 @@ def test_a_broken_post_is_not_sent_twice(script: Script, connection: Connection)
     assert len(script.seen) == 1
 
 
+def test_a_post_with_a_key_is_sent_again_until_it_is_answered(script: Script, connection: Connection) -> None:
+    script.answers = [None, (409, '{"code": "request_in_flight", "title": "wait"}'), (202, "{}")]
+    assert connection.json("POST", "/v1/jobs", headers={"Idempotency-Key": "k"}) == {}
+    assert [seen["idempotency-key"] for seen in script.seen] == ["k"] * 3
+
+    script.answers = [(409, '{"code": "job_finished", "title": "over"}')]
+    with pytest.raises(HeadroomError, match="job_finished"):
+        connection.json("POST", "/v1/jobs", headers={"Idempotency-Key": "k"})
+
+
 def test_nobody_listening_is_told_with_the_address() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]

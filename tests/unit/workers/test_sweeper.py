@@ -11,6 +11,7 @@ from service.adapters.directory_corpora import DirectoryCorpora
 from service.adapters.memory_queue import MemoryQueue
 from service.adapters.memory_store import MemoryJobStore
 from service.jobs import Job, Phase, Status
+from service.receipts import KeyedRequest, Receipt, Reservation
 from service.settings import Settings
 from tests.factories import StoppedClock, claim_job, make_job
 from workers.parts import Parts
@@ -201,3 +202,15 @@ def test_more_running_jobs_than_one_page_all_keep_their_staging(parts: Parts, qu
     sweep(parts, queue)
 
     assert all(folder.is_dir() for folder in folders)
+
+
+def test_requests_of_yesterday_are_forgotten(parts: Parts, store: MemoryJobStore, clock: StoppedClock) -> None:
+    asked = KeyedRequest("a", "POST /v1/jobs", "k", "f")
+    reservation = store.reserve(asked)
+    assert isinstance(reservation, Reservation)
+    store.add(make_job(), Receipt(reservation, {"status": 202}))
+    sweep(parts, MemoryQueue())
+    assert store.reserve(asked) == {"status": 202}
+    clock.advance(24 * 3600 + 1)
+    sweep(parts, MemoryQueue())
+    assert store._receipts == {}
