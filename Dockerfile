@@ -1,4 +1,4 @@
-# Two images from one file. Both run as a user without rights and keep everything in /data.
+# Two images from one file. Both run as a user without rights and write nowhere but to /data and /tmp.
 #
 #   docker build --target api    --tag headroom-api .       API, sweeper and migration; holds no torch
 #   docker build --target worker --tag headroom-worker .    runs jobs, with torch and transformers
@@ -18,7 +18,7 @@ COPY constraints.txt ./
 FROM build AS build-api
 COPY . .
 RUN --mount=type=cache,target=/root/.cache/pip \
-    pip install --constraint constraints.txt '.[api,postgres,s3]'
+    pip install --constraint constraints.txt '.[api,postgres,s3,tracing]'
 
 FROM build AS build-worker
 ARG TORCH_INDEX=""
@@ -27,16 +27,22 @@ RUN --mount=type=cache,target=/root/.cache/pip \
     pip install --constraint constraints.txt ${TORCH_INDEX:+--extra-index-url ${TORCH_INDEX}} torch==2.13.0
 COPY . .
 RUN --mount=type=cache,target=/root/.cache/pip \
-    pip install --constraint constraints.txt '.[worker,postgres,s3]'
+    pip install --constraint constraints.txt '.[worker,postgres,s3,onnx,tracing]'
 
 FROM ${PYTHON_IMAGE} AS runtime
 # A fresh named volume takes over the owner of /data.
 RUN groupadd --gid 10001 headroom \
     && useradd --uid 10001 --gid headroom --create-home headroom \
     && install --directory --owner headroom --group headroom /data
-# PYTHONSAFEPATH: the current folder may hold packages with names like ours.
-ENV PATH=/opt/headroom/bin:$PATH PYTHONSAFEPATH=1 PYTHONUNBUFFERED=1 HEADROOM_DATA_DIR=/data
-USER headroom
+# PYTHONSAFEPATH: the current folder may hold packages with names like ours. The home may be read-only: what libraries
+# cache goes to /tmp.
+ENV PATH=/opt/headroom/bin:$PATH \
+    PYTHONSAFEPATH=1 \
+    PYTHONUNBUFFERED=1 \
+    XDG_CACHE_HOME=/tmp/cache \
+    HF_HOME=/tmp/huggingface \
+    HEADROOM_DATA_DIR=/data
+USER 10001:10001
 WORKDIR /home/headroom
 VOLUME /data
 

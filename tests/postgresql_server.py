@@ -107,6 +107,12 @@ class PostgresqlServer:
         """Whoever is still connected is cut off."""
         self.execute(f"DROP DATABASE IF EXISTS {url.rpartition('/')[2]} WITH (FORCE)")
 
+    def ask_for_password(self, role: str) -> None:
+        """From now on, of this role alone."""
+        rules = self._data / "pg_hba.conf"
+        rules.write_text(f"host all {role} 127.0.0.1/32 scram-sha-256\n{rules.read_text()}")
+        self.execute("SELECT pg_reload_conf()")
+
     def execute(self, statement: str) -> None:
         """Outside of any transaction, in the database that is always there."""
         engine = create_engine(self._driver_url(), isolation_level="AUTOCOMMIT")

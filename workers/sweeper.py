@@ -3,10 +3,13 @@
 Any number of sweepers may run: every step is fenced, and a message sent twice does nothing the second time.
 """
 
+import argparse
 import logging
 import signal
+import sys
 import threading
 from collections.abc import Callable
+from pathlib import Path
 
 from service.adapters.celery_queue import CeleryQueue
 from service.errors import AttemptSuperseded, ServiceError, WorkerLost
@@ -93,8 +96,11 @@ def _all(parts: Parts, status: Status) -> list[Job]:
             return jobs
 
 
-def main() -> None:
+def main(arguments: list[str]) -> None:
     """Sweep until SIGTERM or SIGINT. Reads the settings from the environment."""
+    parser = argparse.ArgumentParser(prog="python -m workers.sweeper", description="The sweeper of Headroom.")
+    parser.add_argument("--alive-file", type=Path, help="touched at every round, for whoever watches this process")
+    options = parser.parse_args(arguments)
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())
@@ -104,8 +110,10 @@ def main() -> None:
     sweeper = Sweeper(parts, CeleryQueue(settings.broker_url))
     while not stopping.wait(settings.sweep_seconds):
         sweeper.sweep()
+        if options.alive_file is not None:
+            options.alive_file.touch()
     parts.close()
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

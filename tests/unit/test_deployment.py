@@ -1,6 +1,8 @@
 """Images, compose file and pinned versions fit the code. No engine for containers is needed, and none is tried."""
 
+import json
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -9,22 +11,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from service.secret_files import SUFFIX
 from service.settings import Settings
+from tests.compose_stack import load
 
 ROOT = Path(__file__).parents[2]
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
 COMPOSE_FILES = ("docker-compose.yml", "docker-compose.gpu.yml")
 TARGETS = ("api", "worker")
+TOOLS = str(Path(sys.executable).parent)
 
 
 def compose(name: str = "docker-compose.yml") -> dict[str, Any]:
-    loaded: dict[str, Any] = yaml.safe_load((ROOT / name).read_text())
-    return loaded
+    return load(name)
 
 
 def modules_of(service: dict[str, Any]) -> list[str]:
@@ -42,17 +45,75 @@ def test_every_module_that_is_started_exists() -> None:
 
 @pytest.mark.parametrize("name", [*COMPOSE_FILES, "Dockerfile"])
 def test_every_setting_that_is_made_exists(name: str) -> None:
-    known = {f"HEADROOM_{field.upper()}" for field in Settings.model_fields}
+    known = {f"HEADROOM_{field.upper()}{end}" for field in Settings.model_fields for end in ("", SUFFIX)}
+    known |= {"HEADROOM_KEY"}  # of the command line
     assert set(re.findall(r"HEADROOM_[A-Z_]+", (ROOT / name).read_text())) - known == set()
 
 
-def test_the_settings_of_every_service_are_valid(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", COMPOSE_FILES)
+def test_the_compose_files_keep_to_the_compose_specification(name: str) -> None:
+    pytest.importorskip("compose_spec").PyCompose.from_json(json.dumps(compose(name))).to_spec()
+
+
+def test_a_misspelt_key_would_be_noticed() -> None:
+    compose_spec = pytest.importorskip("compose_spec")
+    misspelt = compose()
+    misspelt["services"]["api"]["helthcheck"] = {}
+    with pytest.raises(ValueError, match="helthcheck"):
+        compose_spec.PyCompose.from_json(json.dumps(misspelt)).to_spec()
+
+
+@pytest.mark.skipif(shutil.which("hadolint", path=TOOLS) is None, reason="hadolint has no wheel for this machine")
+def test_the_dockerfile_passes_hadolint() -> None:
+    linted = subprocess.run([shutil.which("hadolint", path=TOOLS) or "", ROOT / "Dockerfile"], capture_output=True)
+    assert linted.stdout.decode() == ""
+
+
+def test_the_settings_of_every_service_are_valid(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("s3cret")
     for service in compose()["services"].values():
         environment = {name: value for name, value in service.get("environment", {}).items() if "HEADROOM_" in name}
         with monkeypatch.context() as context:
             for name, value in environment.items():
-                context.setenv(name, re.sub(r"\$\{.*\}", "", str(value)))
-            assert environment == {} or Settings().data_dir == Path("/data")
+                context.setenv(name, str(tmp_path / "secret") if name.endswith(SUFFIX) else str(value))
+            assert environment == {} or "headroom:s3cret@postgres" in Settings().database
+
+
+def test_secrets_are_files_that_are_declared_mounted_and_made(tmp_path: Path) -> None:
+    """No environment holds one, and every path names a secret of its service."""
+    loaded = compose()
+    for name, service in loaded["services"].items():
+        named = re.findall(r"/run/secrets/(\w+)", json.dumps(service))
+        assert set(named) <= set(service.get("secrets", [])) <= set(loaded["secrets"]), name
+        plain = [key for key in service.get("environment", {}) if re.search(r"(PASSWORD|TOKEN|SECRET)$", key)]
+        assert plain == [], name
+    script = ["sh", str(ROOT / "deploy/make-secrets.sh")]
+    subprocess.run(script, cwd=tmp_path, check=True)
+    made = {path.name: path.read_text() for path in (tmp_path / "secrets").iterdir()}
+    assert {f"./secrets/{name}" for name in made} == {secret["file"] for secret in loaded["secrets"].values()}
+    assert (tmp_path / "secrets").stat().st_mode & 0o077 == 0
+    subprocess.run(script, cwd=tmp_path, check=True)
+    assert {path.name: path.read_text() for path in (tmp_path / "secrets").iterdir()} == made
+
+
+def test_every_service_has_a_health_check_and_no_rights_that_it_does_not_need() -> None:
+    for name, service in compose()["services"].items():
+        assert "healthcheck" in service or service["restart"] == "no", name
+        assert service["read_only"], name
+        assert service["cap_drop"] == ["ALL"], name
+        assert service["security_opt"] == ["no-new-privileges:true"], name
+
+
+def test_every_file_that_is_mounted_exists() -> None:
+    mounts = [volume.split(":")[0] for service in compose()["services"].values() for volume in service["volumes"]]
+    assert [mount for mount in mounts if mount.startswith("./") and not (ROOT / mount).exists()] == []
+
+
+def test_containers_are_given_longer_to_stop_than_they_drain() -> None:
+    for name, service in compose()["services"].items():
+        drain = float(service.get("environment", {}).get("HEADROOM_DRAIN_SECONDS", 0))
+        grace = float(service.get("stop_grace_period", "10s").removesuffix("s"))
+        assert drain + 10 <= grace, name
 
 
 def test_services_depend_on_services_and_share_one_data_volume() -> None:
@@ -82,7 +143,7 @@ def test_every_target_is_built_and_none_runs_as_root() -> None:
     assert built == set(TARGETS)
     for target in TARGETS:
         assert f"FROM runtime AS {target}\n" in DOCKERFILE
-    assert "\nUSER headroom\n" in DOCKERFILE.split(" AS runtime\n")[1].split("\nFROM ")[0]
+    assert "\nUSER 10001:10001\n" in DOCKERFILE.split(" AS runtime\n")[1].split("\nFROM ")[0]
 
 
 def test_what_runs_on_the_api_image_loads_no_torch() -> None:
