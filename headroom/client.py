@@ -12,13 +12,15 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, Unpack
 
 from headroom.connection import IDEMPOTENCY_KEY, Connection
 from headroom.downloads import OnBytes, download_files
-from headroom.errors import HeadroomError, InvalidArgument, ServerUnreachable, WaitTimeout
+from headroom.errors import HeadroomError, InvalidArgument, WaitTimeout
+from headroom.event_stream import PATIENCE_SECONDS, follow_job, is_away, is_last
 from headroom.key import find_key
 from headroom.recipe import Settings, compress_body, job_body
 from headroom.records import (
@@ -36,7 +38,6 @@ from headroom.records import (
 CORPUS_ID = re.compile(r"corpus_[0-9a-f]{32}")
 FIRST_POLL_SECONDS = 0.1
 SLOWEST_POLL_SECONDS = 1.0
-PATIENCE_SECONDS = 60.0  # how long wait() and events() bear a server that is away: it may be starting again
 CONTENT_TYPES = {".jsonl": "application/jsonl", ".ndjson": "application/jsonl"}  # anything else is text
 CONTENT_ENCODINGS = {".gz": "gzip", ".zst": "zstd"}
 
@@ -241,7 +242,7 @@ class Job:
         """
         deadline = None if timeout is None else time.monotonic() + timeout
         told: JobRecord | None = None
-        for _ in self._polls():
+        for _ in self._updates(deadline):
             if on_update and self.record != told:
                 told = self.record
                 on_update(self)
@@ -253,6 +254,10 @@ class Job:
 
     def events(self, after: int = 0) -> Iterator[Event]:
         """Every event with a number above `after`, as they happen; ends after the job's last one."""
+        for message in follow_job(self._connection, f"{self._route}/events", after):
+            if message.number is not None:
+                after = message.number
+                yield known_fields(Event, message.data)
         for _ in self._polls():
             final = self.record.is_final  # read before the events: the last event is stored with the final status
             more = True
@@ -287,6 +292,22 @@ class Job:
         self._etag = None
         return self
 
+    def _updates(self, deadline: float | None) -> Iterator[None]:
+        """Keep the record up to date: as the server tells of changes, or by asking one that does not."""
+        is_stale = False
+        yield from islice(self._polls(), 1)
+        for message in follow_job(self._connection, f"{self._route}/events", 0, deadline):
+            if message.number is not None:
+                is_stale = True  # the job changed in more than its progress, which is told next
+            elif not is_stale:
+                self.record = self.record.at(message.data)
+                yield
+                continue
+            if message.number is None or is_last(message):
+                yield from islice(self._polls(), 1)
+                is_stale = False
+        yield from self._polls()
+
     def _polls(self) -> Iterator[None]:
         """Refresh forever, with growing pauses; bears PATIENCE_SECONDS of a server that is away."""
         pause, away_since = FIRST_POLL_SECONDS, None
@@ -295,8 +316,7 @@ class Job:
                 self.refresh()
             except HeadroomError as error:
                 away_since = away_since or time.monotonic()
-                gone = isinstance(error, ServerUnreachable) or error.status in (502, 503, 504)
-                if not gone or time.monotonic() - away_since > PATIENCE_SECONDS:
+                if not is_away(error) or time.monotonic() - away_since > PATIENCE_SECONDS:
                     raise
             else:
                 away_since = None

@@ -61,12 +61,19 @@ class Connection:
         return self.decode(self.request(method, path, **options))
 
     @contextmanager
-    def stream(self, path: str, headers: dict[str, str]) -> Iterator[httpx.Response]:
+    def stream(
+        self, path: str, headers: dict[str, str], timeout: httpx.Timeout | None = None, must_succeed: bool = False
+    ) -> Iterator[httpx.Response]:
         """A GET whose body is read by the caller, who also handles httpx.TransportError. Not repeated.
 
-        A server may send on to its object store; the key is not sent there.
+        A server may send on to its object store; the key is not sent there. `must_succeed`: answers of 400 and above
+        are raised.
         """
-        with self._http.stream("GET", path, headers=headers, follow_redirects=True) as response:
+        chosen = httpx.USE_CLIENT_DEFAULT if timeout is None else timeout
+        with self._http.stream("GET", path, headers=headers, timeout=chosen, follow_redirects=True) as response:
+            if must_succeed and response.status_code >= 400:
+                response.read()
+                self.raise_for_problem(response)
             yield response
 
     def decode(self, response: httpx.Response) -> Any:

@@ -127,6 +127,10 @@ class JobRecord:
             json=data,
         )
 
+    def at(self, progress: Mapping[str, Any]) -> "JobRecord":
+        """The same job further on: `progress` as its stream of events tells it."""
+        return JobRecord.from_json({**self.json, **progress})
+
 
 @dataclass(frozen=True)
 class Event:
