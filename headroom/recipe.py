@@ -20,6 +20,7 @@ class Settings(TypedDict, total=False):
 
     revision: str | None  # of a hub model
     ratio: float | Literal["auto"]  # share of the head's columns to remove; auto: the largest within the budget
+    budget: Mapping[str, float] | None  # {"head_bytes": 0.25} or {"drift": 0.01}, instead of ratio and head_dtype
     method: str | None
     max_drift: float | None  # largest relative growth of perplexity, 0.01 = 1 %
     kl_budget: float | None  # largest mean KL divergence, nats per token
@@ -39,6 +40,7 @@ def compress_body(model: str, corpus: str | dict[str, str], settings: Settings) 
         "group_gap": settings.get("group_gap"),
     }
     optional = {
+        "budget": dict(settings.get("budget") or {}),
         "method": settings.get("method"),
         "drift": _present(drift),
         "evaluation": [_evaluation(one) for one in settings.get("evaluation", ())],

@@ -202,6 +202,8 @@ def verdict(job: JobRecord, perplexity: str = "perplexity") -> Text:
     if job.status == "rejected" and result:
         largest = result.largest_passing_ratio
         hint = f"the largest ratio that passes is {largest:g}" if largest is not None else "no measured ratio passes"
+        if job.json.get("budget"):
+            hint = "that is the nearest to the budget of all heads that were compared"
         return Text.assemble(
             ("Rejected: ", "bold yellow"),
             f"at ratio {result.ratio:g} {_excess(job, result)}; {hint}. Nothing was written.",
@@ -293,7 +295,9 @@ def job_view(job: JobRecord) -> RenderableType:
 def _asked_for(job: JobRecord) -> str:
     if job.kind != "compress":
         return job.kind
-    return f"ratio {job.json['ratio']}, method {job.json['method']}, allowed {_allowed(job.json.get('drift') or {})}"
+    searched = {name: value for name, value in (job.json.get("budget") or {}).items() if value is not None}
+    what = ", ".join(f"{name} {value:g}" for name, value in searched.items()) or f"ratio {job.json['ratio']}"
+    return f"{what}, method {job.json['method']}, allowed {_allowed(job.json.get('drift') or {})}"
 
 
 def records_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:

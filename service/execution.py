@@ -103,7 +103,7 @@ def _can_widen(recipe: Recipe, report: dict[str, Any]) -> bool:
     """A tied table holds all columns, unless the job gave the head a table of its own."""
     if not isinstance(recipe, CompressRecipe) or not report["head"]["tied"]:
         return False
-    return recipe.options.tied == "keep" and recipe.options.head_dtype == "source"
+    return recipe.options.tied == "keep" and report.get("head_dtype", "source") == "source"
 
 
 def _corpora(job: Job, services: Services) -> list[CorpusFile]:

@@ -3,6 +3,7 @@
 import json
 from typing import Any
 
+from service.frontier_page import frontier_card
 from service.jobs import Job
 from service.ports import LocalModel
 from service.recipes.compress import CompressRecipe
@@ -72,6 +73,7 @@ def write_card(job: Job, model: LocalModel, report: dict[str, Any]) -> str:
             "",
             _what_was_removed(job, model, report, figures),
             _drift_table(figures, (report.get("baseline") or {}).get("kind", "perplexity")),
+            frontier_card(report),
             LOADING.replace("AUTO_CLASS", auto_class),
             _exports(report),
             LIMITS,
@@ -105,7 +107,7 @@ def _what_was_removed(job: Job, model: LocalModel, report: dict[str, Any], figur
         f"Made from {source}. The output head ({head.get('vocab_size', '?')} tokens, {hidden} columns, "
         f"{tied}) lost {removed} columns (ratio {_number(figures['ratio'], '.4g')}); everything else is as it was.\n\n"
         f"Method `{method}`: {METHODS[method]}. Repair: `{job.recipe.options.repair}`. "
-        f"Columns: `{job.recipe.options.head_dtype}`.\n"
+        f"Columns: `{report.get('head_dtype', 'source')}`.\n"
     )
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from plotly.offline import get_plotlyjs
 
 from service.encoding_page import analysis_page, dynamics_page, encoding_sections
+from service.frontier_page import frontier_sections
 from service.page_parts import how_measured, number, percent, plot, remarks, table
 from service.report_figures import Figure, bytes_figure, drift_figure
 from service.steering_card import steering_sections
@@ -86,6 +87,8 @@ def _compression(report: dict[str, Any]) -> tuple[list[str], dict[str, Figure]]:
         _curve_table(report),
         _bands(report),
     ]
+    frontier, plots = frontier_sections(report)
+    sections, figures = [*sections, *frontier], figures | plots
     sizes = bytes_figure(report)
     if sizes is not None:
         figures["bytes"] = sizes

@@ -52,6 +52,25 @@ def make_dynamics() -> dict[str, Any]:
     }
 
 
+def make_frontier(curve: list[dict[str, Any]], hidden: int = 100) -> dict[str, Any]:
+    """The frontier of a budget of bytes: the curve, both plain rounded heads, and 4-bit columns of its last size."""
+    plain = curve[0] | {"kept_columns": hidden, "ratio": 0.0}
+    points = [
+        point
+        | {"head_dtype": head_dtype, "head_bytes": round(2048 * share), "share": share, "passes": True}
+        | {"serves": share <= 0.25, "efficient": share != 0.9, "chosen": False}
+        for point, head_dtype, share in (
+            *((point, "source", 1 - point["ratio"]) for point in curve),
+            (plain, "int8", 0.53),
+            (plain, "int4", 0.3),
+            (curve[-1], "int4", 0.1),
+        )
+    ]
+    points[-1]["chosen"] = True
+    budget = {"head_bytes": 0.25, "drift": None}
+    return {"budget": budget, "swept": len(curve), "measured": 3, "left_out": 1, "points": points, "nearest": None}
+
+
 def make_report(drifts: dict[float, float], chosen: float, hidden: int = 100) -> dict[str, Any]:
     """A compress report that passes. `drifts`: ratio -> drift of perplexity, the interval being a tenth around it."""
     curve = [

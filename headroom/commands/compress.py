@@ -32,6 +32,17 @@ def read_ratio(context: click.Context, option: click.Parameter, value: str) -> f
         raise click.BadParameter(f"'{value}' is neither a number nor 'auto'.") from error
 
 
+def read_budget(context: click.Context, option: click.Parameter, value: str | None) -> dict[str, float] | None:
+    """`name=number`. Whether both make sense is for the server to say."""
+    if value is None:
+        return None
+    name, _, number = value.partition("=")
+    try:
+        return {name: float(number)}
+    except ValueError as error:
+        raise click.BadParameter(f"'{value}' is not of the form head_bytes=0.25 or drift=0.01.") from error
+
+
 @click.command("compress")
 @click.argument("model")
 @click.option(
@@ -41,6 +52,12 @@ def read_ratio(context: click.Context, option: click.Parameter, value: str) -> f
     show_default=True,
     metavar="0.3|auto",
     help="Share of the head's columns to remove; auto finds the largest within the budget.",
+)
+@click.option(
+    "--budget",
+    callback=read_budget,
+    metavar="head_bytes=0.25|drift=0.01",
+    help="Search ratio and precision together: least drift at these bytes, or fewest bytes at this drift.",
 )
 @click.option("--method", metavar="NAME", help=f"How columns are chosen: {METHODS}.")
 @click.option("--max-drift", type=float, metavar="0.01", help="Largest growth of perplexity; 0.01 (default) is 1 %.")
@@ -94,7 +111,8 @@ def command(
         connect(url) as client,
     ):
         if not dry_run:
-            doing = f"Compressing {choice.id}, ratio {settings.get('ratio')}"
+            asked: dict[str, Any] = {**(settings.get("budget") or {"ratio": settings.get("ratio")})}
+            doing = f"Compressing {choice.id}, " + ", ".join(f"{name} {value}" for name, value in asked.items())
             post = partial(Client.compress, model=choice.id, corpus=corpus, field=field, **settings)
             return follow(client, Run(doing, post, folder, as_json))
         result = client.validate(choice.id, corpus, field=field, **settings)
@@ -112,6 +130,7 @@ def settings_from(values: dict[str, Any]) -> Settings:
     return Settings(
         revision=values["revision"],
         ratio=values["ratio"],
+        budget=values["budget"],
         method=values["method"],
         max_drift=values["max_drift"],
         kl_budget=values["kl_budget"],

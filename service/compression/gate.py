@@ -1,6 +1,6 @@
 """Which kept size a job gets, and whether it passes: the drift curve, `auto`, and the check of what was stored."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 import torch
@@ -38,7 +38,11 @@ class Measured:
         return next(point for point in self.curve if point.kept_columns == kept)
 
     def passes(self, kept: int) -> bool:
-        return self.at(kept).passes(self.set.budget) and _apart(self.gaps.get(kept), self.set.budget)
+        return self.at(kept).passes(self.set.budget) and self.is_close(kept)
+
+    def is_close(self, kept: int) -> bool:
+        """Whether its groups stay as close as they must."""
+        return _apart(self.gaps.get(kept), self.set.budget)
 
 
 @dataclass(frozen=True)
@@ -57,13 +61,11 @@ class Choice:
     def baseline(self) -> float:
         return self.sets[0].baseline
 
-    def may_store(self, other: DriftPoint, tried: DriftPoint, found: list["StoredDrift"]) -> bool:
+    def may_store(self, other: list[DriftPoint], tried: list[DriftPoint], found: list["StoredDrift"]) -> bool:
         """Whether `other` still passes if storing adds to its drift what it added to that of `tried`, in every set."""
         return all(
-            one.at(other.kept_columns).perplexity_drift_high
-            + (drift.high - one.at(tried.kept_columns).perplexity_drift_high)
-            <= one.set.budget.perplexity
-            for one, drift in zip(self.sets, found, strict=True)
+            point.perplexity_drift_high + (drift.high - before.perplexity_drift_high) <= one.set.budget.perplexity
+            for one, point, before, drift in zip(self.sets, other, tried, found, strict=True)
         )
 
     @property
@@ -77,9 +79,13 @@ class Choice:
 
 
 def choose(
-    sets: list[EvaluationSet], head: SweepHead, recipe: CompressRecipe, progress: Callable[[float], None]
+    sets: list[EvaluationSet],
+    head: SweepHead,
+    recipe: CompressRecipe,
+    progress: Callable[[float], None],
+    further: Iterable[int] = (),
 ) -> Choice:
-    """One sweep over the grid and the ratios asked for; for `auto` a second one near the edge of the budget."""
+    """One sweep over the grid, the ratios asked for and `further` sizes; for `auto` a second near the budget's edge."""
     size, multiple = head.head.hidden_size, recipe.options.column_multiple
     asked = None if recipe.ratio == "auto" else checked_kept_columns(size, recipe.ratio, multiple)
     # Later entries win: a ratio that was asked for names its size before the grid does.
@@ -88,7 +94,9 @@ def choose(
         ratio_of[asked] = recipe.ratio
     if recipe.ratio != 0:
         ratio_of.pop(size, None)
-    refining, seed = recipe.ratio == "auto", recipe.options.seed
+    ratio_of = {kept: 1 - kept / size for kept in further} | ratio_of
+    refining = recipe.ratio == "auto" and (recipe.budget is None or recipe.budget.head_bytes is None)
+    seed = recipe.options.seed
     measured = _measure(sets, head, ratio_of, seed, lambda done: progress(done / 2 if refining else done))
     if refining:
         finer = _sizes_at_the_edge(measured, size, multiple)

@@ -6,6 +6,7 @@ slicing and validating (write, load through the public loader, measure, gate aga
 
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch import Tensor
 from headroom.head import SlicedEmbedding
 from service.compression.bands import drift_by_band
 from service.compression.basis import build_basis
+from service.compression.candidates import Waiting, measured_on, search_budget, waiting_for
 from service.compression.checkpoint import Plan, plan_checkpoint, write_checkpoint
 from service.compression.comparisons import compare_methods, compared_sizes
 from service.compression.continuations import continuations_section, continue_text
@@ -22,11 +24,12 @@ from service.compression.drift import DriftPoint
 from service.compression.encoding import encode
 from service.compression.evaluation_sets import open_evaluation_sets, outside_shares
 from service.compression.exports import check_exports, write_exports
+from service.compression.frontier import Frontier
 from service.compression.gate import Choice, StoredDrift, choose, stored_drift
 from service.compression.groups import Gap, drift_by_group, small_groups
 from service.compression.model_loading import load_tokenizer
 from service.compression.phase_timer import PhaseTimer
-from service.compression.precision import measure_rounded, round_head
+from service.compression.precision import round_head
 from service.compression.reading import Objective
 from service.compression.report import advice, corpora_section, report_of_measurement, sizes, stored_section, unseen
 from service.compression.slicing import SlicedFactors, slice_head, stored_logits
@@ -44,7 +47,7 @@ from service.compression.validation import (
 )
 from service.jobs import Phase
 from service.ports import EngineOutcome, EngineTask, Progress, Verdict
-from service.recipes.compress import CompressRecipe
+from service.recipes.compress import CompressRecipe, HeadDtype
 
 COMPARED_POSITIONS = 16
 # How many ratios `auto` tries when storing moved the drift of the first over the budget.
@@ -68,8 +71,21 @@ def compress(task: EngineTask[CompressRecipe], progress: Progress) -> EngineOutc
         basis = build_basis(recipe.method, source.head.weight, statistics, recipe.options.seed)
         report_progress(0.9)
         head = prepare(source.head, basis, statistics.mean_hidden, repair=repair, device=device)
+    seed, frontier = recipe.options.seed, None
+
+    def factors_of(kept: int, head_dtype: HeadDtype) -> SlicedFactors:
+        factors = slice_head(source.head, basis, kept, statistics.mean_hidden, repair=repair)
+        return factors if head_dtype == "source" else round_head(factors, source.head, statistics, seed, head_dtype)
+
     with timer.phase(Phase.SWEEPING) as report_progress:
-        choice = choose(sets, head, recipe, lambda done: report_progress(0.6 * done))
+        if recipe.budget is None:
+            choice = choose(sets, head, recipe, lambda done: report_progress(0.6 * done))
+            waiting = waiting_for(choice, recipe.options.head_dtype)
+        else:
+            frontier = search_budget(source, sets, head, recipe, factors_of, lambda done: report_progress(0.6 * done))
+            waiting = [Waiting.of(candidate, frontier.choice) for candidate in frontier.serving]
+            nearest = Waiting.of(frontier.nearest, frontier.choice)
+            choice = replace(frontier.choice, asked=(waiting or [nearest])[0].unrounded[0])
         moved = token_drift(
             source.evaluation,
             head,
@@ -94,24 +110,24 @@ def compress(task: EngineTask[CompressRecipe], progress: Progress) -> EngineOutc
         "continuations": None,
         "unrounded": None,
         "exports": [],
+        "frontier": None,
         "comparisons": {method: [point.as_dict() for point in points] for method, points in comparisons.items()},
         "corpora": corpora_section(
             choice, [one.at(choice.selected.kept_columns) for one in choice.sets], outside, None
         ),
         "warnings": [*report["warnings"], *unseen(choice, outside), *small_groups(source.groups)],
     }
-    waiting = choice.candidates if choice.asked is None else [p for p in choice.candidates if p is choice.asked]
+    if frontier is not None and not waiting:
+        report |= _refused(frontier, nearest)
     share = 1 / (1 + len(recipe.options.export))  # of the checkpoint itself in the time of validating
     for _ in range(STORED_ATTEMPTS):
         if not waiting:
             break
-        point = waiting.pop(0)
+        trial = waiting.pop(0)
+        point = trial.unrounded[0]
         with timer.phase(Phase.SLICING) as report_progress:
-            factors = slice_head(source.head, basis, point.kept_columns, statistics.mean_hidden, repair=repair)
-            predicted = [one.at(point.kept_columns) for one in choice.sets]
-            if recipe.options.head_dtype != "source":
-                factors = round_head(factors, source.head, statistics, recipe.options.seed, recipe.options.head_dtype)
-                predicted = _measure_rounded(source, choice, point, factors, recipe.options.seed, device)
+            factors = factors_of(point.kept_columns, trial.head_dtype)
+            predicted = trial.measured or measured_on(source, sets, point, factors, seed, device)
             plan = _write(task, source, factors, report_progress)
         with timer.phase(Phase.VALIDATING) as report_progress:
             stored, drifts, continuations = _validate(
@@ -121,7 +137,7 @@ def compress(task: EngineTask[CompressRecipe], progress: Progress) -> EngineOutc
                 moved = token_drift(
                     source.evaluation, head, point.kept_columns, progress=lambda done: report_progress(1.0)
                 )
-                report |= _parts(source, moved, statistics.alpha, recipe.options.seed)
+                report |= _parts(source, moved, statistics.alpha, seed)
             passes = all(
                 drift.passes(one.set.budget) and of_set.passes(one.set.budget)
                 for one, drift, of_set in zip(choice.sets, drifts, predicted, strict=True)
@@ -132,6 +148,8 @@ def compress(task: EngineTask[CompressRecipe], progress: Progress) -> EngineOutc
                     task, source, factors, choice, device, lambda done: report_progress(share + (1 - share) * done)
                 )
         found = {
+            "head_dtype": trial.head_dtype,
+            "frontier": frontier.as_dict(trial.candidate) if frontier else None,
             "selected": predicted[0].as_dict() | {"passes": passes},
             "unrounded": None if factors.rounded is None else point.as_dict(),
             "stored": stored_section(
@@ -147,10 +165,22 @@ def compress(task: EngineTask[CompressRecipe], progress: Progress) -> EngineOutc
             return _outcome(Verdict.PUBLISH, report | found, timer)
         _empty(task.staging)
         # What storing added to the drift of this size it will add to the others: skip those that it would fail too.
-        waiting = [other for other in waiting if choice.may_store(other, point, drifts)]
-        best = waiting[0].ratio if waiting else None
+        waiting = [other for other in waiting if choice.may_store(other.expected, trial.expected, drifts)]
+        best = waiting[0].unrounded[0].ratio if waiting else None
         report |= found | {"bytes": sizes(source, None, None), "largest_passing_ratio": best}
     return _outcome(Verdict.REJECT, {"bytes": sizes(source, None, None)} | report, timer)
+
+
+def _refused(frontier: Frontier, nearest: Waiting) -> dict[str, Any]:
+    """What the report of a budget that nothing meets says: the nearest head stands for the selected one."""
+    assert nearest.measured is not None
+    rounded = nearest.head_dtype != "source"
+    return {
+        "head_dtype": nearest.head_dtype,
+        "frontier": frontier.as_dict(None),
+        "selected": nearest.measured[0].as_dict() | {"passes": False},
+        "unrounded": nearest.unrounded[0].as_dict() if rounded else None,
+    }
 
 
 def _parts(source: Source, moved: TokenDrift, alpha: Tensor, seed: int) -> dict[str, Any]:
@@ -192,14 +222,6 @@ def _fingerprint(source: Source, factors: SlicedFactors) -> dict[str, Any]:
     ids, last = source.fingerprint.input_ids, torch.tensor([source.fingerprint.hidden])
     logits = stored_logits(source.head, factors, last)[:, ids]
     return {"input_ids": ids, "logits": [float(f"{value:.7g}") for value in logits[0]]}
-
-
-@torch.inference_mode()
-def _measure_rounded(
-    source: Source, choice: Choice, point: DriftPoint, factors: SlicedFactors, seed: int, device: torch.device
-) -> list[DriftPoint]:
-    """The rounded head on every set: it is not nested, so no sweep knows it."""
-    return [measure_rounded(one.set.hidden, source.head, factors, point.ratio, seed, device) for one in choice.sets]
 
 
 def _validate(

@@ -73,7 +73,7 @@ def report_of_measurement(
     return report_of_encoding(task, source, encoding, floor_rows) | {
         "method": basis.method.value,
         "repair": recipe.options.repair,
-        "head_dtype": recipe.options.head_dtype,
+        "head_dtype": recipe.options.head_dtype,  # of a budget: what it chose, once that is known
         "budget": recipe.drift.model_dump(),
         "baseline": {"perplexity": choice.baseline, "kind": source.reading.objective.perplexity},
         "curve": [point.as_dict() for point in choice.curve],
@@ -214,6 +214,9 @@ def advice(report: dict[str, Any]) -> str:
     found = report["bytes"]
     after, before = found["head_after"], found["head_before"]
     plain = _plain_shares(report["head"])
+    frontier = report.get("frontier")
+    if frontier is not None:
+        return _searched(report, frontier)
     if after is None or not before:
         return (
             "Nothing was stored: the drift budget refused it. A smaller ratio, or all columns in 8 bits (ratio 0, "
@@ -232,6 +235,25 @@ def advice(report: dict[str, Any]) -> str:
     return (
         f"{reads}, fewer than a plain 8-bit head would ({plain['int8']:.2f}) {fewer} a plain 4-bit one "
         f"({plain['int4']:.2f}). Neither was measured here; options.head_dtype rounds the kept columns as well."
+    )
+
+
+def _searched(report: dict[str, Any], frontier: dict[str, Any]) -> str:
+    """Of a budget: what was compared, plain rounded heads among it."""
+    hidden = report["head"]["hidden_size"]
+    plain = [one for one in frontier["points"] if one["kept_columns"] == hidden and one["head_dtype"] != "source"]
+    words = " and ".join(
+        f"a plain {BITS[one['head_dtype']]}-bit head ({one['share']:.2f} of the bytes, drift "
+        f"{one['perplexity_drift']:+.3%})"
+        for one in sorted(plain, key=lambda one: -one["share"])
+    )
+    compared = f"{frontier['swept']} sizes in the model's own dtype and {frontier['measured']} rounded heads"
+    if report["bytes"]["head_after"] is None:
+        return f"Nothing was stored. Compared were {compared}, with {words}; the frontier says what each would cost."
+    share = report["bytes"]["head_after"] / report["bytes"]["head_before"]
+    return (
+        f"This head reads {share:.2f} of the original bytes: the best for this budget of {compared}, {words} among "
+        f"them.{_grown(report['bytes'])}"
     )
 
 

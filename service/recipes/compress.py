@@ -43,6 +43,19 @@ class CalibratedDriftBudget(DriftBudget):
     group_gap: Annotated[float, Field(gt=0, le=10, allow_inf_nan=False)] | None = None
 
 
+class Budget(Strict):
+    """Instead of a ratio and a precision: both are searched for. One of the two."""
+
+    head_bytes: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] | None = None  # share of the head's bytes
+    drift: Annotated[float, Field(gt=0, le=10, allow_inf_nan=False)] | None = None  # growth of perplexity
+
+    @model_validator(mode="after")
+    def _one_of_them(self) -> Self:
+        if (self.head_bytes is None) == (self.drift is None):
+            raise ValueError("a budget is either head_bytes (least drift at these bytes) or drift (fewest bytes at it)")
+        return self
+
+
 class EvaluationCorpus(Strict):
     """A further text to measure on, with a budget of its own; the calibration never sees it."""
 
@@ -98,6 +111,7 @@ class CompressRecipe(JobRecipe):
     kind: Literal["compress"] = "compress"
     ratio: Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)] | Literal["auto"] = "auto"
     method: Annotated[Method, Field(strict=False)] = Method.PROBABILITY
+    budget: Budget | None = None
     drift: CalibratedDriftBudget = CalibratedDriftBudget()
     ratios: list[Ratio] = Field(default_factory=list, max_length=64)
     evaluation: list[EvaluationCorpus] = Field(default_factory=list, max_length=16)
@@ -119,6 +133,27 @@ class CompressRecipe(JobRecipe):
     def with_corpora(self, ids: Sequence[str]) -> Self:
         others = [other.model_copy(update={"corpus": id_}) for other, id_ in zip(self.evaluation, ids[1:], strict=True)]
         return self.model_copy(update={"corpus": ids[0], "evaluation": others})
+
+    @model_validator(mode="before")
+    @classmethod
+    def _the_drift_of_a_budget_is_the_gates(cls, data: object) -> object:
+        budget, drift = (data.get("budget"), data.get("drift", {})) if isinstance(data, dict) else (None, None)
+        allowed = budget.get("drift") if isinstance(budget, dict) else None
+        if not isinstance(data, dict) or allowed is None or not isinstance(drift, dict):
+            return data
+        if drift.get("perplexity", allowed) != allowed:
+            raise ValueError("budget.drift is what drift.perplexity bounds: give one of them")
+        return data | {"drift": drift | {"perplexity": allowed}}
+
+    @model_validator(mode="after")
+    def _a_budget_chooses_ratio_and_precision(self) -> Self:
+        if self.budget is None:
+            return self
+        if self.ratio != "auto" or self.options.head_dtype != "source":
+            raise ValueError("a budget chooses ratio and precision: leave out ratio and options.head_dtype, or budget")
+        if self.options.keep_removed:
+            raise ValueError("a budget may round the head, which then cannot be restored: leave out keep_removed")
+        return self
 
     @model_validator(mode="after")
     def _a_gap_has_groups(self) -> Self:

@@ -8,6 +8,7 @@ from rich.console import Console, RenderableType
 
 from headroom.drift_parts import bands_view, corpora_view, groups_view
 from headroom.dynamics_view import dynamics_view
+from headroom.frontier_view import frontier_view
 from headroom.records import DryRun, JobRecord
 from headroom.rendering import (
     bytes_view,
@@ -20,7 +21,8 @@ from headroom.rendering import (
     show,
     verdict,
 )
-from tests.reports import make_analysis, make_dynamics
+from tests.reports import make_analysis, make_dynamics, make_frontier
+from tests.reports import make_report as make_whole_report
 
 JOB_ID = "job_" + "0" * 32
 
@@ -212,6 +214,19 @@ def test_bands_stand_in_a_table_and_one_without_positions_shows_no_figures() -> 
     assert rows["all"] == "4,096 +1.000 +0.200 … +2.000 0.00300 0.04000 97.00 95.00"
     assert rows["rest"] == "0 - - … - - - - -"
     assert not text_of(bands_view({})).strip()
+
+
+def test_a_budget_shows_what_it_compared_and_marks_the_chosen_head() -> None:
+    report = make_whole_report(drifts={0.1: 0.0001, 0.5: 0.004}, chosen=0.5)
+    assert text_of(frontier_view(report)).strip() == ""
+    frontier = make_frontier(report["curve"])
+    text = text_of(frontier_view(report | {"frontier": frontier}))
+    assert "the least drift at 0.25 of the head's bytes: 2 sizes of the curve, 3 rounded heads measured" in text
+    (chosen,) = [line for line in text.splitlines() if "▶" in line]
+    assert "4 bits" in chosen
+    assert text.count("plain") == 2
+    frontier["points"][-1]["chosen"], frontier["nearest"] = False, frontier["points"][-1]
+    assert "nearest" in text_of(frontier_view(report | {"frontier": frontier}))
 
 
 def test_each_corpus_has_its_line_and_verdict_and_one_alone_has_no_table() -> None:

@@ -9,6 +9,7 @@ from service.model_card import METHODS, write_card
 from service.ports import LocalModel
 from service.recipes.compress import Method
 from tests.factories import make_job, make_recipe
+from tests.reports import make_frontier, make_report
 
 MODEL = LocalModel("acme/tiny", "abc123", Path("unused"))
 REPORT: dict[str, Any] = {
@@ -29,6 +30,16 @@ REPORT: dict[str, Any] = {
     },
     "bytes": {"checkpoint_before": 20000, "checkpoint_after": 18000, "head_before": 10000, "head_after": 7000},
 }
+
+
+def test_the_card_of_a_budget_lists_the_heads_that_no_other_beats() -> None:
+    report = make_report(drifts={0.1: 0.0001, 0.5: 0.004}, chosen=0.5)
+    card = write_card(make_job(), MODEL, REPORT | {"head_dtype": "int4", "frontier": make_frontier(report["curve"])})
+
+    assert "Columns: `int4`." in card
+    assert "the least drift at 0.25 of the head's bytes, of 2 sizes" in card
+    assert "| 0.100 | 4 bits | 50 | +0.400% (+0.360% to +0.440%) | chosen |" in card
+    assert "## Bytes against drift" not in write_card(make_job(), MODEL, REPORT)
 
 
 def test_the_front_matter_is_yaml_and_names_the_base_model() -> None:

@@ -11,7 +11,7 @@ from service.encoding_figures import components_figure, fitted_figure, slopes_fi
 from service.report_figures import bytes_figure, drift_figure
 from service.report_page import write_page
 from service.rollout import roll_out
-from tests.reports import make_analysis, make_dynamics, make_report
+from tests.reports import make_analysis, make_dynamics, make_frontier, make_report
 
 
 @pytest.fixture
@@ -30,6 +30,24 @@ def figures_of(page: str) -> dict[str, Any]:
 @pytest.mark.parametrize("make", [drift_figure, bytes_figure])
 def test_plotly_accepts_every_figure(make: Any, report: dict[str, Any]) -> None:
     Figure(make(report))  # raises for a property or value that plotly does not know
+
+
+@pytest.mark.parametrize("met", [True, False])
+def test_the_page_of_a_budget_marks_the_chosen_or_the_nearest_head_and_the_plain_ones(
+    report: dict[str, Any], met: bool
+) -> None:
+    frontier = make_frontier(report["curve"])
+    if not met:
+        frontier["points"][-1]["chosen"], frontier["nearest"] = False, frontier["points"][-1]
+    page = write_page(report | {"frontier": frontier})
+    figure = figures_of(page)["frontier"]
+    Figure(figure)
+    by_name = {trace["name"]: trace for trace in figure["data"]}
+    assert by_name["all columns, rounded"]["x"] == [0.53, 0.3]
+    assert by_name["chosen" if met else "nearest"]["x"] == [0.1]
+    assert "the least drift at 0.25 of the head&#x27;s bytes" in page
+    assert "3 rounded heads; 1 could not be best" in page
+    assert page.count("<td>0.900</td>") == 0  # another head is better in both
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 import pytest
 
-from headroom.commands.compress import check_output, command
+from headroom.commands.compress import check_output, command, read_budget
 from headroom.commands.corpus_argument import read_evaluations
 from headroom.commands.following import listed_files, remove_leftovers
 from headroom.errors import InvalidArgument
@@ -53,6 +53,15 @@ def test_a_damaged_list_removes_nothing(tmp_path: Path) -> None:
     assert listed_files(tmp_path) == []
     (tmp_path / "headroom.json").write_text(json.dumps({"files": {"a": "0", "b": "1"}}))
     assert listed_files(tmp_path) == ["a", "b"]
+
+
+def test_a_budget_is_a_name_and_a_number() -> None:
+    context, option = click.Context(command), click.Option(["--budget"])
+    assert read_budget(context, option, "head_bytes=0.25") == {"head_bytes": 0.25}
+    assert read_budget(context, option, None) is None
+    for wrong in ("0.25", "drift=", "drift=much"):
+        with pytest.raises(click.BadParameter, match="of the form head_bytes"):
+            read_budget(context, option, wrong)
 
 
 def test_further_texts_are_read_with_and_without_a_budget() -> None:
