@@ -16,6 +16,7 @@ from api.live_jobs import LiveJobs
 from api.metrics import CountRequests, RequestFigures, ServiceState
 from api.openapi import openapi_of
 from api.routes import audit, corpora, events, files, health, hub, jobs, metrics, models, session
+from api.routes.pages import install_pages
 from api.tracing import trace_requests
 
 DESCRIPTION = "Slice the output head of a language model, and prove that its predictions did not move."
@@ -39,6 +40,8 @@ def create_app(services: Services) -> FastAPI:
         description=DESCRIPTION,
         lifespan=lifespan,
         redirect_slashes=False,
+        docs_url=None,  # FastAPI's pages load scripts from elsewhere
+        redoc_url=None,
     )
     app.state.services = services
     app.state.live = live
@@ -46,6 +49,7 @@ def create_app(services: Services) -> FastAPI:
     registry.register(ServiceState(services))
     for module in (jobs, events, files, corpora, models, audit, session, hub, health, metrics):
         app.include_router(module.router)
+    install_pages(app)
     app.add_middleware(
         BodyLimit,
         max_bytes=services.max_body_bytes,

@@ -49,7 +49,7 @@ def fitted_figure(fitted: dict[str, Any]) -> Figure:
     """Fitted against true -log alpha of a sample of tokens; on the line they agree."""
     ends = [min(fitted["true"]), max(fitted["true"])]
     points = {
-        "type": "scattergl",
+        "type": "scatter",  # not scattergl: its script builds code at run time, which strict pages forbid
         "mode": "markers",
         "name": "token",
         "x": fitted["true"],

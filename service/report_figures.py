@@ -45,12 +45,12 @@ def drift_figure(report: dict[str, Any]) -> Figure:
         "annotations": [
             {
                 "xref": "paper",
-                "x": 0.01,
+                "x": 0.99,
                 "y": math.log10(budget),
                 "text": f"budget {budget:+.2%}",
                 "showarrow": False,
-                "xanchor": "left",
-                "yanchor": "bottom",
+                "xanchor": "right",
+                "yanchor": "top",
             }
         ],
     }

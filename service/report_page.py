@@ -76,6 +76,11 @@ def write_page(report: dict[str, Any]) -> str:
     )
 
 
+def figures_of(report: dict[str, Any]) -> dict[str, Figure]:
+    """The plots of the page alone, by name, for those who draw them elsewhere."""
+    return PAGES[report["kind"]](report)[1]
+
+
 def _compression(report: dict[str, Any]) -> tuple[list[str], dict[str, Figure]]:
     encoding, plots = encoding_sections(report)
     figures = {"drift": drift_figure(report)} | plots

@@ -3,6 +3,8 @@
 import math
 from typing import Any
 
+from service.refusals import refusals
+
 FIGURES_OF_SELECTED = {
     "ratio": "ratio",
     "kept_columns": "kept_columns",
@@ -58,6 +60,7 @@ def _of_compression(report: dict[str, Any]) -> dict[str, Any]:
             "hidden_size": (report.get("head") or {}).get("hidden_size"),
             "perplexity_before": (report.get("baseline") or {}).get("perplexity"),
             "largest_passing_ratio": report.get("largest_passing_ratio"),
+            "refusals": refusals(report),
         }
         | {name: sizes.get(figure) for name, figure in FIGURES_OF_BYTES.items()}
     )
@@ -70,15 +73,22 @@ def _of_encoding(report: dict[str, Any]) -> dict[str, Any]:
 def _of_steering(report: dict[str, Any]) -> dict[str, Any]:
     steering = report["steering"]
     tokens = [{name: token[name] for name in ("id", "multiplier", "obtained")} for token in steering["tokens"]]
-    return {"tokens": tokens, "perplexity_before": report["baseline"]["perplexity"]} | {
-        name: steering[name] for name in ("log_error_rms", "kl_mean", "perplexity_after")
-    }
+    judged = {"perplexity_before": report["baseline"]["perplexity"], "refusals": refusals(report)}
+    return (
+        {"tokens": tokens}
+        | judged
+        | {name: steering[name] for name in ("log_error_rms", "kl_mean", "perplexity_after")}
+    )
 
 
 def _of_comparison(report: dict[str, Any]) -> dict[str, Any]:
     whole, names = report["bands"][0], ("perplexity_drift", "perplexity_drift_low", "perplexity_drift_high")
     return (
-        {"passes": report["passes"], "perplexity_before": report["baseline"]["perplexity"]}
+        {
+            "passes": report["passes"],
+            "refusals": refusals(report),
+            "perplexity_before": report["baseline"]["perplexity"],
+        }
         | {"perplexity_after": report["perplexity_after"]}
         | {name: whole[name] for name in (*names, "kl_mean", "top1_agreement")}
         | {"head_bytes_before": report["model"]["head_bytes"], "head_bytes_after": report["other"]["head_bytes"]}

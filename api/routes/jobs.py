@@ -19,7 +19,7 @@ from service.jobs import Job, Status
 from service.ports import JobFilter
 from service.recipes.job_recipe import LABEL_KEY
 from service.recipes.recipe import Recipe
-from service.report_page import write_page
+from service.report_page import figures_of, write_page
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"], route_class=StrictRoute)
 
@@ -133,6 +133,12 @@ def report(job: VisibleJob, request: Request, services: AppServices) -> Response
     if prefers(request.headers.get("accept", ""), "text/html"):
         return HTMLResponse(write_page(found), headers=headers | {"Content-Security-Policy": PAGE_POLICY})
     return JSONResponse(found, headers=headers)
+
+
+@router.get("/{job_id}/figures", response_model=dict[str, dict[str, Any]], dependencies=[needs(Scope.JOBS_READ)])
+def figures(job: VisibleJob, services: AppServices) -> Response:
+    """The plots of the report by name, as plotly figures: `{"data", "layout"}` each."""
+    return JSONResponse(figures_of(services.store.report(job.id)))
 
 
 def _accepted(job: Job) -> Response:

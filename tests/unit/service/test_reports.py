@@ -42,6 +42,7 @@ def test_the_summary_names_every_figure_of_the_report() -> None:
         "top1_agreement": 0.98,
         "passes": True,
         "largest_passing_ratio": 0.8,
+        "refusals": [],
         "checkpoint_bytes_before": 9,
         "checkpoint_bytes_after": 8,
         "head_bytes_before": 7,
