@@ -130,8 +130,11 @@ class JobStore(Protocol):
     def mark_sent(self, job_id: str) -> None:
         """The message left. Unknown ids are ignored."""
 
-    def corpus_in_use(self, corpus_id: str, owner: str | None = None) -> bool:
-        """Whether a job (of this owner) that has not ended reads this corpus."""
+    def corpus_in_use(self, corpus_id: str, owner: str | None = None, since: datetime | None = None) -> bool:
+        """Whether a job (of this owner) that has not ended, or not before `since`, reads this corpus."""
+
+    def forget_reports(self, before: datetime) -> int:
+        """Remove the reports of jobs that ended before this moment; how many there were."""
 
     def events(self, job_id: str, after: int, limit: int) -> list[Event]:
         """Events with a number above `after`, in order. JobNotFound if there is no such job."""
@@ -191,6 +194,9 @@ class CorpusHolds(Protocol):
 
     def held(self, owner: str) -> dict[str, datetime]:
         """Ids of all that this owner holds."""
+
+    def last(self, corpus_id: str) -> datetime | None:
+        """When somebody last took hold of it who still has it; None: nobody has."""
 
     def release(self, owner: str | None, corpus_id: str, remove: Callable[[], None]) -> None:
         """End this owner's hold, or everybody's. Calls `remove` if nobody holds the corpus then, and lets nobody take
@@ -262,6 +268,9 @@ class ArtifactStore(Protocol):
 
     def files(self, job_id: str) -> list[StoredFile]:
         """Sorted by path; empty when nothing is published."""
+
+    def published_before(self, moment: datetime) -> list[str]:
+        """Ids of jobs whose files were published before this moment."""
 
     def file(self, job_id: str, path: str) -> StoredFile:
         """FileNotFound unless `path` is exactly one of `files`."""

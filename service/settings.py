@@ -49,6 +49,11 @@ class Settings(BaseSettings):
     cancel_grace_seconds: float = 5.0  # between TERM and KILL
     drain_seconds: Annotated[float, Field(ge=0)] = 0.0  # what a process told to stop first goes on with
     sweep_seconds: float = 1.0
+    keep_artifacts_days: Annotated[float, Field(ge=0)] = 0.0  # published files, after the end of their job; 0: for ever
+    keep_reports_days: Annotated[float, Field(ge=0)] = 0.0  # the same of reports
+    keep_corpora_days: Annotated[float, Field(ge=0)] = 0.0  # corpora that no job read meanwhile; 0: for ever
+    max_hidden_cache_bytes: Annotated[int, Field(ge=0)] = 100_000_000_000  # on each worker; 0: no limit
+    max_model_cache_bytes: Annotated[int, Field(ge=0)] = 200_000_000_000  # fetched models, on each worker; 0: no limit
     resend_after_seconds: float = 60.0  # a sent but unclaimed message is sent again
     device: str = "auto"  # auto, cpu, cuda, cuda:N
     threads: int = 0  # torch threads of a job; 0: all cores
@@ -102,3 +107,15 @@ class Settings(BaseSettings):
     @property
     def cache_dir(self) -> Path:
         return self.data_dir / "cache"
+
+    @property
+    def hidden_states_dir(self) -> Path:
+        return self.cache_dir / "hidden_states"
+
+    @property
+    def hub_cache_dir(self) -> Path:
+        return self.cache_dir / "hub"
+
+    @property
+    def corpus_copies_dir(self) -> Path:
+        return self.cache_dir / "corpora"

@@ -7,6 +7,7 @@ from service.adapters.otlp_tracing import open_tracer
 from service.adapters.sql_store import SqlJobStore
 from service.adapters.storage import open_storage
 from service.ports import ArtifactStore, Clock, CorpusStore, JobStore
+from service.retention import Retention
 from service.retries import RetryPolicy
 from service.settings import Settings
 from service.tracing import NoTracer, Tracer
@@ -26,6 +27,11 @@ class Parts:
     @property
     def retry(self) -> RetryPolicy:
         return RetryPolicy(self.settings.max_attempts, self.settings.retry_pause_seconds)
+
+    @property
+    def retention(self) -> Retention:
+        settings = self.settings
+        return Retention(settings.keep_artifacts_days, settings.keep_reports_days, settings.keep_corpora_days)
 
     def close(self) -> None:
         self.store.close()

@@ -1,4 +1,5 @@
-"""`python -m workers.sweeper`: sends what was not sent, and takes back jobs whose worker is gone. Runs no job.
+"""`python -m workers.sweeper`: sends what was not sent, takes back jobs whose worker is gone, and removes what is no
+longer kept. Runs no job.
 
 Any number of sweepers may run: every step is fenced, and a message sent twice does nothing the second time.
 """
@@ -8,41 +9,64 @@ import logging
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from service.adapters.celery_queue import CeleryQueue
+from service.adapters.database import Database
+from service.adapters.sql_holds import SqlHolds
 from service.errors import AttemptSuperseded, ServiceError, WorkerLost
-from service.jobs import Job, Status
+from service.jobs import Status
 from service.logs import configure_logging
-from service.ports import JobFilter, JobQueue
+from service.ports import CorpusHolds, JobQueue
 from service.receipts import KEPT_FOR
+from service.retention import Retirement
 from service.retries import retry_or_fail
 from service.settings import Settings
-from workers.parts import Parts, open_parts
+from workers.jobs_by_status import all_jobs
+from workers.parts import Parts, open_parts, utc_now
 
 MESSAGES_PER_SWEEP = 1000
-PAGE = 100
+REMOTE_SECONDS = 30.0  # every look into an object store is paid for
+RETIRING_SECONDS = 600.0
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass
+class Step:
+    run: Callable[[], None]
+    seconds: float = 0.0  # how often; 0: in each round
+    due: float = 0.0
 
 
 class Sweeper:
     """Rounds of steps. A step that fails is logged, and neither stops the other steps nor the next round."""
 
-    def __init__(self, parts: Parts, queue: JobQueue) -> None:
-        self._steps: dict[str, Callable[[], None]] = {
-            "sending": lambda: send_outbox(parts, queue),
-            "reclaiming": lambda: reclaim_lapsed(parts),
-            "discarding": lambda: discard_stale(parts),
-            "forgetting": lambda: forget_requests(parts),
+    def __init__(
+        self, parts: Parts, queue: JobQueue, holds: CorpusHolds, monotonic: Callable[[], float] = time.monotonic
+    ) -> None:
+        is_remote = bool(parts.settings.storage_url)
+        retirement = Retirement(parts.store, holds, parts.artifacts, parts.corpora)
+        self._steps = {
+            "sending": Step(lambda: send_outbox(parts, queue)),
+            "reclaiming": Step(lambda: reclaim_lapsed(parts)),
+            "discarding": Step(lambda: discard_stale(parts), REMOTE_SECONDS if is_remote else 0.0),
+            "forgetting": Step(lambda: forget_requests(parts)),
+            "retiring": Step(lambda: retirement.retire(parts.retention, parts.clock()), RETIRING_SECONDS),
         }
+        self._monotonic = monotonic
         self._said: dict[str, str] = {}  # what is wrong for an hour is said once, not at every round
 
     def sweep(self) -> None:
         for name, step in self._steps.items():
+            if self._monotonic() < step.due:
+                continue
+            step.due = self._monotonic() + step.seconds
             try:
-                step()
+                step.run()
                 trouble = ""
             except ServiceError as error:
                 trouble = error.message
@@ -76,7 +100,7 @@ def reclaim_lapsed(parts: Parts) -> None:
 
 def discard_stale(parts: Parts) -> None:
     """Remove what dead attempts left in staging."""
-    held = [job for status in (Status.RUNNING, Status.CANCELING) for job in _all(parts, status)]
+    held = [job for status in (Status.RUNNING, Status.CANCELING) for job in all_jobs(parts.store, status)]
     removed = parts.artifacts.discard_stale({(job.id, job.attempt) for job in held})
     if removed:
         logger.info("removed %d staging folders of dead attempts", removed)
@@ -85,15 +109,6 @@ def discard_stale(parts: Parts) -> None:
 def forget_requests(parts: Parts) -> None:
     """Requests with an Idempotency-Key are known for a day."""
     parts.store.forget_requests(parts.clock() - KEPT_FOR)
-
-
-def _all(parts: Parts, status: Status) -> list[Job]:
-    jobs: list[Job] = []
-    while True:
-        page = parts.store.page(JobFilter(status=status), PAGE, jobs[-1].id if jobs else None)
-        jobs += page.jobs
-        if not page.has_more:
-            return jobs
 
 
 def main(arguments: list[str]) -> None:
@@ -107,11 +122,13 @@ def main(arguments: list[str]) -> None:
     settings = Settings()
     configure_logging(settings.log_format)
     parts = open_parts(settings)
-    sweeper = Sweeper(parts, CeleryQueue(settings.broker_url))
+    database = Database(settings.database)
+    sweeper = Sweeper(parts, CeleryQueue(settings.broker_url), SqlHolds(database, utc_now))
     while not stopping.wait(settings.sweep_seconds):
         sweeper.sweep()
         if options.alive_file is not None:
             options.alive_file.touch()
+    database.close()
     parts.close()
 
 

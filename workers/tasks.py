@@ -9,6 +9,7 @@ from service.adapters.celery_settings import TASK_NAME
 from service.errors import StoreUnavailable
 from service.settings import Settings
 from workers.attempt import run_attempt, start_job_process
+from workers.caches import limit_caches
 from workers.parts import open_parts
 from workers.stopping import Stopping
 
@@ -25,6 +26,7 @@ def run_job(job_id: str) -> None:
     parts = open_parts(settings)
     try:
         run_attempt(job_id, parts, stopping.is_due, start_job_process)
+        limit_caches(parts)
     except StoreUnavailable as error:
         logger.warning("%s was not begun: %s; the sweeper sends it again", job_id, error)
     finally:

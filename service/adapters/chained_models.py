@@ -46,6 +46,6 @@ def open_models(settings: Settings) -> ChainedModels:
     """The sources that the settings name. Connects to nothing yet."""
     sources: list[ModelSource] = [LocalModels(settings.local_models_dir)]
     if settings.hub_endpoint:
-        cache_dir = settings.cache_dir / "hub"
+        cache_dir = settings.hub_cache_dir
         sources.append(HubModels(settings.hub_endpoint, settings.hub_token, cache_dir, settings.max_model_bytes))
     return ChainedModels(sources)

@@ -11,6 +11,7 @@ import os
 import shutil
 import time
 from contextlib import suppress
+from datetime import datetime
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -57,6 +58,10 @@ class DirectoryArtifacts:
 
     def files(self, job_id: str) -> list[StoredFile]:
         return [StoredFile(**entry) for entry in self._manifest(job_id).get("files", [])]
+
+    def published_before(self, moment: datetime) -> list[str]:
+        manifests = (self._root / "published").glob(f"*/{MANIFEST}")
+        return [path.parent.name for path in manifests if path.stat().st_mtime < moment.timestamp()]
 
     def file(self, job_id: str, path: str) -> StoredFile:
         return pick_file(job_id, self.files(job_id), path)

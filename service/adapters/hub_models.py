@@ -4,6 +4,7 @@ Only what a model is made of is fetched: safetensors, JSON and tokenizer files o
 code ever reaches this disk. huggingface_hub is slow to import, hence the imports inside functions.
 """
 
+import os
 import re
 import shutil
 import threading
@@ -68,6 +69,7 @@ class HubModels:
             folder = cached
         refuse_outside_links(folder, self._cache_dir)
         inspect_model(folder)
+        os.utime(folder.parent.parent)  # when the model was last asked for: what is longest ago goes first
         progress(1.0)
         return LocalModel(model_id, folder.name, folder)
 

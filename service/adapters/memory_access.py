@@ -81,6 +81,10 @@ class MemoryHolds:
         with self._mutex:
             return {corpus_id: since for (holder, corpus_id), since in self._since.items() if holder == owner}
 
+    def last(self, corpus_id: str) -> datetime | None:
+        with self._mutex:
+            return max((since for hold, since in self._since.items() if hold[1] == corpus_id), default=None)
+
     def release(self, owner: str | None, corpus_id: str, remove: Callable[[], None]) -> None:
         with self._mutex:
             released = {hold for hold in self._since if hold[1] == corpus_id and owner in (None, hold[0])}

@@ -123,7 +123,7 @@ class MemoryJobStore:
         with self._open():
             self._find(job_id)
             if job_id not in self._reports:
-                raise ReportNotReady(f"job {job_id} has measured nothing yet; ask again when it has ended")
+                raise ReportNotReady(f"job {job_id} has no report: it has measured nothing yet, or long ago")
             report: dict[str, Any] = json.loads(self._reports[job_id])
             return report
 
@@ -157,12 +157,18 @@ class MemoryJobStore:
             if job_id in self._outbox:
                 self._outbox[job_id] = self._clock()
 
-    def corpus_in_use(self, corpus_id: str, owner: str | None = None) -> bool:
+    def corpus_in_use(self, corpus_id: str, owner: str | None = None, since: datetime | None = None) -> bool:
+        def reads(job: Job) -> bool:
+            is_recent = since is not None and job.finished is not None and job.finished >= since
+            return corpus_id in job.recipe.corpora and (not job.status.is_final or is_recent)
+
         with self._open():
-            return any(
-                corpus_id in job.recipe.corpora and not job.status.is_final and owner in (None, job.owner)
-                for job in self._jobs.values()
-            )
+            return any(reads(job) and owner in (None, job.owner) for job in self._jobs.values())
+
+    def forget_reports(self, before: datetime) -> int:
+        with self._open():
+            old = [job.id for job in self._jobs.values() if job.finished is not None and job.finished < before]
+            return sum(self._reports.pop(job_id, None) is not None for job_id in old)
 
     def events(self, job_id: str, after: int, limit: int) -> list[Event]:
         with self._open():

@@ -27,6 +27,7 @@ from service.ports import StoredFile, pick_file
 
 logger = logging.getLogger(__name__)
 
+MANIFESTS = "artifacts/manifests/"
 UPLOADING = b"uploading"
 CONDEMNED = b"condemned"
 REMEMBERED = 1000
@@ -103,6 +104,10 @@ class ObjectArtifacts:
     def files(self, job_id: str) -> list[StoredFile]:
         return _files_of(self._known_manifest(job_id))
 
+    def published_before(self, moment: datetime) -> list[str]:
+        found = [entry.key for entry in self._bucket.entries(MANIFESTS) if entry.modified < moment]
+        return [key.removeprefix(MANIFESTS).removesuffix(".json") for key in found]
+
     def file(self, job_id: str, path: str) -> StoredFile:
         return pick_file(job_id, self.files(job_id), path)
 
@@ -178,7 +183,7 @@ def _files_of(manifest: dict[str, Any]) -> list[StoredFile]:
 
 
 def _manifest(job_id: str) -> str:
-    return f"artifacts/manifests/{checked(job_id)}.json"
+    return f"{MANIFESTS}{checked(job_id)}.json"
 
 
 def _object(job_id: str, attempt: int, path: str) -> str:

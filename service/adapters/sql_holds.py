@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from datetime import datetime
 
-from sqlalchemy import Select, delete, insert, select
+from sqlalchemy import Select, delete, func, insert, select
 
 from service.adapters.database import Database, serialize
 from service.adapters.sql_rows import is_storable
@@ -39,6 +39,12 @@ class SqlHolds:
         query = select(corpus_holds.c.corpus_id, corpus_holds.c.since).where(corpus_holds.c.owner == owner)
         with self._database.reading() as connection:
             return {corpus_id: since for corpus_id, since in connection.execute(query)}
+
+    def last(self, corpus_id: str) -> datetime | None:
+        with self._database.reading() as connection:
+            found = select(func.max(corpus_holds.c.since)).where(corpus_holds.c.corpus_id == corpus_id)
+            last: datetime | None = connection.scalar(found)
+            return last
 
     def release(self, owner: str | None, corpus_id: str, remove: Callable[[], None]) -> None:
         holds = delete(corpus_holds).where(corpus_holds.c.corpus_id == corpus_id)

@@ -123,8 +123,13 @@ class SqlJobStore:
                 select(reports.c.report).where(reports.c.job_id == job_id)
             )
         if report is None:
-            raise ReportNotReady(f"job {job_id} has measured nothing yet; ask again when it has ended")
+            raise ReportNotReady(f"job {job_id} has no report: it has measured nothing yet, or long ago")
         return report
+
+    def forget_reports(self, before: datetime) -> int:
+        ended = select(jobs.c.id).where(jobs.c.finished < before)
+        with self._database.writing() as connection:
+            return connection.execute(delete(reports).where(reports.c.job_id.in_(ended))).rowcount
 
     def request_cancel(self, job_id: str) -> Job:
         cancelable = jobs.c.status.in_(_values([Status.QUEUED, *sources_of(Status.CANCELING)]))
@@ -154,10 +159,12 @@ class SqlJobStore:
         with self._database.writing() as connection:
             connection.execute(update(outbox).where(outbox.c.job_id == job_id).values(sent=self._clock()))
 
-    def corpus_in_use(self, corpus_id: str, owner: str | None = None) -> bool:
+    def corpus_in_use(self, corpus_id: str, owner: str | None = None, since: datetime | None = None) -> bool:
         # Anywhere in the recipe: a job may read several. An id is long enough to mean nothing else there.
         named = jobs.c.recipe.cast(String).contains(corpus_id, autoescape=True)
-        query = select(jobs.c.id).where(jobs.c.status.not_in(_values(FINAL)), named).limit(1)
+        is_going_on = jobs.c.status.not_in(_values(FINAL))
+        reads = is_going_on if since is None else or_(is_going_on, jobs.c.finished >= since)
+        query = select(jobs.c.id).where(reads, named).limit(1)
         if owner is not None:
             query = query.where(jobs.c.owner == owner)
         with self._database.reading() as connection:

@@ -39,7 +39,7 @@ def open_storage(settings: Settings, clock: Clock) -> Storage:
         ObjectCorpora(
             bucket,
             settings.corpora_dir / "incoming",
-            settings.cache_dir / "corpora",
+            settings.corpus_copies_dir,
             settings.max_corpus_bytes,
             clock,
         ),

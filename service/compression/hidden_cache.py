@@ -5,11 +5,13 @@ computed from them. A folder appears by rename, whole or not at all. Reading use
 that resident memory stays the same whatever the number of positions.
 """
 
+import fcntl
 import json
 import os
 import secrets
 import shutil
 import tempfile
+import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -89,6 +91,17 @@ class HiddenCache:
             parts = [self.open(key, part) for part in ("calibration", "evaluation")]
             return all(part.file.stat().st_size == part.nbytes for part in parts)
         except (OSError, ValueError, KeyError, SafetensorError):
+            return False
+
+    def hold(self, key: str) -> bool:
+        """Keep an entry on the disk for as long as this object lives; False if there is none. Counts as a use of it."""
+        try:
+            held = os.open(self.folder(key), os.O_RDONLY)
+            weakref.finalize(self, os.close, held)
+            fcntl.flock(held, fcntl.LOCK_SH)
+            os.utime(self.folder(key))
+            return os.path.samestat(os.fstat(held), self.folder(key).stat())  # else it was removed just now
+        except OSError:
             return False
 
     def read_meta(self, key: str) -> dict[str, Any]:

@@ -102,9 +102,10 @@ def open_source(
     reading = reading_of(inspection.config, text)
     tokenizer_folder = tokenizer_folder or inspection.path
     key = _cache_key(task, tokenizer_folder, digest, corpus_digest, device)
-    was_warm = cache.is_whole(key)
+    was_warm = cache.hold(key) and cache.is_whole(key)
     if not was_warm:
         _fill(cache, key, task, inspection, tokenizer_folder, reading, text, device, progress)
+        cache.hold(key)
     progress(1.0)
     meta = cache.read_meta(key)
     stored = StoredNames(**{part: tuple(names) for part, names in meta["stored"].items()})

@@ -25,6 +25,16 @@ def test_a_hold_is_taken_once(holds: CorpusHolds, clock: StoppedClock) -> None:
     assert (holds.held("a"), holds.held("b")) == ({ID: began}, {})
 
 
+def test_the_last_hold_of_all_owners_is_told(holds: CorpusHolds, clock: StoppedClock) -> None:
+    assert holds.last(ID) is None
+    holds.hold("a", ID, 10)
+    later = clock.advance(1)
+    holds.hold("b", ID, 10)
+
+    assert holds.last(ID) == later
+    assert holds.last("corpus_" + "b" * 32) is None
+
+
 def test_only_the_last_to_let_go_removes(holds: CorpusHolds) -> None:
     removed: list[str] = []
     for owner in ("a", "b"):

@@ -289,3 +289,31 @@ def test_several_jobs_are_read_at_once_and_missing_ones_passed_over(store: JobSt
 
     assert sorted(found, key=lambda job: job.id) == sorted([jobs[0], jobs[2]], key=lambda job: job.id)
     assert store.several([]) == []
+
+
+def test_a_corpus_was_in_use_lately_if_a_job_that_read_it_ended_since(store: JobStore, clock: StoppedClock) -> None:
+    job = add_running_job(store)
+    ended = clock.advance(10)
+    store.finish(job.id, 1, Status.REJECTED, {}, None)
+
+    assert not store.corpus_in_use(CORPUS_ID)
+    assert store.corpus_in_use(CORPUS_ID, since=ended)
+    assert not store.corpus_in_use(CORPUS_ID, since=ended + timedelta(seconds=1))
+    assert not store.corpus_in_use("corpus_" + "1" * 32, since=START)
+
+
+def test_reports_of_jobs_that_ended_long_ago_are_forgotten(store: JobStore, clock: StoppedClock) -> None:
+    old, young, going_on = (add_running_job(store) for _ in range(3))
+    for job in (old, young, going_on):
+        store.save_report(job.id, 1, {"seed": 0})
+    store.finish(old.id, 1, Status.SUCCEEDED, {}, None)
+    moment = clock.advance(10)
+    store.finish(young.id, 1, Status.SUCCEEDED, {}, None)
+
+    assert store.forget_reports(moment) == 1
+    assert store.forget_reports(moment) == 0
+
+    with pytest.raises(ReportNotReady):
+        store.report(old.id)
+    assert store.report(young.id) == store.report(going_on.id) == {"seed": 0}
+    assert store.get(old.id).status is Status.SUCCEEDED

@@ -8,6 +8,7 @@ import pytest
 
 from service.adapters.directory_artifacts import DirectoryArtifacts
 from service.adapters.directory_corpora import DirectoryCorpora
+from service.adapters.memory_access import MemoryHolds
 from service.adapters.memory_queue import MemoryQueue
 from service.adapters.memory_store import MemoryJobStore
 from service.jobs import Job, Phase, Status
@@ -19,7 +20,7 @@ from workers.sweeper import Sweeper
 
 
 def sweep(parts: Parts, queue: MemoryQueue) -> None:
-    Sweeper(parts, queue).sweep()
+    Sweeper(parts, queue, MemoryHolds(parts.clock)).sweep()
 
 
 @pytest.fixture
@@ -167,7 +168,7 @@ def test_a_step_that_fails_stops_neither_the_others_nor_the_sweeper(
 def test_what_goes_on_being_wrong_is_logged_once_and_so_is_its_end(
     parts: Parts, queue: MemoryQueue, caplog: pytest.LogCaptureFixture
 ) -> None:
-    sweeper = Sweeper(parts, queue)
+    sweeper = Sweeper(parts, queue, MemoryHolds(parts.clock))
     add(parts)
     with caplog.at_level(logging.INFO):
         queue.away = True
