@@ -129,6 +129,7 @@ class EstimateView(View):
     head_bytes_after: int | None
     seconds: float
     memory_bytes: int
+    least_memory_bytes: int
 
 
 class DryRunView(View):

@@ -7,7 +7,19 @@ import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
-NAMES = ("sweep", "analysis", "head", "monitor", "methods", "precision", "models", "overhead", "hub", "download")
+NAMES = (
+    "sweep",
+    "analysis",
+    "head",
+    "monitor",
+    "methods",
+    "precision",
+    "models",
+    "overhead",
+    "large",
+    "hub",
+    "download",
+)
 RESULTS = Path(__file__).parent / "results"
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "models"
 

@@ -328,4 +328,6 @@ def dry_run_view(dry_run: DryRun) -> RenderableType:
         table.add_row("Takes", f"about {duration(estimate['seconds'])}")
     if estimate.get("memory_bytes"):
         table.add_row("Needs", f"about {size(estimate['memory_bytes'])} of memory")
+    if estimate.get("least_memory_bytes"):
+        table.add_row("", f"or {size(estimate['least_memory_bytes'])}, reading the model from disk layer by layer")
     return Group(Text("Valid; no job was made.", "green"), table)

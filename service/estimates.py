@@ -9,7 +9,7 @@ evaluated, of all corpora together.
   a tied model's file does not shrink, since its embedding keeps the other columns.
 - seconds = (2 P T [backbone] + 4 V d T [two passes of the sweep] + 2 P E [validation] + 60 d^3 [decompositions])
   / 3e10, for each model of the job, + 10: one CPU core and the start of a process. A GPU takes a small part of it.
-- memory_bytes = checkpoint + 4 float32 copies of the head + 8 float64 matrices of d x d + 600 MB for the process.
+- memory_bytes and least_memory_bytes: service/memory_needs.py, with the model held whole and offloaded.
 - T counts 4 bytes of text for a token, up to what the recipe asks for.
 """
 
@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from service.column_counts import checked_kept_columns
 from service.errors import UnsupportedHead, UnsupportedModel
 from service.head_bytes import HeadShape
+from service.memory_needs import offloaded_bytes, working_bytes
 from service.model_files import ModelInspection
 from service.recipes.compare import CompareRecipe
 from service.recipes.compress import CompressRecipe, Method
@@ -29,7 +30,6 @@ from service.safetensors_header import DTYPE_BITS
 BYTES_PER_TOKEN = 4
 FLOPS_PER_SECOND = 3e10
 START_SECONDS = 10.0
-PROCESS_BYTES = 600_000_000
 GENERAL_BASES = frozenset({Method.PCA, Method.ACTIVATION, Method.PROBABILITY})
 WITHOUT_LM_HEAD = ("Classification", "QuestionAnswering", "MultipleChoice")
 CONFIG_DTYPE_BYTES = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}
@@ -57,6 +57,7 @@ class Estimate:
     head_bytes_after: int | None
     seconds: float
     memory_bytes: int
+    least_memory_bytes: int  # with the model offloaded, which makes the job slower
 
 
 def head_facts(model: ModelInspection) -> HeadFacts:
@@ -79,14 +80,13 @@ def estimate(recipe: Recipe, model: ModelInspection, corpus_bytes: Sequence[int]
     slicing = recipe if isinstance(recipe, CompressRecipe) else None
     kept = _kept(slicing, head) if slicing else None
     held = 2 if isinstance(recipe, CompareRecipe) else 1  # models at a time
+    working = working_bytes(head.vocab_size, head.hidden_size)
     return Estimate(
         kept_columns=kept,
         head_bytes_after=_head_bytes(head, kept, slicing) if slicing and kept else None,
         seconds=round(_seconds(recipe, model, head, corpus_bytes), 1),
-        memory_bytes=held * model.nbytes
-        + 16 * head.vocab_size * head.hidden_size
-        + 64 * head.hidden_size**2
-        + PROCESS_BYTES,
+        memory_bytes=held * model.nbytes + working,
+        least_memory_bytes=held * offloaded_bytes(model) + working,
     )
 
 

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 from service.errors import AttemptSuperseded, InternalError, JobCanceled, ServiceError, StoreUnavailable
 from service.failures import as_service_error, is_retryable
+from service.hashed_files import HashedFile
 from service.jobs import Job, JobError, Phase, Status
 from service.manifest import MANIFEST_NAME, REPORT_NAME, as_json, describe_artifact, hash_files, write_whole
 from service.model_card import CARD_NAME, write_card
@@ -93,7 +94,7 @@ def _attempt(job: Job, services: Services, engine: Engine, progress: Progress) -
         report |= {"rollout": roll_out(report, can_widen=_can_widen(job.recipe, report))}
     _write(services, lambda: services.store.save_report(job.id, job.attempt, report))
     if outcome.verdict is Verdict.PUBLISH:
-        return _publish(job, services, task.model, task.staging, report, progress)
+        return _publish(job, services, task, outcome.hashes, report, progress)
     services.artifacts.discard(job.id, job.attempt)
     status = Status.REJECTED if outcome.verdict is Verdict.REJECT else Status.SUCCEEDED
     return _finish(job, services, status, summarize(report))
@@ -148,16 +149,23 @@ def _prepare(
 
 
 def _publish(
-    job: Job, services: Services, model: LocalModel, staging: Path, report: dict[str, Any], progress: Progress
+    job: Job,
+    services: Services,
+    task: EngineTask[JobRecipe],
+    known: dict[str, HashedFile],
+    report: dict[str, Any],
+    progress: Progress,
 ) -> Job:
+    staging = task.staging
     progress(Phase.PUBLISHING, 0.0)
     write_whole(staging / REPORT_NAME, as_json(report))
     write_whole(staging / PAGE_NAME, write_page(report).encode())
-    write_whole(staging / CARD_NAME, write_card(job, model, report).encode())
-    hashes = hash_files(staging, lambda fraction: progress(Phase.PUBLISHING, 0.9 * fraction))
-    write_whole(staging / MANIFEST_NAME, as_json(describe_artifact(job, model, hashes)))
+    write_whole(staging / CARD_NAME, write_card(job, task.model, report).encode())
+    hashed = hash_files(staging, known, lambda fraction: progress(Phase.PUBLISHING, 0.9 * fraction))
+    hashes = {path: file.sha256 for path, file in hashed.items()}
+    write_whole(staging / MANIFEST_NAME, as_json(describe_artifact(job, task.model, hashes)))
     progress(Phase.PUBLISHING, 0.9)
-    published = {file.path: file.sha256 for file in services.artifacts.publish(job.id, job.attempt)}
+    published = {file.path: file.sha256 for file in services.artifacts.publish(job.id, job.attempt, hashed)}
     if published.get(REPORT_NAME) != hashes[REPORT_NAME]:
         return _adopt(job, services)  # an attempt that had lost its fence was faster; its files are the ones to keep
     return _finish(job, services, Status.SUCCEEDED, summarize(report))

@@ -1,18 +1,17 @@
 """headroom.json of an artifact: what was asked for, what it was made from, the hash of every file. Checks nothing."""
 
-import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from service.hashed_files import HashedFile, hash_file
 from service.jobs import Job
 from service.ports import LocalModel
 
 MANIFEST_NAME = "headroom.json"
 REPORT_NAME = "report.json"
 FORMAT_VERSION = 1
-CHUNK_BYTES = 4 * 1024 * 1024
 
 
 def write_whole(path: Path, content: bytes) -> None:
@@ -40,21 +39,23 @@ def describe_artifact(job: Job, model: LocalModel, files: dict[str, str]) -> dic
     }
 
 
-def hash_files(folder: Path, progress: Callable[[float], None]) -> dict[str, str]:
-    """sha256 of every file below `folder` except the manifest itself, by relative path, sorted.
+def hash_files(
+    folder: Path, known: Mapping[str, HashedFile], progress: Callable[[float], None]
+) -> dict[str, HashedFile]:
+    """Every file below `folder` except the manifest itself, by relative path, sorted.
 
-    `progress` hears the fraction of bytes done after each chunk, and may raise to stop the work.
+    What is still as `known` says is not read. `progress` hears the fraction of the other bytes done after each chunk,
+    and may raise to stop the work.
     """
-    paths = sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / MANIFEST_NAME)
-    total = sum(path.stat().st_size for path in paths) or 1
+    paths = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
+    paths.pop(MANIFEST_NAME, None)
+    hashes = {name: known[name] for name, path in paths.items() if name in known and known[name].is_still(path)}
+    total = sum(path.stat().st_size for name, path in paths.items() if name not in hashes) or 1
     done = 0
-    hashes: dict[str, str] = {}
-    for path in paths:
-        digest = hashlib.sha256()
-        with path.open("rb") as file:
-            while chunk := file.read(CHUNK_BYTES):
-                digest.update(chunk)
-                done += len(chunk)
-                progress(done / total)
-        hashes[path.relative_to(folder).as_posix()] = digest.hexdigest()
-    return hashes
+
+    def on_bytes(count: int) -> None:
+        nonlocal done
+        done += count
+        progress(done / total)
+
+    return {name: hashes.get(name) or hash_file(path, on_bytes) for name, path in sorted(paths.items())}

@@ -1,7 +1,7 @@
 """Boundaries we do not own, as Protocols. One contract suite each in tests/contract; see docs/decisions/0009."""
 
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
@@ -10,6 +10,7 @@ from typing import Any, BinaryIO, Generic, Protocol, TypeAlias, TypeVar
 from service.access import Key
 from service.audit import AuditEntry, AuditFilter, AuditPage
 from service.errors import FileNotFound
+from service.hashed_files import HashedFile
 from service.jobs import Event, Job, JobError, Phase, Status
 from service.model_files import ModelInspection
 from service.receipts import Answer, KeyedRequest, Receipt, Reservation
@@ -243,6 +244,9 @@ def pick_file(job_id: str, files: list[StoredFile], path: str) -> StoredFile:
     raise FileNotFound(f"job {job_id} has no file {path!r}; list its files to see their names")
 
 
+NO_HASHES: Mapping[str, HashedFile] = {}
+
+
 class ArtifactStore(Protocol):
     """Published files of jobs. Readers see all files of a job or none.
 
@@ -252,9 +256,10 @@ class ArtifactStore(Protocol):
     def staging(self, job_id: str, attempt: int) -> Path:
         """An empty folder on this machine's disk for this attempt."""
 
-    def publish(self, job_id: str, attempt: int) -> list[StoredFile]:
+    def publish(self, job_id: str, attempt: int, hashes: Mapping[str, HashedFile] = NO_HASHES) -> list[StoredFile]:
         """Make the files of the attempt's staging folder durable, then visible all at once; replaces nothing.
-        If the job is published already, the staging folder is removed and the published files are listed."""
+        If the job is published already, the staging folder is removed and the published files are listed.
+        Files that are still what `hashes` says, by relative path, are not read to be hashed again."""
 
     def discard(self, job_id: str, attempt: int) -> None:
         """Remove a staging folder, if there is one, and what was stored from it without being published."""
@@ -376,6 +381,10 @@ class EngineTask(Generic[RecipeT]):
     device: str
     other_models: tuple[LocalModel, ...] = ()  # as recipe.other_models names them
     other_corpora: tuple[CorpusFile, ...] = ()  # as recipe.corpora names them, without the first
+    memory_bytes: int | None = None  # of the device; a model that does not fit is offloaded. None: every one fits
+
+
+OFFLOADED_NAME = ".offloaded"  # in staging while an engine runs: weights of a model that does not fit into memory
 
 
 class Verdict(StrEnum):
@@ -390,6 +399,7 @@ class EngineOutcome:
 
     verdict: Verdict
     report: dict[str, Any]
+    hashes: dict[str, HashedFile] = field(default_factory=dict)  # of large files of staging, by relative path
 
 
 class Engine(Protocol):

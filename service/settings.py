@@ -56,6 +56,7 @@ class Settings(BaseSettings):
     max_model_cache_bytes: Annotated[int, Field(ge=0)] = 200_000_000_000  # fetched models, on each worker; 0: no limit
     resend_after_seconds: float = 60.0  # a sent but unclaimed message is sent again
     device: str = "auto"  # auto, cpu, cuda, cuda:N
+    memory_bytes: Annotated[int, Field(ge=0)] = 0  # of the device, for a job; 0: what is free when it starts
     threads: int = 0  # torch threads of a job; 0: all cores
 
     @model_validator(mode="before")

@@ -65,6 +65,11 @@ FAMILIES = {
     "gemma2": Family("Gemma2ForCausalLM", "Gemma2Config", SIZES | GEMMA | {"final_logit_softcapping": 5.0}, tied=True),
     "gemma3": Family("Gemma3ForCausalLM", "Gemma3TextConfig", SIZES | GEMMA, tied=True),
     "mistral": Family("MistralForCausalLM", "MistralConfig", SIZES | {"num_key_value_heads": 1}),
+    "mixtral": Family(
+        "MixtralForCausalLM",
+        "MixtralConfig",
+        SIZES | {"num_local_experts": 2, "num_key_value_heads": 1, "num_experts_per_tok": 1},
+    ),
     "phi": Family("PhiForCausalLM", "PhiConfig", SIZES),
     "cohere": Family("CohereForCausalLM", "CohereConfig", SIZES | {"logit_scale": 0.25, "pad_token_id": 0}, tied=True),
     "bert": Family("BertForMaskedLM", "BertConfig", SIZES | {"pad_token_id": PAD}, tied=True, reads="masks"),

@@ -1,8 +1,14 @@
-"""Which device a job runs on. Loads torch, so only a job's own process calls it."""
+"""Which device a job runs on, and what it has free. Loads torch, so only a job's own process calls it."""
 
 import os
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
 
 from service.errors import InternalError
+
+CGROUP = Path("/sys/fs/cgroup")  # of this container, or of the whole machine, which has no limit there
 
 
 def choose_device(wanted: str) -> str:
@@ -23,3 +29,22 @@ def set_threads(threads: int) -> None:
     import torch
 
     torch.set_num_threads(threads or len(os.sched_getaffinity(0)))
+
+
+def free_memory(device: str) -> int:
+    """Bytes that a job could take now on a device that `choose_device` gave."""
+    import torch
+
+    if device != "cpu":
+        return int(torch.cuda.mem_get_info(torch.device(device))[0])
+    return min([int(psutil.virtual_memory().available), *_left_in_cgroup(CGROUP)])
+
+
+def _left_in_cgroup(folder: Path) -> list[int]:
+    """Of a container's memory limit, where there is one. Cached files count as free, as they do for the machine."""
+    with suppress(OSError, ValueError):  # no limit ("max"), or no cgroups of version 2
+        limit = int((folder / "memory.max").read_text())
+        statistics = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+        used = int((folder / "memory.current").read_text()) - int(statistics.get("inactive_file", 0))
+        return [max(limit - used, 0)]
+    return []

@@ -26,7 +26,7 @@ from service.progress import ProgressReporter
 from service.recipes.job_recipe import JobRecipe
 from service.settings import Settings
 from service.tracing import from_variables
-from workers.device import choose_device, set_threads
+from workers.device import choose_device, free_memory, set_threads
 from workers.parts import Parts, open_parts
 from workers.phase_spans import PhaseSpans
 
@@ -92,8 +92,10 @@ def run_on_device(task: EngineTask[JobRecipe], progress: Progress) -> EngineOutc
     from service.compression.model_loading import go_offline
 
     go_offline()  # the model has been fetched; what is in it must not make loading it fetch more
-    set_threads(Settings().threads)
-    return run_engine(replace(task, device=choose_device(task.device)), progress)
+    settings, device = Settings(), choose_device(task.device)
+    set_threads(settings.threads)
+    memory = settings.memory_bytes or free_memory(device)
+    return run_engine(replace(task, device=device, memory_bytes=memory), progress)
 
 
 def _end_with_parent() -> None:

@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
@@ -18,7 +19,8 @@ from typing import Any, BinaryIO
 from service.adapters.durable_files import disk_full_is_typed, make_folder, sync
 from service.adapters.staging_folders import FILES, JOB_ID, MANIFEST, StagingFolders, checked
 from service.errors import FileNotFound
-from service.ports import StoredFile, pick_file
+from service.hashed_files import HashedFile
+from service.ports import NO_HASHES, StoredFile, pick_file
 
 
 class DirectoryArtifacts:
@@ -34,11 +36,11 @@ class DirectoryArtifacts:
     def staging(self, job_id: str, attempt: int) -> Path:
         return self._staging.make(job_id, attempt)
 
-    def publish(self, job_id: str, attempt: int) -> list[StoredFile]:
+    def publish(self, job_id: str, attempt: int, hashes: Mapping[str, HashedFile] = NO_HASHES) -> list[StoredFile]:
         published = self._published(job_id)
         if not published.exists():
             with disk_full_is_typed("publishing the result"):
-                self._staging.seal(job_id, attempt)
+                self._staging.seal(job_id, attempt, hashes)
                 _rename_to_new(self._staging.folder(job_id, attempt), published)
         self.discard(job_id, attempt)
         return self.files(job_id)

@@ -13,7 +13,7 @@ looks for a manifest; the publisher puts its manifest and then looks for that ma
 import json
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -23,7 +23,8 @@ from service.adapters.durable_files import disk_full_is_typed
 from service.adapters.staging_folders import FILES, JOB_ID, StagingFolders, checked
 from service.errors import AttemptSuperseded, FileNotFound, StorageRefused, StorageUnavailable
 from service.file_headers import content_headers
-from service.ports import StoredFile, pick_file
+from service.hashed_files import HashedFile
+from service.ports import NO_HASHES, StoredFile, pick_file
 
 logger = logging.getLogger(__name__)
 
@@ -62,10 +63,10 @@ class ObjectArtifacts:
     def staging(self, job_id: str, attempt: int) -> Path:
         return self._staging.make(job_id, attempt)
 
-    def publish(self, job_id: str, attempt: int) -> list[StoredFile]:
+    def publish(self, job_id: str, attempt: int, hashes: Mapping[str, HashedFile] = NO_HASHES) -> list[StoredFile]:
         if not self._read_manifest(job_id):
             with disk_full_is_typed("publishing the result"):
-                manifest = self._staging.seal(job_id, attempt)
+                manifest = self._staging.seal(job_id, attempt, hashes)
             self._bucket.put(_uploading(job_id, attempt), UPLOADING)
             self._upload(job_id, attempt, (StoredFile(**entry) for entry in manifest["files"]))
             if self._bucket.create(_manifest(job_id), json.dumps(manifest, indent=1).encode()):

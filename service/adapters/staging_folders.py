@@ -4,13 +4,12 @@ root/<job>.<attempt>/files/...       written by one attempt
 root/<job>.<attempt>/manifest.json   attempt, and path, size and sha256 of each file
 """
 
-import hashlib
 import json
 import os
 import re
 import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -26,6 +25,7 @@ from service.adapters.durable_files import (
     write_synced,
 )
 from service.errors import InternalError
+from service.hashed_files import HashedFile, hash_file
 from service.ports import StoredFile
 
 JOB_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
@@ -50,12 +50,12 @@ class StagingFolders:
             shutil.rmtree(folder, ignore_errors=True)
             return make_folder(folder / FILES)
 
-    def seal(self, job_id: str, attempt: int) -> dict[str, Any]:
+    def seal(self, job_id: str, attempt: int, hashes: Mapping[str, HashedFile]) -> dict[str, Any]:
         """Hash and sync all files, write the manifest beside them, and return it."""
         folder = self.folder(job_id, attempt)
         if not (folder / FILES).is_dir():
             raise InternalError(f"attempt {attempt} of job {job_id} has no staging folder to publish")
-        files = sorted(_sealed_files(folder / FILES), key=lambda file: file.path)
+        files = sorted(_sealed_files(folder / FILES, hashes), key=lambda file: file.path)
         manifest = {"job_id": job_id, "attempt": attempt, "files": [asdict(file) for file in files]}
         (folder / MANIFEST).unlink(missing_ok=True)  # of a publication that was cut off
         write_synced(folder / MANIFEST, json.dumps(manifest, indent=1).encode())
@@ -87,20 +87,21 @@ def checked(job_id: str) -> str:
     return job_id
 
 
-def _sealed_files(folder: Path) -> Iterator[StoredFile]:
+def _sealed_files(folder: Path, hashes: Mapping[str, HashedFile]) -> Iterator[StoredFile]:
     for parent, folders, names in os.walk(folder, topdown=False):
         linked = [name for name in folders if (Path(parent) / name).is_symlink()]
         for name in names + linked:
-            yield _sealed_file(Path(parent) / name, folder)
+            path = Path(parent) / name
+            yield _sealed_file(path, folder, hashes.get(path.relative_to(folder).as_posix()))
         os.chmod(parent, FOLDER_MODE)
         sync(Path(parent))
 
 
-def _sealed_file(path: Path, folder: Path) -> StoredFile:
+def _sealed_file(path: Path, folder: Path, known: HashedFile | None) -> StoredFile:
     if not stat.S_ISREG(path.lstat().st_mode):
         raise InternalError(f"staging holds {path.name!r}, which is not a plain file")
     with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        found = known if known and known.is_still(path) else hash_file(path, lambda count: None)
         os.fchmod(file.fileno(), FILE_MODE)
         os.fsync(file.fileno())
-        return StoredFile(path.relative_to(folder).as_posix(), os.fstat(file.fileno()).st_size, digest)
+        return StoredFile(path.relative_to(folder).as_posix(), os.fstat(file.fileno()).st_size, found.sha256)

@@ -4,6 +4,7 @@ One form covers all: an invertible P (hidden, hidden) whose rows are ordered by 
 and keeping the first k columns of U is the pruned head. Nothing is removed here, and no head is touched.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -34,10 +35,13 @@ class Basis:
 
     def columns(self, weight: Tensor) -> Tensor:
         """U: (rows, hidden) -> (rows, hidden), float32, on the weight's device."""
-        if self.order is not None:
-            return weight.float()[:, self.order.to(weight.device)]
-        assert self.synthesis is not None
-        return _product(weight, self.synthesis)
+        order, synthesis = self.order, self.synthesis
+        if order is not None:
+            order = order.to(weight.device)
+            return _by_rows(weight, lambda rows: rows[:, order])
+        assert synthesis is not None
+        synthesis = synthesis.to(weight.device)
+        return _by_rows(weight, lambda rows: rows.double() @ synthesis)  # the product in float64
 
     def coordinates(self, hidden: Tensor) -> Tensor:
         """x: (positions, hidden) -> (positions, hidden), in the dtype of `hidden`, at least float32."""
@@ -48,10 +52,12 @@ class Basis:
         return wide @ self.analysis.T.to(hidden.device, wide.dtype)
 
 
-def _product(weight: Tensor, synthesis: Tensor, rows_at_once: int = 8192) -> Tensor:
-    """weight @ synthesis with the product in float64, a block of rows at a time."""
-    matrix = synthesis.to(weight.device)
-    return torch.cat([(rows.double() @ matrix).float() for rows in weight.split(rows_at_once)])
+def _by_rows(weight: Tensor, turn: Callable[[Tensor], Tensor], rows_at_once: int = 8192) -> Tensor:
+    """`turn` of all rows in float32, a block at a time, so that the result is held once."""
+    turned = torch.empty(weight.shape, device=weight.device)
+    for rows, into in zip(weight.split(rows_at_once), turned.split(rows_at_once), strict=True):
+        into.copy_(turn(rows))
+    return turned
 
 
 def build_basis(method: Method, weight: Tensor, statistics: Statistics, seed: int) -> Basis:

@@ -1,6 +1,7 @@
 """Write the sliced checkpoint: new head tensors, everything else copied byte for byte without passing through torch.
 
-Peak memory is the head's factors plus one copy buffer, whatever the model's size. Measures nothing, loads no model.
+Peak memory is the head's factors plus one copy buffer, whatever the model's size. Each file is hashed while it is
+written. Measures nothing, loads no model.
 """
 
 import json
@@ -9,15 +10,18 @@ import struct
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
+from io import RawIOBase
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from headroom.head import FORMAT_VERSION, REMOVED_NAME
+from service.compression.hashed_writing import HashedWriter
 from service.compression.lm_head import LmHead, StoredNames
 from service.compression.slicing import SlicedFactors
+from service.hashed_files import HashedFile
 from service.model_files import ModelInspection, TensorEntry
 
 COPY_BYTES = 8 * 1024 * 1024
@@ -196,8 +200,11 @@ def _embedding_tensors(name: str, factors: SlicedFactors) -> dict[str, Tensor | 
 
 def write_checkpoint(
     plan: Plan, source: ModelInspection, folder: Path, max_shard_bytes: int, progress: Callable[[float], None]
-) -> None:
-    """Fill an empty staging folder: shards, index, config, tokenizer and generation files. fsync is the store's."""
+) -> dict[str, HashedFile]:
+    """Fill an empty staging folder: shards, index, config, tokenizer and generation files. fsync is the store's.
+
+    Gives the hashes of the large files, by name.
+    """
     shards = list(_shards(plan.tensors, max_shard_bytes))
     names = _shard_names(len(shards))
     written, total = 0, max(plan.nbytes, 1)
@@ -207,18 +214,20 @@ def write_checkpoint(
         written += count
         progress(written / total)
 
+    hashes = {}
     with ExitStack() as stack:
-        files = {name: stack.enter_context((source.path / name).open("rb")) for name in source.files}
+        files = {name: stack.enter_context((source.path / name).open("rb", buffering=0)) for name in source.files}
         for name, shard in zip(names, shards, strict=True):
-            _write_shard(folder / name, shard, files, on_bytes)
+            hashes[name] = _write_shard(folder / name, shard, files, on_bytes)
         if plan.removed:
-            _write_shard(folder / REMOVED_NAME, plan.removed, files, lambda count: None)
+            hashes[REMOVED_NAME] = _write_shard(folder / REMOVED_NAME, plan.removed, files, lambda count: None)
     if len(shards) > 1:
         weight_map = {tensor: name for name, shard in zip(names, shards, strict=True) for tensor in shard}
         index = {"metadata": {"total_size": plan.nbytes}, "weight_map": dict(sorted(weight_map.items()))}
         _write_json(folder / "model.safetensors.index.json", index)
     _copy_side_files(source.path, folder)
     _write_json(folder / "config.json", plan.config)
+    return hashes
 
 
 def _shards(tensors: dict[str, Tensor | TensorEntry], max_bytes: int) -> Iterable[dict[str, Tensor | TensorEntry]]:
@@ -242,9 +251,9 @@ def _shard_names(count: int) -> list[str]:
 def _write_shard(
     path: Path,
     shard: dict[str, Tensor | TensorEntry],
-    files: Mapping[str, BinaryIO],
+    files: Mapping[str, RawIOBase],
     on_bytes: Callable[[int], None],
-) -> None:
+) -> HashedFile:
     """Layout of safetensors: 8 bytes header length, JSON header padded to 8, data. Widest dtypes first: all aligned."""
     ordered = sorted(shard.items(), key=lambda pair: (-_item_bytes(pair[1]), pair[0]))
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
@@ -258,26 +267,37 @@ def _write_shard(
         offset += _nbytes(item)
     encoded = json.dumps(header, separators=(",", ":")).encode()
     encoded += b" " * (-len(encoded) % 8)
-    with path.open("wb") as out:
+    buffer = memoryview(bytearray(COPY_BYTES))
+    with HashedWriter(path) as out:
         out.write(struct.pack("<Q", len(encoded)) + encoded)
         for _, item in ordered:
             if isinstance(item, TensorEntry):
-                _copy_bytes(files[item.file], item, out, on_bytes)
+                _copy_bytes(files[item.file], item, buffer, out, on_bytes)
             else:
-                out.write(item.contiguous().view(torch.uint8).numpy().data)
-                on_bytes(_nbytes(item))
+                _write_tensor(item, out, on_bytes)
+    return out.hashed()
 
 
-def _copy_bytes(source: BinaryIO, entry: TensorEntry, out: BinaryIO, on_bytes: Callable[[int], None]) -> None:
+def _copy_bytes(
+    source: RawIOBase, entry: TensorEntry, buffer: memoryview, out: HashedWriter, on_bytes: Callable[[int], None]
+) -> None:
     source.seek(entry.start)
     left = entry.nbytes
     while left:
-        data = source.read(min(left, COPY_BYTES))
-        if not data:
+        count = source.readinto(buffer[: min(left, len(buffer))])
+        if not count:
             raise OSError(f"{entry.file} ended early while tensor {entry.name!r} was copied")
-        out.write(data)
-        left -= len(data)
-        on_bytes(len(data))
+        out.write(buffer[:count])
+        left -= count
+        on_bytes(count)
+
+
+def _write_tensor(tensor: Tensor, out: HashedWriter, on_bytes: Callable[[int], None]) -> None:
+    data = tensor.contiguous().flatten().view(torch.uint8).numpy().data
+    for start in range(0, len(data), COPY_BYTES):
+        piece = data[start : start + COPY_BYTES]
+        out.write(piece)
+        on_bytes(len(piece))
 
 
 def _copy_side_files(source: Path, folder: Path) -> None:

@@ -16,10 +16,12 @@ from service.compression.checkpoint import plan_dense, write_checkpoint
 from service.compression.gate import Choice, StoredDrift, stored_drift
 from service.compression.lm_head import CONTRACT_TOLERANCE
 from service.compression.model_loading import load_model
+from service.compression.offloading import Room, room_of
 from service.compression.slicing import SlicedFactors, stored_logits
 from service.compression.source import Source
 from service.compression.validation import StoredMeasurement, load_stored, measure_stored
 from service.errors import ExportUnavailable
+from service.hashed_files import HashedFile
 from service.ports import EngineTask
 from service.recipes.compress import CompressRecipe
 
@@ -45,20 +47,23 @@ def write_exports(
     choice: Choice,
     device: torch.device,
     progress: Callable[[float], None],
-) -> list[dict[str, Any]]:
-    """Every export that the job asks for, as the report says it. Staging holds the checkpoint already."""
+) -> tuple[list[dict[str, Any]], dict[str, HashedFile]]:
+    """Every export that the job asks for, as the report says it, and hashes. Staging holds the checkpoint already."""
     kinds = task.recipe.options.export
-    found = []
+    found: list[dict[str, Any]] = []
+    hashes: dict[str, HashedFile] = {}
     for number, kind in enumerate(kinds):
 
         def on_export(done: float, number: int = number) -> None:
             progress((number + done) / len(kinds))
 
         if kind == "dense":
-            found.append(_dense(task, source, factors, choice, device, on_export))
+            told, hashed = _dense(task, source, factors, choice, device, on_export)
+            found.append(told)
+            hashes |= {f"dense/{name}": file for name, file in hashed.items()}
         else:
             found.append(_onnx(task, source, on_export))
-    return found
+    return found, hashes
 
 
 def _dense(
@@ -68,21 +73,23 @@ def _dense(
     choice: Choice,
     device: torch.device,
     progress: Callable[[float], None],
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], dict[str, HashedFile]]:
     """A head of full width and rank k in the plain architecture, loaded by it and judged by the job's budgets."""
     # A plain class builds a bias where the source has one; what a repair adds elsewhere has no place in its files.
     left_out = factors.bias is not None and source.head.module_bias is None
     written = replace(factors, bias=None) if left_out else factors
-    dense = load_stored(task.staging, source.reading.auto_class, torch.device("cpu")).get_output_embeddings()
+    dense = load_stored(task.staging, source.reading.auto_class, Room(torch.device("cpu"))).get_output_embeddings()
     plan = plan_dense(
         source.inspection, source.head, source.stored, dense.dense_weight(), written.bias, source.base_model_prefix
     )
     folder = task.staging / "dense"
     folder.mkdir()
     shard_bytes = task.recipe.options.max_shard_bytes
-    write_checkpoint(plan, source.inspection, folder, shard_bytes, lambda done: progress(0.2 * done))
+    hashes = write_checkpoint(plan, source.inspection, folder, shard_bytes, lambda done: progress(0.2 * done))
     elements = sum(torch.Size(item.shape).numel() for item in plan.tensors.values())
-    model = load_model(folder, plan.config, source.reading.auto_class, elements, device)
+    model = load_model(
+        folder, plan.config, source.reading.auto_class, elements, room_of(task, source.inspection, device)
+    )
     first, drifts = _measure(model, source, choice, task.recipe.options.seed, lambda done: progress(0.2 + 0.8 * done))
     difference = _difference(source, written, first.first_logits)
     if not all(drift.passes(one.set.budget) for one, drift in zip(choice.sets, drifts, strict=True)):
@@ -95,7 +102,7 @@ def _dense(
                 else "; ask for a smaller ratio, or leave out the export"
             )
         )
-    return {
+    described = {
         "kind": "dense",
         "path": "dense",
         "bytes": plan.nbytes,
@@ -106,6 +113,7 @@ def _dense(
         "perplexity_drift_low": drifts[0].low,
         "perplexity_drift_high": drifts[0].high,
     }
+    return described, hashes
 
 
 def _measure(
@@ -147,7 +155,7 @@ def _difference(source: Source, written: SlicedFactors, logits: Tensor) -> float
 
 
 def _onnx(task: EngineTask[CompressRecipe], source: Source, progress: Callable[[float], None]) -> dict[str, Any]:
-    model = load_stored(task.staging, source.reading.auto_class, torch.device("cpu"), torch.float32)
+    model = load_stored(task.staging, source.reading.auto_class, Room(torch.device("cpu")), torch.float32)
     folder = task.staging / "onnx"
     folder.mkdir()
     difference = onnx_export.write(model, folder / "model.onnx", source.evaluation.examples.inputs["input_ids"])

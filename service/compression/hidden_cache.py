@@ -23,9 +23,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from service.compression.block_parallel import map_blocks
 from service.compression.examples import Examples
 from service.compression.hidden_states import HiddenStatesOf, stopped_at_lm_head
+from service.compression.offloading import map_windows, windows_at_once
 
 DTYPES = {str(dtype): dtype for dtype in (torch.float32, torch.bfloat16, torch.float16)}
 
@@ -133,13 +133,13 @@ class HiddenCache:
                 tensors = examples.inputs | {"labels": examples.labels}
                 path = staging / f"{part}.examples.safetensors"
                 save_file({name: rows.contiguous() for name, rows in tensors.items()}, path)
-                at_once = _windows_at_once(examples.labels.shape[1], model.device)
+                at_once = windows_at_once(model, examples.labels.shape[1])
                 with (staging / f"{part}.bin").open("wb") as file, stopped_at_lm_head(model) as hidden_states:
 
                     def predicting(block: Examples, run: HiddenStatesOf = hidden_states) -> Tensor:
                         return block.predicting(run(block.inputs)).cpu()
 
-                    for hidden in map_blocks(predicting, examples.split(at_once), model.device):
+                    for hidden in map_windows(predicting, examples.split(at_once), model):
                         file.write(hidden.view(torch.uint8).numpy().data)
                         done += at_once
                         progress(min(done / total, 1.0))
@@ -168,8 +168,3 @@ class HiddenCache:
             os.rename(self.folder(key), staging / "replaced")
             shutil.rmtree(staging / "replaced")
         os.rename(staging, self.folder(key))
-
-
-def _windows_at_once(window: int, device: torch.device) -> int:
-    """On a CPU a block is one thread's work; a GPU wants more of it at a time."""
-    return max(1, (512 if device.type == "cpu" else 16_384) // window)

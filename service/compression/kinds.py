@@ -1,12 +1,20 @@
 """Which engine does which kind of job. A ports.Engine; imports only what the job at hand needs."""
 
+import shutil
 from typing import Any
 
-from service.ports import EngineOutcome, EngineTask, Progress
+from service.ports import OFFLOADED_NAME, EngineOutcome, EngineTask, Progress
 
 
 def run_engine(task: EngineTask[Any], progress: Progress) -> EngineOutcome:
     """Do the task. Its recipe was validated, so its kind is one of these."""
+    try:
+        return _run(task, progress)
+    finally:
+        shutil.rmtree(task.staging / OFFLOADED_NAME, ignore_errors=True)
+
+
+def _run(task: EngineTask[Any], progress: Progress) -> EngineOutcome:
     match task.recipe.kind:
         case "compress":
             from service.compression.pipeline import compress

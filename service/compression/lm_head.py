@@ -158,7 +158,11 @@ def _constants(model: Any, module: nn.Linear) -> list[tuple[str, Tensor]]:
     return [
         (name, tensor)
         for name, tensor in tensors
-        if tensor.numel() == rows and tensor.is_floating_point() and tensor.data_ptr() != own and tensor.any()
+        if tensor.numel() == rows
+        and tensor.is_floating_point()
+        and not tensor.is_meta
+        and tensor.data_ptr() != own
+        and tensor.any()
     ]
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from service.compression.examples import Examples
+from service.compression.offloading import Room
 from service.errors import CorruptCheckpoint, UnsupportedModel
 from service.model_files import ModelInspection
 
@@ -37,7 +38,7 @@ def load_tokenizer(path: Path) -> Any:
     return tokenizer
 
 
-def load_model(path: Path, config: dict[str, Any], auto_class: str, stored_elements: int, device: torch.device) -> Any:
+def load_model(path: Path, config: dict[str, Any], auto_class: str, stored_elements: int, room: Room) -> Any:
     """The model in its stored dtype, in evaluation mode. config: config.json as read by inspect_model; auto_class: the
     class of transformers that loads it.
 
@@ -50,8 +51,10 @@ def load_model(path: Path, config: dict[str, Any], auto_class: str, stored_eleme
     last: Exception | None = None
     for attention in ("sdpa", "eager"):  # always named, so that the config's own wish is never followed
         try:
-            _refuse_larger(path, auto_class, stored_elements)
-            return _load(path, auto_class, attention).to(device).eval()
+            skeleton = skeleton_of(path, auto_class)
+            _refuse_larger(skeleton, stored_elements)
+            with room.placing(skeleton) as placed:
+                return _load(path, auto_class, attention, placed, room.device)
         except ValueError as error:
             last = error
             if "attention" not in str(error).lower():
@@ -65,19 +68,19 @@ def load_model(path: Path, config: dict[str, Any], auto_class: str, stored_eleme
     raise UnsupportedModel(f"transformers cannot build the model: {_first_line(last)}") from last
 
 
-def load_any_model(inspection: ModelInspection, auto_class: str, device: torch.device) -> Any:
+def load_any_model(inspection: ModelInspection, auto_class: str, room: Room) -> Any:
     """Of a plain or a sliced checkpoint, through the public loader; errors as of load_model."""
     elements = sum(math.prod(entry.shape) for entry in inspection.tensors.values())
     section = inspection.config.get("quantization_config") or {}
     if section.get("quant_method") != "headroom":
-        return load_model(inspection.path, inspection.config, auto_class, elements, device)
+        return load_model(inspection.path, inspection.config, auto_class, elements, room)
     import headroom  # noqa: F401  # registers the format
 
     plain = {key: value for key, value in inspection.config.items() if key != "quantization_config"}
-    return load_model(inspection.path, plain, auto_class, SLICED_GROWTH * elements, device)
+    return load_model(inspection.path, plain, auto_class, SLICED_GROWTH * elements, room)
 
 
-def _load(path: Path, auto_class: str, attention: str) -> Any:
+def _load(path: Path, auto_class: str, attention: str, placed: dict[str, Any], device: torch.device) -> Any:
     import transformers
 
     model, info = getattr(transformers, auto_class).from_pretrained(
@@ -88,22 +91,27 @@ def _load(path: Path, auto_class: str, attention: str) -> Any:
         attn_implementation=attention,
         dtype="auto",
         output_loading_info=True,
+        **placed,
     )
     if info["missing_keys"]:
         name = sorted(info["missing_keys"])[0]
         raise CorruptCheckpoint(f"the checkpoint lacks {len(info['missing_keys'])} tensors, first {name!r}")
     if info["mismatched_keys"]:
         raise CorruptCheckpoint(f"tensors have other shapes than config.json says: {info['mismatched_keys']}")
-    return model
+    return model.eval() if placed else model.to(device).eval()
 
 
-def _refuse_larger(path: Path, auto_class: str, stored_elements: int) -> None:
-    """Missing layers would be made up before anything could be checked: a config must not decide what is allocated."""
+def skeleton_of(path: Path, auto_class: str) -> Any:
+    """The model that a folder's config describes, without its weights."""
     import transformers
 
     config = transformers.AutoConfig.from_pretrained(path, local_files_only=True)
     with torch.device("meta"):
-        skeleton = getattr(transformers, auto_class).from_config(config)
+        return getattr(transformers, auto_class).from_config(config)
+
+
+def _refuse_larger(skeleton: Any, stored_elements: int) -> None:
+    """Missing layers would be made up before anything could be checked: a config must not decide what is allocated."""
     described = sum(parameter.numel() for parameter in skeleton.parameters())
     if described > 2 * stored_elements:
         raise CorruptCheckpoint(

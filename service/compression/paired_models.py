@@ -20,6 +20,7 @@ from service.compression.examples import Examples
 from service.compression.groups import drift_by_group, small_groups
 from service.compression.hidden_states import forward, stopped_at_lm_head
 from service.compression.model_loading import check_token_ids, load_any_model, load_tokenizer, longest_window
+from service.compression.offloading import room_of
 from service.compression.phase_timer import PhaseTimer
 from service.compression.reading import ReadCorpus, Reading, read_corpus, reading_of
 from service.compression.report import versions
@@ -63,7 +64,7 @@ def compare(task: EngineTask[CompareRecipe], progress: Progress) -> EngineOutcom
     with timer.phase(Phase.ENCODING) as report_progress:
         sides = []
         for local in (task.model, *task.other_models):
-            sides.append(_open(local, text, device))
+            sides.append(_open(task, local, text, device))
             report_progress(len(sides) / 2)
         one, other = sides
         corpus, window = _read(one, other, text, recipe)
@@ -100,10 +101,10 @@ def compare(task: EngineTask[CompareRecipe], progress: Progress) -> EngineOutcom
     return EngineOutcome(Verdict.REJECT if report["passes"] is False else Verdict.REPORT, report)
 
 
-def _open(local: LocalModel, text: Text, device: torch.device) -> Side:
+def _open(task: EngineTask[CompareRecipe], local: LocalModel, text: Text, device: torch.device) -> Side:
     inspection = inspect_model(local.path)
     reading = reading_of(inspection.config, text)
-    model = load_any_model(inspection, reading.auto_class, device)
+    model = load_any_model(inspection, reading.auto_class, room_of(task, inspection, device, models=2))
     return Side(local, inspection, reading, load_tokenizer(local.path), model)
 
 

@@ -28,6 +28,7 @@ from service.compression.frontier import Frontier
 from service.compression.gate import Choice, StoredDrift, choose, stored_drift
 from service.compression.groups import Gap, drift_by_group, small_groups
 from service.compression.model_loading import load_tokenizer
+from service.compression.offloading import room_of
 from service.compression.phase_timer import PhaseTimer
 from service.compression.precision import round_head
 from service.compression.reading import Objective
@@ -45,6 +46,7 @@ from service.compression.validation import (
     load_stored,
     measure_stored,
 )
+from service.hashed_files import HashedFile
 from service.jobs import Phase
 from service.ports import EngineOutcome, EngineTask, Progress, Verdict
 from service.recipes.compress import CompressRecipe, HeadDtype
@@ -128,7 +130,7 @@ def compress(task: EngineTask[CompressRecipe], progress: Progress) -> EngineOutc
         with timer.phase(Phase.SLICING) as report_progress:
             factors = factors_of(point.kept_columns, trial.head_dtype)
             predicted = trial.measured or measured_on(source, sets, point, factors, seed, device)
-            plan = _write(task, source, factors, report_progress)
+            plan, hashes = _write(task, source, factors, report_progress)
         with timer.phase(Phase.VALIDATING) as report_progress:
             stored, drifts, continuations = _validate(
                 task, source, choice, predicted, device, lambda done: report_progress(share * done)
@@ -142,11 +144,12 @@ def compress(task: EngineTask[CompressRecipe], progress: Progress) -> EngineOutc
                 drift.passes(one.set.budget) and of_set.passes(one.set.budget)
                 for one, drift, of_set in zip(choice.sets, drifts, predicted, strict=True)
             )
-            exports = []
+            exports: list[dict[str, Any]] = []
             if passes:
-                exports = write_exports(
+                exports, hashed = write_exports(
                     task, source, factors, choice, device, lambda done: report_progress(share + (1 - share) * done)
                 )
+                hashes |= hashed
         found = {
             "head_dtype": trial.head_dtype,
             "frontier": frontier.as_dict(trial.candidate) if frontier else None,
@@ -162,7 +165,7 @@ def compress(task: EngineTask[CompressRecipe], progress: Progress) -> EngineOutc
             "bytes": sizes(source, plan, factors),
         }
         if passes:
-            return _outcome(Verdict.PUBLISH, report | found, timer)
+            return replace(_outcome(Verdict.PUBLISH, report | found, timer), hashes=hashes)
         _empty(task.staging)
         # What storing added to the drift of this size it will add to the others: skip those that it would fail too.
         waiting = [other for other in waiting if choice.may_store(other.expected, trial.expected, drifts)]
@@ -199,7 +202,7 @@ def _outcome(verdict: Verdict, report: dict[str, Any], timer: PhaseTimer) -> Eng
 
 def _write(
     task: EngineTask[CompressRecipe], source: Source, factors: SlicedFactors, progress: Callable[[float], None]
-) -> Plan:
+) -> tuple[Plan, dict[str, HashedFile]]:
     options = task.recipe.options
     plan = plan_checkpoint(
         source.inspection,
@@ -212,8 +215,7 @@ def _write(
         base_model_prefix=source.base_model_prefix,
         fingerprint=_fingerprint(source, factors),
     )
-    write_checkpoint(plan, source.inspection, task.staging, options.max_shard_bytes, progress)
-    return plan
+    return plan, write_checkpoint(plan, source.inspection, task.staging, options.max_shard_bytes, progress)
 
 
 @torch.inference_mode()
@@ -236,7 +238,7 @@ def _validate(
 
     And how it goes on with a few texts, as the report says it.
     """
-    model = load_stored(task.staging, source.reading.auto_class, device)
+    model = load_stored(task.staging, source.reading.auto_class, room_of(task, source.inspection, device))
     turned = isinstance(model.get_input_embeddings(), SlicedEmbedding) and source.head.weight.itemsize < 4
     measurements: list[StoredMeasurement] = []
     drifts = []

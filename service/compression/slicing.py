@@ -15,6 +15,8 @@ from service.compression.lm_head import LmHead
 from service.errors import InvalidSelection
 from service.recipes.compress import RoundedDtype
 
+ROWS_AT_ONCE = 4096
+
 
 @dataclass(frozen=True, eq=False)
 class Rounded:
@@ -73,15 +75,23 @@ def slice_head(head: LmHead, basis: Basis, kept: int, mean_hidden: Tensor, *, re
     if not 1 <= kept <= head.hidden_size:
         raise InvalidSelection(f"cannot keep {kept} of {head.hidden_size} columns")
     weight, dtype = head.weight.detach().cpu(), head.weight.dtype
+    columns, rest = weight.new_empty(head.vocab_size, kept), weight.new_empty(head.vocab_size, head.hidden_size - kept)
+    blocks = zip(*(table.split(ROWS_AT_ONCE) for table in (weight, columns, rest)), strict=True)
     if basis.order is not None:
-        table, projection, rotation, triangle = weight[:, basis.order], None, None, None
+        projection, rotation, triangle = None, None, None
+        for rows, first, last in blocks:
+            torch.index_select(rows, 1, basis.order[:kept], out=first)
+            torch.index_select(rows, 1, basis.order[kept:], out=last)
     else:
         rotation, projection, triangle = _well_conditioned(basis, kept)
-        table = torch.cat([(rows.double() @ rotation).to(dtype) for rows in weight.split(8192)])
+        for rows, first, last in blocks:
+            turned = rows.double() @ rotation
+            first.copy_(turned[:, :kept])
+            last.copy_(turned[:, kept:])
         rotation, projection = rotation.to(dtype), projection.to(dtype)
     bare = SlicedFactors(
-        weight=table[:, :kept].contiguous(),
-        rest=table[:, kept:].contiguous(),
+        weight=columns,
+        rest=rest,
         bias=None if head.module_bias is None else head.module_bias.detach().cpu(),
         projection=projection,
         rotation=rotation,
@@ -112,13 +122,15 @@ def _well_conditioned(basis: Basis, kept: int) -> tuple[Tensor, Tensor, Tensor]:
 def _mean_repaired(bare: SlicedFactors, head: LmHead, mean_hidden: Tensor) -> SlicedFactors:
     """b_k = b + W E[h] - (what the stored, rounded factors give for E[h]): exact for the mean after rounding."""
     mean = mean_hidden.double()
-    if bare.order is not None:
-        projected = mean[bare.order[: bare.kept]]
+    if bare.order is not None:  # nothing was rounded: what is missing is what the other columns give
+        missing = _product(bare.rest, mean[bare.order[bare.kept :]])
     else:
         assert bare.projection is not None
-        projected = bare.projection.double() @ mean
-    weight = head.weight.detach().cpu()
-    full = torch.cat([rows.double() @ mean for rows in weight.split(8192)])
-    pruned = torch.cat([rows.double() @ projected for rows in bare.weight.split(8192)])
-    bias = full - pruned if bare.bias is None else bare.bias.double() + full - pruned
-    return replace(bare, bias=bias.to(weight.dtype), mean_hidden=mean.float())
+        missing = _product(head.weight.detach().cpu(), mean) - _product(bare.weight, bare.projection.double() @ mean)
+    bias = missing if bare.bias is None else bare.bias.double() + missing
+    return replace(bare, bias=bias.to(head.weight.dtype), mean_hidden=mean.float())
+
+
+def _product(table: Tensor, vector: Tensor) -> Tensor:
+    """table @ vector, (rows,) float64, without a copy of the table in float64."""
+    return torch.cat([rows.double() @ vector for rows in table.split(ROWS_AT_ONCE)])

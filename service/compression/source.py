@@ -29,6 +29,7 @@ from service.compression.model_loading import (
     load_tokenizer,
     longest_window,
 )
+from service.compression.offloading import room_of
 from service.compression.reading import Reading, read_corpus, reading_of
 from service.compression.statistics import Statistics, calibrate
 from service.errors import ModelDrift, UnsupportedHead
@@ -165,7 +166,9 @@ def _fill(
 ) -> None:
     tokenizer = load_tokenizer(tokenizer_folder)
     elements = sum(math.prod(entry.shape) for entry in inspection.tensors.values())
-    model = load_model(inspection.path, inspection.config, reading.auto_class, elements, device)
+    model = load_model(
+        inspection.path, inspection.config, reading.auto_class, elements, room_of(task, inspection, device)
+    )
     settings = _window_settings(task.recipe.options, longest_window(model.config, tokenizer))
     corpus = read_corpus(reading, tokenizer, model.config, text, settings)
     parts = {"calibration": corpus.calibration, "evaluation": corpus.evaluation}
@@ -239,7 +242,7 @@ def _stored_as(inspection: ModelInspection, names: list[str], tensor: Tensor) ->
         return found
     for entry in inspection.tensors.values():
         if entry.shape == tuple(tensor.shape):
-            stored = _read_tensor(inspection, entry.name).to(tensor.device, tensor.dtype)
+            stored = read_tensor(inspection, entry.name).to(tensor.device, tensor.dtype)
             if torch.equal(stored, tensor):
                 return (entry.name,)
     raise UnsupportedHead(f"no tensor of the checkpoint is {names[0]!r} of the loaded model")
@@ -252,20 +255,20 @@ def _read_head(
     dtype = getattr(torch, described["dtype"].removeprefix("torch."))
     transform = Transform(**described["transform"])
     return LmHead(
-        weight=_read_tensor(inspection, stored.weight[0]).to(device, dtype),
-        module_bias=_read_tensor(inspection, stored.bias[0]).to(device, dtype) if stored.bias else None,
+        weight=read_tensor(inspection, stored.weight[0]).to(device, dtype),
+        module_bias=read_tensor(inspection, stored.bias[0]).to(device, dtype) if stored.bias else None,
         transform=transform,
         name=described["name"],
         embed_name=described["embed_name"],
         is_tied=described["is_tied"],
         embed_scale=described["embed_scale"],
-        outside=outside_of(_read_tensor(inspection, stored.outside[0]), transform).to(device)
+        outside=outside_of(read_tensor(inspection, stored.outside[0]), transform).to(device)
         if stored.outside
         else None,
     )
 
 
-def _read_tensor(inspection: ModelInspection, name: str) -> Tensor:
+def read_tensor(inspection: ModelInspection, name: str) -> Tensor:
     with safe_open(inspection.path / inspection.tensors[name].file, framework="pt") as file:
         tensor = file.get_tensor(name)
     assert isinstance(tensor, Tensor)

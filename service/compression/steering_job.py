@@ -13,6 +13,7 @@ from service.compression.checkpoint import plan_dense, write_checkpoint
 from service.compression.encoding import Regression, encode, solve
 from service.compression.lm_head import CONTRACT_TOLERANCE
 from service.compression.model_loading import load_model, load_tokenizer
+from service.compression.offloading import room_of
 from service.compression.phase_timer import PhaseTimer
 from service.compression.report import report_of_encoding
 from service.compression.row_moments import with_other_target
@@ -59,10 +60,13 @@ def steer(task: EngineTask[SteerRecipe], progress: Progress) -> EngineOutcome:
     with timer.phase(Phase.SLICING) as report_progress:
         bias = None if source.head.module_bias is None else source.head.module_bias.cpu()
         plan = plan_dense(source.inspection, source.head, source.stored, weight, bias, source.base_model_prefix)
-        write_checkpoint(plan, source.inspection, task.staging, recipe.options.max_shard_bytes, report_progress)
+        shard_bytes = recipe.options.max_shard_bytes
+        hashes = write_checkpoint(plan, source.inspection, task.staging, shard_bytes, report_progress)
     with timer.phase(Phase.VALIDATING) as report_progress:
         elements = sum(torch.Size(item.shape).numel() for item in plan.tensors.values())
-        model = load_model(task.staging, plan.config, source.reading.auto_class, elements, device)
+        model = load_model(
+            task.staging, plan.config, source.reading.auto_class, elements, room_of(task, source.inspection, device)
+        )
         stored = measure_stored(model, source.evaluation.examples, source.head, COMPARED_POSITIONS, report_progress)
         check_reproduces(stored, _perplexity(effect.loss_after), PERPLEXITY_TOLERANCE)
         difference = _check_logits(source, weight, stored.first_logits)
@@ -74,7 +78,7 @@ def steer(task: EngineTask[SteerRecipe], progress: Progress) -> EngineOutcome:
             "max_logit_difference": difference,
         },
     }
-    return EngineOutcome(Verdict.PUBLISH, report | found | {"timing": timer.timing})
+    return EngineOutcome(Verdict.PUBLISH, report | found | {"timing": timer.timing}, hashes)
 
 
 def _refuse_tied(recipe: SteerRecipe, source: Source) -> None:

@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from service.compression.block_parallel import map_blocks
 from service.compression.examples import Examples
 from service.compression.hidden_states import stopped_at_lm_head
 from service.compression.lm_head import LmHead
+from service.compression.model_loading import skeleton_of
+from service.compression.offloading import Room, is_offloaded, map_windows, windows_at_once
 from service.errors import StoredMismatch
 
 # Relative difference between predicted and stored perplexity above which a job fails.
@@ -35,17 +36,19 @@ class StoredMeasurement:
         return float((self.negative_log_likelihood.sum() / self.lengths.sum()).exp())
 
 
-def load_stored(folder: Path, auto_class: str, device: torch.device, dtype: torch.dtype | str = "auto") -> Any:
+def load_stored(folder: Path, auto_class: str, room: Room, dtype: torch.dtype | str = "auto") -> Any:
     """The public way: `import headroom`, then from_pretrained, which checks the fingerprint. StoredMismatch if not."""
     import transformers
 
     import headroom  # noqa: F401  # registers the format
 
+    load = getattr(transformers, auto_class).from_pretrained
     try:
-        model = getattr(transformers, auto_class).from_pretrained(folder, local_files_only=True, dtype=dtype)
+        with room.placing(skeleton_of(folder, auto_class)) as placed:
+            model = load(folder, local_files_only=True, dtype=dtype, **placed)
     except ValueError as error:  # the fingerprint
         raise StoredMismatch(f"the stored checkpoint does not load: {error}; nothing was published") from error
-    return model.to(device).eval()
+    return model.eval() if placed else model.to(room.device).eval()
 
 
 def measure_stored(
@@ -58,16 +61,19 @@ def measure_stored(
     first: list[Tensor] = []
     with stopped_at_lm_head(model) as hidden_states:
 
-        def measure(window: Examples) -> Tensor:
-            hidden = window.predicting(hidden_states(window.inputs)).float()
-            if window is windows[0]:
-                first.append(head.logits_of(lm_head(hidden[:first_positions])).cpu())
-            return _loss(hidden, window.targets.to(hidden.device), lm_head, head)
+        def measure(block: Examples) -> list[Tensor]:
+            hidden = block.predicting(hidden_states(block.inputs))
+            if block is blocks[0]:
+                first.append(head.logits_of(lm_head(hidden[:first_positions].float())).cpu())
+            lengths = block.lengths.tolist()
+            windows = zip(hidden.split(lengths), block.targets.to(hidden.device).split(lengths), strict=True)
+            return [_loss(rows.float(), wanted, lm_head, head) for rows, wanted in windows]
 
-        windows = list(examples.split(1))
-        for loss in map_blocks(measure, windows, model.device):
-            sums.append(loss)
-            progress(len(sums) / len(windows))
+        at_once = windows_at_once(model, examples.labels.shape[1]) if is_offloaded(model) else 1
+        blocks = list(examples.split(at_once))
+        for losses in map_windows(measure, blocks, model):
+            sums += losses
+            progress(len(sums) / len(examples))
     return StoredMeasurement(torch.stack(sums), first[0], examples.lengths)
 
 

@@ -13,6 +13,7 @@ from service.adapters.bucket import Bucket
 from service.adapters.directory_artifacts import DirectoryArtifacts
 from service.adapters.object_artifacts import ObjectArtifacts
 from service.errors import DiskFull, FileNotFound, InternalError
+from service.hashed_files import HashedFile
 from service.ports import ArtifactStore
 
 JOB = "job_" + "a" * 32
@@ -62,6 +63,16 @@ def test_published_files_are_listed_with_size_and_hash(artifacts: ArtifactStore)
     assert artifacts.files(JOB) == files
     assert content_of(artifacts, "plots/curve.svg") == "<svg/>"
     assert not folder.exists()
+
+
+def test_files_whose_hash_is_known_are_published_under_it_unless_they_changed(artifacts: ArtifactStore) -> None:
+    folder = stage(artifacts, 1, weights="abc", other="abc")
+    known = {name: HashedFile.of(folder / name, f"of {name}") for name in ("weights", "other")}
+    (folder / "other").write_text("changed")
+
+    files = {file.path: file.sha256 for file in artifacts.publish(JOB, 1, known)}
+
+    assert files == {"weights": "of weights", "other": hashlib.sha256(b"changed").hexdigest()}
 
 
 def test_published_files_are_readable_by_everyone(tmp_path: Path) -> None:

@@ -159,6 +159,7 @@ def test_a_dry_run_tells_what_a_job_would_take_and_stores_nothing(client: TestCl
     assert told["estimate"]["kept_columns"] == 8
     assert told["estimate"]["seconds"] > 0
     assert told["estimate"]["memory_bytes"] > told["model"]["bytes"]
+    assert 0 < told["estimate"]["least_memory_bytes"] < told["estimate"]["memory_bytes"]
     assert client.get("/v1/jobs").json()["data"] == []
     assert services.corpora.all() == []
 

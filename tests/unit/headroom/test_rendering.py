@@ -188,10 +188,12 @@ def test_a_dry_run_tells_what_is_known_and_skips_the_rest() -> None:
     model = {"id": "acme/tiny", "revision": None, "bytes": 9_000_000, "dtype": "bfloat16"}
     head = {"vocab_size": 8192, "hidden_size": 256, "tied": True, "bytes": 4_194_304}
     estimate = {"kept_columns": None, "head_bytes_after": None, "seconds": 42.0, "memory_bytes": 700_000_000}
+    estimate["least_memory_bytes"] = 650_000_000
     text = text_of(dry_run_view(DryRun(model, head, estimate)))
     assert "acme/tiny 9.00 MB bfloat16" in text
     assert "8,192 x 256, tied, 4.19 MB" in text
     assert "Head after" not in text
+    assert "or 650 MB, reading the model from disk layer by layer" in text
     assert "no job was made" in text_of(dry_run_view(DryRun({}, {}, {})))
 
 

@@ -6,6 +6,7 @@ import pytest
 from service.column_counts import checked_kept_columns, kept_columns
 from service.errors import RatioTooSmall, UnsupportedHead, UnsupportedModel
 from service.estimates import FLOPS_PER_SECOND, START_SECONDS, estimate, head_facts
+from service.memory_needs import offloaded_bytes, working_bytes
 from service.model_files import ModelInspection, inspect_model
 from service.recipes.recipe import RECIPES
 from tests.factories import CORPUS_ID, make_recipe, write_model_files
@@ -84,3 +85,12 @@ def test_two_models_to_compare_are_held_at_a_time(tmp_path: Path) -> None:
         for fields in ({"kind": "analyze"}, {"kind": "compare", "other": "acme/other"})
     )
     assert two - one == found.nbytes
+
+
+def test_an_offloaded_model_takes_its_largest_block_and_what_is_in_none(tmp_path: Path) -> None:
+    tensors = {"wte.weight": [32, 16], "h.0.mlp.weight": [64, 16], "h.0.ln.weight": [16], "h.1.mlp.weight": [64, 16]}
+    found = model(tmp_path, tensors | {"ln_f.weight": [16]}, tie_word_embeddings=True)
+    assert offloaded_bytes(found) == 4 * (32 * 16 + 64 * 16 + 16 + 16)
+    told = estimate(make_recipe(), found, [1000])
+    assert told.memory_bytes == working_bytes(32, 16) + found.nbytes
+    assert told.least_memory_bytes == working_bytes(32, 16) + offloaded_bytes(found)

@@ -246,8 +246,8 @@ def test_a_stopped_attempt_leaves_no_staging_and_writes_no_verdict(bench: Bench)
 
 
 def test_a_cancellation_while_publishing_leaves_nothing_published(bench: Bench) -> None:
-    def publish_then_cancel(job_id: str, attempt: int) -> Any:
-        published = real_publish(job_id, attempt)
+    def publish_then_cancel(job_id: str, attempt: int, hashes: Any) -> Any:
+        published = real_publish(job_id, attempt, hashes)
         bench.store.request_cancel(job_id)
         return published
 
@@ -268,8 +268,8 @@ def test_an_attempt_that_lost_its_fence_publishes_nothing(bench: Bench) -> None:
 
 
 def test_files_published_just_before_the_fence_fell_are_adopted_by_the_next_attempt(bench: Bench) -> None:
-    def publish_then_lose(job_id: str, attempt: int) -> Any:
-        published = real_publish(job_id, attempt)
+    def publish_then_lose(job_id: str, attempt: int, hashes: Any) -> Any:
+        published = real_publish(job_id, attempt, hashes)
         bench.take_over()
         return published
 
@@ -292,8 +292,8 @@ def test_files_published_just_before_the_fence_fell_are_adopted_by_the_next_atte
 
 
 def test_files_of_a_lost_attempt_go_if_the_job_ended_without_success_meanwhile(bench: Bench) -> None:
-    def publish_then_end(job_id: str, attempt: int) -> Any:
-        published = real_publish(job_id, attempt)
+    def publish_then_end(job_id: str, attempt: int, hashes: Any) -> Any:
+        published = real_publish(job_id, attempt, hashes)
         bench.store.request_cancel(job_id)
         bench.store.requeue(job_id, attempt, "worker_lost", datetime.now(UTC))
         return published

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from service.hashed_files import HashedFile
 from service.manifest import as_json, describe_artifact, hash_files, write_whole
 from service.ports import LocalModel
 from tests.factories import make_job
@@ -19,9 +20,9 @@ def test_every_file_is_listed_with_its_hash_but_the_manifest_itself(tmp_path: Pa
     (tmp_path / "empty").touch()
     (tmp_path / "headroom.json").write_bytes(b"{}")
 
-    hashes = hash_files(tmp_path, lambda fraction: None)
+    hashed = hash_files(tmp_path, {}, lambda fraction: None)
 
-    assert hashes == {
+    assert {path: file.sha256 for path, file in hashed.items()} == {
         "a.txt": hashlib.sha256(b"a").hexdigest(),
         "empty": hashlib.sha256(b"").hexdigest(),
         "sub/b.bin": hashlib.sha256(b"b" * 10).hexdigest(),
@@ -35,7 +36,20 @@ def test_hashing_can_be_stopped_between_chunks(tmp_path: Path) -> None:
         raise InterruptedError
 
     with pytest.raises(InterruptedError):
-        hash_files(tmp_path, stop)
+        hash_files(tmp_path, {}, stop)
+
+
+def test_a_file_that_was_hashed_while_it_was_written_is_read_again_only_if_it_was_touched(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(b"weights")
+    known = {path.name: HashedFile.of(path, "taken before")}
+    path.chmod(0o600)
+    assert hash_files(tmp_path, known, lambda fraction: None) == known
+
+    path.write_bytes(b"damaged")
+    os.utime(path, ns=(0, known[path.name].mtime_ns + 1))
+    found = hash_files(tmp_path, known, lambda fraction: None)
+    assert found[path.name].sha256 == hashlib.sha256(b"damaged").hexdigest()
 
 
 def test_the_manifest_says_what_was_asked_for_and_what_it_was_made_from() -> None:

@@ -6,14 +6,17 @@ import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from service.adapters.migrate import upgrade
 from service.adapters.sql_store import SqlJobStore
 from service.jobs import Status
+from service.ports import EngineOutcome, EngineTask, LocalModel, Verdict
 from service.settings import Settings
-from tests.factories import add_running_job
+from tests.factories import add_running_job, make_recipe
+from workers import job_process
 
 pytestmark = pytest.mark.processes
 
@@ -72,3 +75,24 @@ def test_it_records_why_a_job_cannot_be_done(settings: Settings, store: SqlJobSt
 def test_a_database_that_is_missing_is_no_verdict(settings: Settings) -> None:
     with start(settings, "job_" + "0" * 32, "1") as process:
         assert process.wait(30) != 0
+
+
+@pytest.mark.parametrize(("set_to", "given"), [("123", 123), ("0", 7)])
+def test_a_job_may_use_the_memory_that_is_set_or_else_what_is_free(
+    set_to: str, given: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tasks: list[EngineTask] = []
+
+    def engine(task: EngineTask, progress: Any) -> EngineOutcome:
+        tasks.append(task)
+        return EngineOutcome(Verdict.REPORT, {})
+
+    monkeypatch.setattr("service.compression.kinds.run_engine", engine)
+    monkeypatch.setattr("service.compression.model_loading.go_offline", lambda: None)
+    monkeypatch.setattr(job_process, "set_threads", lambda threads: None)
+    monkeypatch.setattr(job_process, "free_memory", lambda device: 7)
+    monkeypatch.setenv("HEADROOM_MEMORY_BYTES", set_to)
+    local = LocalModel("acme/tiny", None, tmp_path)
+    task: EngineTask = EngineTask("job", make_recipe(), local, tmp_path, "text", None, tmp_path, tmp_path, "cpu")
+    job_process.run_on_device(task, lambda phase, done: None)
+    assert [task.memory_bytes for task in tasks] == [given]
