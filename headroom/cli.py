@@ -28,6 +28,7 @@ COMMANDS = {
     "models": "List the models that the server has.",
     "keys": "Make, list and revoke the keys of a server.",
     "audit": "Show who did what on a server.",
+    "backup": "Copy a server's database and files.",
     "config": "Check the settings of a server.",
     "corpora": "List the uploaded evaluation texts.",
 }
