@@ -56,16 +56,21 @@ def operations_of(document: dict[str, Any]) -> dict[str, list[Operation]]:
     for path, operations in document["paths"].items():
         for method, operation in operations.items():
             request = operation.get("requestBody")
-            one = Operation(
+            described = Operation(
                 method=method.upper(),
                 path=path,
                 text=operation.get("description", operation.get("summary", "")),
                 parameters=[_parameter(item) for item in operation.get("parameters", [])],
                 request=_body("", request) if request else None,
-                answers=[_body(status, answer) for status, answer in operation["responses"].items()],
+                answers=[_body(status, one) for status, one in operation["responses"].items() if "$ref" not in one],
             )
-            found.setdefault(operation.get("tags", ["other"])[0], []).append(one)
+            found.setdefault(operation.get("tags", ["other"])[0], []).append(described)
     return found
+
+
+def problems_of(document: dict[str, Any]) -> list[tuple[str, str]]:
+    """Summary and example of every error."""
+    return _body("", document["components"]["responses"]["Problem"]).examples
 
 
 def schemas_of(document: dict[str, Any]) -> list[SchemaRows]:
@@ -126,7 +131,8 @@ def _type(schema: Schema) -> str:
             return " or ".join(dict.fromkeys(_type(one) for one in schema[key]))
     if schema.get("type") == "array":
         return f"list of {_type(schema.get('items', {}))}"
-    return str(schema.get("type", "any")) + _range(schema)
+    types = schema.get("type", "any")
+    return (" or ".join(types) if isinstance(types, list) else str(types)) + _range(schema)
 
 
 def _range(schema: Schema) -> str:

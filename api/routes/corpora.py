@@ -53,11 +53,13 @@ async def upload(
 
 @router.get("", response_model=CorpusList)
 def list_corpora(services: AppServices, caller: JobsReader) -> CorpusList:
+    """Newest first."""
     return CorpusList(data=[CorpusView.of(corpus) for corpus in services.owned_corpora.all(caller)])
 
 
 @router.get("/{corpus_id}", response_model=CorpusView)
 def read(corpus_id: str, services: AppServices, caller: JobsReader) -> CorpusView:
+    """One text: its size, hash and form. Its content is not given out."""
     return CorpusView.of(services.owned_corpora.get(caller, corpus_id))
 
 

@@ -20,6 +20,7 @@ Excluded = Annotated[Sequence[Part], Query(description="checks to leave out")]
 
 @router.get("/livez", response_model=LivenessView)
 async def livez() -> LivenessView:
+    """Asks nothing but this process."""
     return LivenessView(status="ok")
 
 

@@ -17,7 +17,7 @@ from starlette.responses import HTMLResponse
 from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
-from api.reference import operations_of, schemas_of
+from api.reference import operations_of, problems_of, schemas_of
 from service.recipes.compress import Method
 
 router = APIRouter(include_in_schema=False)
@@ -85,7 +85,7 @@ def models_page(request: Request) -> Response:
 @router.get("/docs")
 def docs_page(request: Request) -> Response:
     document = request.app.openapi()
-    rows = {"by_tag": operations_of(document), "schemas": schemas_of(document)}
+    rows = {"by_tag": operations_of(document), "schemas": schemas_of(document), "problems": problems_of(document)}
     return _page(request, "docs", openapi=document["openapi"], version=document["info"]["version"], **rows)
 
 

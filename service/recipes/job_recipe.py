@@ -7,7 +7,9 @@ import re
 from collections.abc import Sequence
 from typing import Annotated, Self, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler, field_validator, model_validator
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
 
 MODEL_ID_PART = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,94}[A-Za-z0-9_])?")
 LABEL_KEY = re.compile(r"[A-Za-z0-9_.-]{1,63}")
@@ -29,6 +31,15 @@ class ModelReference(Strict):
     @classmethod
     def _accept_a_bare_id(cls, data: object) -> object:
         return {"id": data} if isinstance(data, str) else data
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        """The bare string, too, is in the schema of what is accepted."""
+        described = handler(schema)
+        if handler.mode == "serialization":
+            return described
+        handler.resolve_ref_schema(described)["type"] = ["object", "string"]
+        return described
 
     @field_validator("id")
     @classmethod

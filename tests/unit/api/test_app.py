@@ -76,7 +76,7 @@ def test_the_openapi_document_describes_jobs_and_problems(client: TestClient) ->
     assert "HTTPValidationError" not in document["components"]["schemas"]
     submit = document["paths"]["/v1/jobs"]["post"]
     assert set(submit["responses"]) == {"200", "202", "default"}
-    assert "application/problem+json" in submit["responses"]["default"]["content"]
+    assert "application/problem+json" in document["components"]["responses"]["Problem"]["content"]
     for operations in document["paths"].values():
         for operation in operations.values():
             assert "422" not in operation["responses"]
@@ -92,8 +92,8 @@ def test_every_reference_of_the_openapi_document_resolves(client: TestClient) ->
         return [found for inner in value for found in references(inner)] if isinstance(value, list) else []
 
     for reference in references(document):
-        name = reference.removeprefix("#/components/schemas/")
-        assert name in document["components"]["schemas"], reference
+        section, name = reference.removeprefix("#/components/").split("/")
+        assert name in document["components"][section], reference
 
 
 def test_the_store_is_closed_when_the_server_stops(services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
