@@ -17,3 +17,14 @@ random() {
 secret postgres_password "$(random)"
 secret grafana_password "$(random)"
 secret hub_token ""
+if [ ! -e secrets/aws_credentials ] && [ ! -e secrets/s3_identities ]; then # two sides of one key
+  key=$(random)
+  secret aws_credentials "[default]
+aws_access_key_id = headroom
+aws_secret_access_key = $key
+"
+  actions='["Admin", "Read", "Write", "List", "Tagging"]'
+  secret s3_identities '{"identities": [{"name": "headroom", "actions": '"$actions"',
+  "credentials": [{"accessKey": "headroom", "secretKey": "'"$key"'"}]}]}
+'
+fi

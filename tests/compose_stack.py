@@ -1,7 +1,7 @@
 """The services of docker-compose.yml as processes of this machine: its commands, environment, secrets, health checks.
 
-Only what containers bring is replaced: names of hosts by ports on loopback, paths by temporary folders. PostgreSQL is
-the tests' own server, with the user and the password that the image would have made.
+Only what containers bring is replaced: names of hosts by ports on loopback, paths by temporary folders. PostgreSQL and
+the object store are the tests' own servers, the former with the user and the password that the image would have made.
 """
 
 import os
@@ -20,10 +20,12 @@ import yaml
 
 from headroom import broker, tether
 from tests.postgresql_server import PostgresqlServer
+from tests.s3_server import S3Server
 
 ROOT = Path(__file__).parents[1]
 START_SECONDS = 150.0
 STOP_SECONDS = 60.0
+STAND_INS = ("postgres", "objects")  # running already
 
 
 def load(name: str, variables: Mapping[str, str] | None = None) -> dict[str, Any]:
@@ -60,11 +62,12 @@ def image_environment() -> dict[str, str]:
 class ComposeStack:
     """Started by `up`, and always to be ended by `down`."""
 
-    def __init__(self, folder: Path, models: Path, postgres: PostgresqlServer) -> None:
+    def __init__(self, folder: Path, models: Path, postgres: PostgresqlServer, objects: S3Server) -> None:
         services = load("docker-compose.yml")["services"]
         self._services = {name: service for name, service in services.items() if "profiles" not in service}
         self._folder = folder
         self._postgres = postgres
+        self._objects = objects
         self._running: dict[str, subprocess.Popen[bytes]] = {}
         self._places = {"api": _free_port(), "redis": _free_port(), "postgres": postgres.port}
         self.url = f"http://127.0.0.1:{self._places['api']}"
@@ -85,7 +88,7 @@ class ComposeStack:
             for name in ready:
                 for other, wanted in self._services[name].get("depends_on", {}).items():
                     self._wait_for(other, wanted["condition"])
-                if name != "postgres":
+                if name not in STAND_INS:
                     self.start(name)
                 waiting.remove(name)
 
@@ -162,6 +165,7 @@ class ComposeStack:
         text = re.sub(rf"(?<![\w.])({names})(?![\w-])", lambda found: str(self._paths[found[1]]), text)
         text = text.replace("@postgres:5432", f"@127.0.0.1:{self._places['postgres']}")
         text = text.replace("//redis:6379", f"//127.0.0.1:{self._places['redis']}")
+        text = text.replace("http://objects:8333", self._objects.url)
         return re.sub(r"\b8000\b", str(self._places["api"]), text).replace("0.0.0.0", "127.0.0.1")
 
     def _wait_for(self, name: str, condition: str) -> None:
@@ -172,7 +176,7 @@ class ComposeStack:
             if condition == "service_completed_successfully" and code == 0:
                 return
             assert code is None, f"{name} ended with {code}: {self.log(name)}"
-            if condition == "service_healthy" and self.is_healthy(name):
+            if condition == "service_healthy" and (name == "objects" or self.is_healthy(name)):
                 return
             assert time.monotonic() < deadline, f"{name} is not there: {self.log(name)}"
             time.sleep(0.2)

@@ -1,6 +1,7 @@
 """What docker-compose.yml starts works together: its own commands and health checks, on real stores, with keys."""
 
 import os
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ from headroom import broker
 from tests.compose_stack import ROOT, ComposeStack
 from tests.debian_packages import ensure_installed
 from tests.postgresql_server import PostgresqlServer, find_programs
+from tests.s3_server import S3Server
 from tests.tiny_models import make_tiny_checkpoint
 
 pytestmark = [pytest.mark.processes, pytest.mark.slow, pytest.mark.timeout(600)]
@@ -36,8 +38,8 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComposeStack]:
     broker.find_program()
     folder = tmp_path_factory.mktemp("compose")
     make_tiny_checkpoint(folder / "models/acme/tiny")
-    with PostgresqlServer(programs) as postgres:
-        running = ComposeStack(folder, folder / "models", postgres)
+    with PostgresqlServer(programs) as postgres, S3Server(folder / "objects.log") as objects:
+        running = ComposeStack(folder, folder / "models", postgres, objects)
         try:
             running.up()
             yield running
@@ -84,7 +86,7 @@ def test_nobody_gets_in_without_a_key(stack: ComposeStack) -> None:
     assert httpx.get(f"{stack.url}/v1/jobs", trust_env=False).status_code == 401
 
 
-def test_a_job_goes_through_and_its_files_can_be_had(client: httpx.Client) -> None:
+def test_a_job_goes_through_and_its_files_can_be_had(stack: ComposeStack, client: httpx.Client) -> None:
     posted = client.post("/v1/jobs", json=JOB)
     assert posted.status_code == 202, posted.text
     ended = finish(client, posted.json()["id"])
@@ -92,6 +94,8 @@ def test_a_job_goes_through_and_its_files_can_be_had(client: httpx.Client) -> No
     listed = client.get(f"/v1/jobs/{ended['id']}/files").json()["data"]
     assert "headroom.json" in {file["path"] for file in listed}
     assert client.get(f"/v1/jobs/{ended['id']}/files/headroom.json").status_code == 200
+    requests = stack.log("objects")
+    assert re.search(rf"PUT /headroom/\S*{ended['id']}", requests), "it was published to the object store"
 
 
 def test_a_health_check_fails_once_its_service_is_gone(stack: ComposeStack) -> None:

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
+from configparser import ConfigParser
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -96,6 +97,16 @@ def test_secrets_are_files_that_are_declared_mounted_and_made(tmp_path: Path) ->
     assert {path.name: path.read_text() for path in (tmp_path / "secrets").iterdir()} == made
 
 
+def test_the_object_store_knows_the_key_that_its_clients_have(tmp_path: Path) -> None:
+    subprocess.run(["sh", str(ROOT / "deploy/make-secrets.sh")], cwd=tmp_path, check=True)
+    (identity,) = json.loads((tmp_path / "secrets/s3_identities").read_text())["identities"]
+    client = ConfigParser()
+    client.read(tmp_path / "secrets/aws_credentials")
+    key = {"accessKey": client["default"]["aws_access_key_id"], "secretKey": client["default"]["aws_secret_access_key"]}
+    assert identity["credentials"] == [key]
+    assert len(key["secretKey"]) == 48
+
+
 def test_every_service_has_a_health_check_and_no_rights_that_it_does_not_need() -> None:
     for name, service in compose()["services"].items():
         assert "healthcheck" in service or service["restart"] == "no", name
@@ -119,7 +130,7 @@ def test_containers_are_given_longer_to_stop_than_they_drain() -> None:
 def test_services_depend_on_services_and_share_one_data_volume() -> None:
     services, volumes = compose()["services"], compose()["volumes"]
     ours = {name for name, service in services.items() if modules_of(service)}
-    assert ours == {"api", "worker", "sweeper", "migrate"}
+    assert ours == {"api", "worker", "sweeper", "migrate"}  # beside `bucket`, which runs a line of its own
     for name, service in services.items():
         assert set(service.get("depends_on", {})) <= set(services), name
         assert {volume.split(":")[0] for volume in service["volumes"] if volume[0].isalpha()} <= set(volumes), name
