@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -47,9 +48,9 @@ MOST: dict[str, Any] = {
 OF_OTHERS = {"keda.sh/v1alpha1", "monitoring.coreos.com/v1"}  # whose schemas no package has
 
 
-def render(values: dict[str, Any]) -> list[dict[str, Any]]:
+def render(values: dict[str, Any], release: str = "demo") -> list[dict[str, Any]]:
     with helm.Chart.load(str(CHART)) as chart:
-        files = chart.render(values, name="demo", namespace="prod")
+        files = chart.render(values, name=release, namespace="prod")
     texts = [text for name, text in files.items() if not name.endswith(".txt")]
     return [document for text in texts for document in yaml.safe_load_all(text) if document]
 
@@ -61,7 +62,7 @@ def of_kind(documents: list[dict[str, Any]], *kinds: str) -> dict[str, dict[str,
 def pods(documents: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """The pod of each workload, by its component."""
     return {
-        name.removeprefix("demo-headroom-"): workload["spec"]["template"]["spec"]
+        name.rpartition("-")[2]: workload["spec"]["template"]["spec"]
         for name, workload in of_kind(documents, "Deployment", "Job").items()
     }
 
@@ -76,6 +77,21 @@ def test_what_is_rendered_is_what_kubernetes_takes(values: dict[str, Any], versi
     for document in render(values):
         if document["apiVersion"] not in OF_OTHERS:
             kubernetes_validate.validate(document, version, strict=True)
+
+
+def test_the_command_of_the_operators_page_works() -> None:
+    """As far as the cluster: its values are taken, and the names that the other commands use are made."""
+    page = (ROOT / "docs/operations.md").read_text()
+    (command,) = re.findall(r"^helm install (.*)$", page, re.MULTILINE)
+    release, chart, *options = shlex.split(command)
+    assert ROOT / chart == CHART
+    assert options[::2] == ["--set"] * (len(options) // 2)
+    values = helm.parse_set_string(",".join(options[1::2]))
+    documents = render(values, release)
+    assert {"headroom-api", "headroom-worker"} <= of_kind(documents, "Deployment").keys()
+    assert "headroom" in of_kind(documents, "Service")
+    created = set(re.findall(r"--from-literal=([\w-]+)=", page))
+    assert {item["key"] for item in pods(documents)["api"]["volumes"][2]["secret"]["items"]} == created
 
 
 def test_the_chart_has_no_fault_that_helm_finds() -> None:

@@ -2,13 +2,19 @@
 
 import json
 import re
+import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
+
+from service.settings import Settings
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "deploy/monitoring"
+needs_promtool = pytest.mark.skipif(shutil.which("promtool") is None, reason="no promtool (Debian: prometheus)")
 SUFFIXES = ("_total", "_bucket", "_count", "_sum")
 
 
@@ -44,6 +50,61 @@ def test_alerts_ask_for_metrics_that_exist_and_say_what_to_do() -> None:
     for rule in rules():
         assert rule["annotations"].keys() == {"summary", "action"}, rule["alert"]
         assert rule["labels"]["severity"] in ("page", "ticket")
+
+
+def test_what_alerts_tell_to_set_exists() -> None:
+    known = {f"HEADROOM_{field.upper()}" for field in Settings.model_fields}
+    assert set(re.findall(r"HEADROOM_[A-Z_]+", (FOLDER / "alerts.yml").read_text())) <= known
+
+
+@needs_promtool
+def test_prometheus_takes_the_rules_and_its_own_settings() -> None:
+    for command in (["rules", "alerts.yml"], ["config", "--syntax-only", "prometheus.yml"]):
+        checked = subprocess.run(["promtool", "check", *command], cwd=FOLDER, capture_output=True, text=True)
+        assert checked.returncode == 0, checked.stderr
+
+
+@needs_promtool
+def test_alerts_fire_when_they_should_and_not_before(tmp_path: Path) -> None:
+    """Series of one value a minute, and which alerts fire in the end."""
+    cases: list[tuple[dict[str, str], set[str]]] = [
+        ({"headroom_workers": "0x20", "headroom_queue_depth": "0x20"}, set()),  # scaled to none, and nothing waits
+        ({"headroom_workers": "0x20", "headroom_queue_depth": "1x20"}, {"HeadroomNoWorker"}),
+        ({"headroom_workers": "1x20", 'headroom_up{part="database"}': "0x20"}, {"HeadroomPartAway"}),
+        ({"headroom_queue_depth": "1x20"}, {"HeadroomApiAway"}),
+        ({"headroom_workers": "1x20", "headroom_oldest_queued_seconds": "4000x20"}, {"HeadroomQueueStuck"}),
+        (
+            {"headroom_workers": "1x20", "headroom_disk_free_bytes": "5x20", "headroom_disk_bytes": "100x20"},
+            {"HeadroomDiskFillsUp"},
+        ),
+        (
+            {
+                "headroom_workers": "1x20",
+                'headroom_ended_jobs_last_hour{kind="compress",status="failed"}': "6x20",
+                'headroom_ended_jobs_last_hour{kind="compress",status="succeeded"}': "2x20",
+            },
+            {"HeadroomJobsFail"},
+        ),
+    ]
+    names = [rule["alert"] for rule in rules()]
+    for series, firing in cases:
+        values = {name: value.replace("x", "+0x") for name, value in series.items()}
+        test = {
+            "interval": "1m",
+            "input_series": [{"series": name, "values": value} for name, value in values.items()],
+            "promql_expr_test": [
+                {
+                    "expr": f'count(ALERTS{{alertname="{name}",alertstate="firing"}}) or vector(0)',
+                    "eval_time": "15m",
+                    "exp_samples": [{"labels": "{}", "value": int(name in firing)}],
+                }
+                for name in names
+            ],
+        }
+        file = tmp_path / "test.yml"
+        file.write_text(yaml.safe_dump({"rule_files": [str(FOLDER / "alerts.yml")], "tests": [test]}))
+        checked = subprocess.run(["promtool", "test", "rules", file], capture_output=True, text=True)
+        assert checked.returncode == 0, (series, checked.stdout + checked.stderr)
 
 
 def test_panels_do_not_overlap() -> None:
