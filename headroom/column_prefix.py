@@ -43,7 +43,10 @@ def set_kept_columns(model: Any, kept: int) -> None:
         head.reading = None
         return
     if not head.nested:
-        raise InvalidArgument(f"This checkpoint's head can only be read with the {stored} columns it was stored with.")
+        raise InvalidArgument(
+            f"This checkpoint's head can only be read with the {stored} columns it was stored with: "
+            "it was rounded or refined for that number."
+        )
     head.reading = PrefixReading(head, embedding_with_rest(model, head), kept)
 
 

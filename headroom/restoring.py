@@ -64,6 +64,8 @@ def _read_config(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         raise InvalidArgument(f"'{folder}' is of an older release and does not tell what it was made from.")
     if sliced.get("head_dtype", "source") != "source":
         raise InvalidArgument(f"'{folder}' has a rounded head, which gives nothing back; take the source model.")
+    if sliced.get("refined"):
+        raise InvalidArgument(f"'{folder}' has a head that was trained further; take the source model.")
     config.pop("tie_word_embeddings", None)
     if sliced["source_tie_word_embeddings"] is not None:
         config["tie_word_embeddings"] = sliced["source_tie_word_embeddings"]

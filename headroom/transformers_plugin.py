@@ -45,6 +45,7 @@ class HeadroomConfig(QuantizationConfigMixin):  # type: ignore[misc]  # transfor
         nested: bool = False,
         mean_repaired: bool = False,
         head_dtype: str = "source",
+        refined: bool = False,
         transform: dict[str, float | None] | None = None,
         fingerprint: dict[str, Any] | None = None,
         quant_method: str = "headroom",
@@ -74,6 +75,7 @@ class HeadroomConfig(QuantizationConfigMixin):  # type: ignore[misc]  # transfor
         self.nested = nested
         self.mean_repaired = mean_repaired
         self.head_dtype = head_dtype
+        self.refined = refined
         self.transform = transform
         self.fingerprint = fingerprint
 

@@ -104,6 +104,8 @@ def _can_widen(recipe: Recipe, report: dict[str, Any]) -> bool:
     """A tied table holds all columns, unless the job gave the head a table of its own."""
     if not isinstance(recipe, CompressRecipe) or not report["head"]["tied"]:
         return False
+    if (report.get("refinement") or {}).get("helped"):
+        return False  # other sizes are of the closed form
     return recipe.options.tied == "keep" and report.get("head_dtype", "source") == "source"
 
 

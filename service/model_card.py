@@ -107,8 +107,18 @@ def _what_was_removed(job: Job, model: LocalModel, report: dict[str, Any], figur
         f"Made from {source}. The output head ({head.get('vocab_size', '?')} tokens, {hidden} columns, "
         f"{tied}) lost {removed} columns (ratio {_number(figures['ratio'], '.4g')}); everything else is as it was.\n\n"
         f"Method `{method}`: {METHODS[method]}. Repair: `{job.recipe.options.repair}`. "
-        f"Columns: `{report.get('head_dtype', 'source')}`.\n"
+        f"Columns: `{report.get('head_dtype', 'source')}`.{_refined(report)}\n"
     )
+
+
+def _refined(report: dict[str, Any]) -> str:
+    found = report.get("refinement")
+    if not found:
+        return ""
+    if not found["helped"]:
+        return " Training them further did not help on held-out text: the closed form was kept."
+    before, after = _number(found["kl_before"], ".4g"), _number(found["kl_after"], ".4g")
+    return f" Trained further for {found['steps']} steps: KL on held-out calibration text from {before} to {after}."
 
 
 def _drift_table(figures: dict[str, Any], perplexity: str) -> str:

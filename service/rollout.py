@@ -79,6 +79,8 @@ def _sampling(report: dict[str, Any], can_widen: bool) -> str:
         return (
             "headroom.monitor cannot watch a head of integers: send a sample of the traffic to both models and compare."
         )
+    if (report.get("refinement") or {}).get("helped"):
+        return "headroom.monitor cannot watch a refined head: send a sample of the traffic to both models and compare."
     if can_widen:
         return "headroom.monitor(model) samples them."
     return "headroom.monitor(model, full_weight=...) samples them, with the original lm_head.weight."

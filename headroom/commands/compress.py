@@ -78,6 +78,7 @@ def read_budget(context: click.Context, option: click.Parameter, value: str | No
 @click.option("--head-dtype", type=click.Choice(["source", "int8", "int4"]), help="Round the kept columns?")
 @click.option("--repair", type=click.Choice(["mean", "none"]), help="Fold the mean of what is removed into the bias?")
 @click.option("--keep-removed", is_flag=True, default=None, help="Store what `headroom restore` needs.")
+@click.option("--refine", is_flag=True, default=None, help="Train the kept columns further on the hidden states.")
 @click.option("--export", type=click.Choice(["dense", "onnx"]), multiple=True, help="Write this too. Repeatable.")
 @click.option("--column-multiple", type=int, metavar="N", help="Kept columns are a multiple of this.")
 @job_options
@@ -125,7 +126,7 @@ def command(
 
 def settings_from(values: dict[str, Any]) -> Settings:
     """Options of the command line as settings of the client; what was not given is left to the server."""
-    names = ("head_dtype", "tied", "repair", "keep_removed", "export", "column_multiple", "group_field")
+    names = ("head_dtype", "tied", "repair", "keep_removed", "refine", "export", "column_multiple", "group_field")
     given = {name: values[name] for name in names if values[name] not in (None, ())}
     return Settings(
         revision=values["revision"],

@@ -27,7 +27,7 @@ def map_blocks(work: Callable[[Block], Result], blocks: Iterable[Block], device:
     if device.type != "cpu":
         yield from map(ungraded, blocks)
         return
-    with _single_threaded_operators() as threads, ThreadPoolExecutor(threads) as pool:
+    with single_threaded_operators() as threads, ThreadPoolExecutor(threads) as pool:
         under_way: deque[Future[Result]] = deque()
         try:
             for block in blocks:
@@ -42,7 +42,7 @@ def map_blocks(work: Callable[[Block], Result], blocks: Iterable[Block], device:
 
 
 @contextmanager
-def _single_threaded_operators() -> Iterator[int]:
+def single_threaded_operators() -> Iterator[int]:
     """Inside, torch operators use one thread; gives how many they used outside. Process-wide, put back at the end."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

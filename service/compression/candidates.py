@@ -14,7 +14,7 @@ from service.compression.slicing import SlicedFactors
 from service.compression.source import Source
 from service.compression.sweep import SweepHead
 from service.head_bytes import HeadShape
-from service.recipes.compress import CompressRecipe, HeadDtype, RoundedDtype
+from service.recipes.compress import CompressOptions, CompressRecipe, HeadDtype, RoundedDtype
 
 
 @dataclass(frozen=True)
@@ -36,9 +36,11 @@ class Waiting:
         return self.measured or self.unrounded
 
 
-def waiting_for(choice: Choice, head_dtype: HeadDtype) -> list[Waiting]:
-    """The point that was asked for, if it passes; of `auto` all that pass, fewest columns first."""
-    points = choice.candidates if choice.asked is None else [p for p in choice.candidates if p is choice.asked]
+def waiting_for(choice: Choice, options: CompressOptions) -> list[Waiting]:
+    """The point that was asked for, if it passes or is to be refined; of `auto` all that pass, fewest columns first."""
+    head_dtype, points = options.head_dtype, choice.candidates
+    if choice.asked is not None:
+        points = [choice.asked] if options.refine or choice.asked in choice.candidates else []
     found = [[one.at(point.kept_columns) for one in choice.sets] for point in points]
     return [Waiting(head_dtype, each, each if head_dtype == "source" else None) for each in found]
 

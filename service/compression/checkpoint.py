@@ -92,9 +92,10 @@ def plan_checkpoint(
         "source_bias": head.module_bias is not None,
         "source_tied": head.is_tied,
         "source_tie_word_embeddings": source.config.get("tie_word_embeddings"),
-        "nested": factors.rounded is None,
+        "nested": factors.is_nested,
+        "refined": factors.refined,
         "head_dtype": "source" if factors.rounded is None else factors.rounded.head_dtype,
-        "mean_repaired": factors.mean_hidden is not None,
+        "mean_repaired": factors.is_nested and factors.mean_hidden is not None,
         "transform": head.transform.describe(),
         "fingerprint": fingerprint,
     }
@@ -157,7 +158,7 @@ def _head_tensors(name: str, factors: SlicedFactors, *, tied: bool) -> dict[str,
     if factors.triangle is not None:
         held = factors.triangle.shape[0] if tied else factors.kept  # columns that the checkpoint holds
         tensors[f"{name}.triangle"] = factors.triangle[:held, :held].contiguous().view(torch.int32)
-    if factors.mean_hidden is not None:
+    if factors.is_nested and factors.mean_hidden is not None:
         tensors[f"{name}.mean_hidden"] = factors.mean_hidden.view(torch.int32)
     if factors.order is not None:
         tensors[f"{name}.keep_columns"] = factors.order[: factors.kept]

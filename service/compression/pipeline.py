@@ -32,6 +32,7 @@ from service.compression.offloading import room_of
 from service.compression.phase_timer import PhaseTimer
 from service.compression.precision import round_head
 from service.compression.reading import Objective
+from service.compression.refining import refine
 from service.compression.report import advice, corpora_section, report_of_measurement, sizes, stored_section, unseen
 from service.compression.slicing import SlicedFactors, slice_head, stored_logits
 from service.compression.source import Source, open_source
@@ -75,14 +76,19 @@ def compress(task: EngineTask[CompressRecipe], progress: Progress) -> EngineOutc
         head = prepare(source.head, basis, statistics.mean_hidden, repair=repair, device=device)
     seed, frontier = recipe.options.seed, None
 
-    def factors_of(kept: int, head_dtype: HeadDtype) -> SlicedFactors:
-        factors = slice_head(source.head, basis, kept, statistics.mean_hidden, repair=repair)
+    def sliced(kept: int) -> SlicedFactors:
+        return slice_head(source.head, basis, kept, statistics.mean_hidden, repair=repair)
+
+    def rounded(factors: SlicedFactors, head_dtype: HeadDtype) -> SlicedFactors:
         return factors if head_dtype == "source" else round_head(factors, source.head, statistics, seed, head_dtype)
+
+    def factors_of(kept: int, head_dtype: HeadDtype) -> SlicedFactors:
+        return rounded(sliced(kept), head_dtype)
 
     with timer.phase(Phase.SWEEPING) as report_progress:
         if recipe.budget is None:
             choice = choose(sets, head, recipe, lambda done: report_progress(0.6 * done))
-            waiting = waiting_for(choice, recipe.options.head_dtype)
+            waiting = waiting_for(choice, recipe.options)
         else:
             frontier = search_budget(source, sets, head, recipe, factors_of, lambda done: report_progress(0.6 * done))
             waiting = [Waiting.of(candidate, frontier.choice) for candidate in frontier.serving]
@@ -113,6 +119,7 @@ def compress(task: EngineTask[CompressRecipe], progress: Progress) -> EngineOutc
         "unrounded": None,
         "exports": [],
         "frontier": None,
+        "refinement": None,
         "comparisons": {method: [point.as_dict() for point in points] for method, points in comparisons.items()},
         "corpora": corpora_section(
             choice, [one.at(choice.selected.kept_columns) for one in choice.sets], outside, None
@@ -128,9 +135,21 @@ def compress(task: EngineTask[CompressRecipe], progress: Progress) -> EngineOutc
         trial = waiting.pop(0)
         point = trial.unrounded[0]
         with timer.phase(Phase.SLICING) as report_progress:
-            factors = factors_of(point.kept_columns, trial.head_dtype)
-            predicted = trial.measured or measured_on(source, sets, point, factors, seed, device)
-            plan, hashes = _write(task, source, factors, report_progress)
+            factors, refinement = sliced(point.kept_columns), None
+            if recipe.options.refine:
+                factors, refinement = refine(
+                    factors,
+                    source.head,
+                    source.calibration,
+                    shares_table=source.head.is_tied and recipe.options.tied == "keep" and trial.head_dtype == "source",
+                    seed=seed,
+                    device=device,
+                    progress=lambda done: report_progress(0.8 * done),
+                )
+            known = None if factors.refined else trial.measured
+            factors = rounded(factors, trial.head_dtype)
+            predicted = known or measured_on(source, sets, point, factors, seed, device)
+            plan, hashes = _write(task, source, factors, lambda done: report_progress(0.8 + 0.2 * done))
         with timer.phase(Phase.VALIDATING) as report_progress:
             stored, drifts, continuations = _validate(
                 task, source, choice, predicted, device, lambda done: report_progress(share * done)
@@ -154,7 +173,8 @@ def compress(task: EngineTask[CompressRecipe], progress: Progress) -> EngineOutc
             "head_dtype": trial.head_dtype,
             "frontier": frontier.as_dict(trial.candidate) if frontier else None,
             "selected": predicted[0].as_dict() | {"passes": passes},
-            "unrounded": None if factors.rounded is None else point.as_dict(),
+            "refinement": refinement.as_dict() if refinement else None,
+            "unrounded": point.as_dict() if factors.rounded or factors.refined else None,
             "stored": stored_section(
                 stored.perplexity, _difference(source, head, factors, stored), drifts[0], predicted[0]
             ),
@@ -272,7 +292,7 @@ def _continuations(
 def _difference(source: Source, head: SweepHead, factors: SlicedFactors, stored: StoredMeasurement) -> float:
     """Largest difference between the stored model's logits and the ones that were measured before storing."""
     hidden = next(source.evaluation.blocks(stored.first_logits.shape[0]))
-    if factors.rounded is not None:
+    if factors.rounded is not None or factors.refined:
         return float((stored_logits(source.head, factors, hidden) - stored.first_logits).abs().max())
     x = (head.basis.coordinates(hidden.to(head.columns.device)) - head.center)[:, : factors.kept]
     predicted = source.head.transform(x @ head.columns[:, : factors.kept].T + head.constant)

@@ -41,6 +41,7 @@ class SlicedFactors:
     order: Tensor | None  # (hidden,) int64
     triangle: Tensor | None = None  # (hidden, hidden) float32, upper: gives M of every size; None for a permutation
     mean_hidden: Tensor | None = None  # (hidden,) float32 E[h], of a mean repair
+    refined: bool = False  # trained further: no other size of it is known
     rounded: Rounded | None = None  # what is stored for `weight`, which then is float32
 
     @property
@@ -50,6 +51,11 @@ class SlicedFactors:
     @property
     def is_permutation(self) -> bool:
         return self.order is not None
+
+    @property
+    def is_nested(self) -> bool:
+        """Whether the first columns of these are the factors of a smaller size."""
+        return self.rounded is None and not self.refined
 
     @property
     def inverse_order(self) -> Tensor:

@@ -76,6 +76,7 @@ class CompressOptions(ReadingOptions):
     group_field: Annotated[str, Field(min_length=1, max_length=64)] | None = None
     continuations: Annotated[int, Field(ge=0, le=64)] = 8  # 0: none
     keep_removed: bool = False
+    refine: bool = False
     export: list[Literal["dense", "onnx"]] = Field(default_factory=list, max_length=2)
     column_multiple: Annotated[int, Field(ge=1, le=256)] = 8
     max_shard_bytes: Annotated[int, Field(ge=1_000_000, le=50_000_000_000)] = 5_000_000_000
@@ -167,6 +168,10 @@ class CompressRecipe(JobRecipe):
             raise ValueError("a ratio of 0 removes nothing: ask for more, or for options.head_dtype int8 or int4")
         if self.options.keep_removed and self.options.head_dtype != "source":
             raise ValueError("a rounded head cannot be restored: leave out options.keep_removed, or head_dtype")
+        if self.options.keep_removed and self.options.refine:
+            raise ValueError("a refined head cannot be restored: leave out options.keep_removed, or refine")
+        if self.options.refine and self.ratio == 0:
+            raise ValueError("a ratio of 0 leaves nothing to refine: ask for more, or leave out options.refine")
         return self
 
     @model_validator(mode="after")
