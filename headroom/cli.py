@@ -26,11 +26,12 @@ COMMANDS = {
     "download": "Fetch and verify a job's files.",
     "restore": "Give a sliced checkpoint its removed columns back.",
     "models": "List the models that the server has.",
+    "health": "Tell whether a job posted now would run.",
     "keys": "Make, list and revoke the keys of a server.",
     "audit": "Show who did what on a server.",
     "backup": "Copy a server's database and files.",
     "config": "Check the settings of a server.",
-    "corpora": "List the uploaded evaluation texts.",
+    "corpora": "List, upload and delete evaluation texts.",
 }
 BAD_INPUT = 2
 INTERRUPTED = 130
@@ -56,7 +57,10 @@ class LazyGroup(click.Group):
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="headroom-lm", prog_name="headroom")
 def cli() -> None:
-    """Slice the output head of a language model, and prove that its predictions did not move."""
+    """Slice the output head of a language model, and prove that its predictions did not move.
+
+    Exit codes: 0 done, 2 bad input, 3 rejected by the drift gate, 130 interrupted, 1 anything else.
+    """
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

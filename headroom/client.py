@@ -16,11 +16,12 @@ from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, Unpack
+from urllib.parse import urlencode
 
 from headroom.connection import IDEMPOTENCY_KEY, Connection
 from headroom.downloads import OnBytes, download_files
 from headroom.errors import HeadroomError, InvalidArgument, WaitTimeout
-from headroom.event_stream import PATIENCE_SECONDS, follow_job, is_away, is_last
+from headroom.event_stream import PATIENCE_SECONDS, follow_job, is_away, is_last, open_stream
 from headroom.key import find_key
 from headroom.recipe import Settings, compress_body, job_body
 from headroom.records import (
@@ -107,13 +108,13 @@ class Client:
         self,
         *,
         status: str | None = None,
+        kind: str | None = None,
         model: str | None = None,
         labels: Mapping[str, str] | None = None,
         limit: int | None = None,
     ) -> Iterator["Job"]:
         """Newest first. Pages are asked for as they are needed; `limit` ends it early."""
-        query: dict[str, Any] = {f"labels[{key}]": value for key, value in (labels or {}).items()}
-        query |= {key: value for key, value in (("status", status), ("model", model)) if value}
+        query = _filter(status, kind, model, labels)
         left = limit
         while left is None or left > 0:
             query["limit"] = 100 if left is None else min(left, 100)
@@ -124,6 +125,24 @@ class Client:
                 return
             query["after"] = page["data"][-1]["id"]
             left = None if left is None else left - len(page["data"])
+
+    def changes(
+        self,
+        *,
+        status: str | None = None,
+        kind: str | None = None,
+        model: str | None = None,
+        labels: Mapping[str, str] | None = None,
+        limit: int = 20,
+    ) -> Iterator["Job"]:
+        """The newest jobs, then each again whenever it has changed. Ends when the server ends it, within ten minutes.
+
+        For one job, `Job.events` and `Job.wait` are the better way: they take up again where they broke off.
+        """
+        query = urlencode(_filter(status, kind, model, labels) | {"limit": limit})
+        for message in open_stream(self._connection, f"/v1/events?{query}"):
+            if message.type == "job":
+                yield Job(self._connection, JobRecord.from_json(message.data))
 
     def upload_corpus(self, path: str | Path, *, field: str = "text") -> Corpus:
         """Send a text or .jsonl file (also .gz, .zst) as it is read. `field` names the text of a JSON line.
@@ -144,6 +163,13 @@ class Client:
     def corpora(self) -> list[Corpus]:
         return [known_fields(Corpus, item) for item in self._connection.json("GET", "/v1/corpora")["data"]]
 
+    def corpus(self, corpus_id: str) -> Corpus:
+        return known_fields(Corpus, self._connection.json("GET", f"/v1/corpora/{_checked_corpus_id(corpus_id)}"))
+
+    def delete_corpus(self, corpus_id: str) -> None:
+        """HeadroomError corpus_in_use while a job that has not ended reads it."""
+        self._connection.request("DELETE", f"/v1/corpora/{_checked_corpus_id(corpus_id)}")
+
     def models(self) -> list[Model]:
         return [known_fields(Model, item) for item in self._connection.json("GET", "/v1/models")["data"]]
 
@@ -158,6 +184,21 @@ class Client:
         query = {name: value for name, value in asked.items() if value is not None}
         page: dict[str, Any] = self._connection.json("GET", "/v1/audit", params=query)
         return page
+
+    def readiness(self) -> dict[str, Any]:
+        """`{"ready", "checks"}`: whether a job posted now would run, and what each part of the service says."""
+        with self._connection.stream("/readyz", {}) as response:
+            response.read()
+            answer = self._connection.decode(response)
+            if not isinstance(answer, dict) or "checks" not in answer:
+                self._connection.raise_for_problem(response)
+            found: dict[str, Any] = answer
+            return found
+
+    def session(self) -> dict[str, Any]:
+        """`{"open", "owner", "key_id", "scopes"}`: for whom the server takes this client; `owner` None is nobody."""
+        found: dict[str, Any] = self._connection.json("GET", "/session")
+        return found
 
     def close(self) -> None:
         self._connection.close()
@@ -199,6 +240,19 @@ class Client:
         """Files of `evaluation` as ids."""
         others = [replace(one, corpus=self._corpus_id(one.corpus, field)) for one in settings.get("evaluation", ())]
         return Settings(**{**settings, "evaluation": others})
+
+
+def _filter(
+    status: str | None, kind: str | None, model: str | None, labels: Mapping[str, str] | None
+) -> dict[str, Any]:
+    query: dict[str, Any] = {f"labels[{key}]": value for key, value in (labels or {}).items()}
+    return query | {key: value for key, value in (("status", status), ("kind", kind), ("model", model)) if value}
+
+
+def _checked_corpus_id(corpus_id: str) -> str:
+    if not CORPUS_ID.fullmatch(corpus_id):
+        raise InvalidArgument(f"'{corpus_id}' is no id of a corpus; `headroom corpora` lists them.")
+    return corpus_id
 
 
 class Job:
@@ -260,21 +314,32 @@ class Job:
                 yield known_fields(Event, message.data)
         for _ in self._polls():
             final = self.record.is_final  # read before the events: the last event is stored with the final status
-            more = True
-            while more:
-                query = {"after": after, "limit": 100}
-                page = self._connection.json("GET", f"{self._route}/events", params=query)
-                for item in page["data"]:
-                    after = item["number"]
-                    yield known_fields(Event, item)
-                more = page["has_more"]
+            for event in self.events_so_far(after):
+                after = event.number
+                yield event
             if final:
                 return
+
+    def events_so_far(self, after: int = 0) -> Iterator[Event]:
+        """The events with a number above `after` that there are now; waits for none."""
+        more = True
+        while more:
+            query = {"after": after, "limit": 100}
+            page = self._connection.json("GET", f"{self._route}/events", params=query)
+            for item in page["data"]:
+                after = item["number"]
+                yield known_fields(Event, item)
+            more = page["has_more"]
 
     def report(self) -> dict[str, Any]:
         """All that was measured. Rejected jobs have one too; before there is one the server says report_not_ready."""
         report: dict[str, Any] = self._connection.json("GET", f"{self._route}/report")
         return report
+
+    def figures(self) -> dict[str, Any]:
+        """The plots of the report by name, as plotly's figures: `plotly.graph_objects.Figure(figures["drift"])`."""
+        found: dict[str, Any] = self._connection.json("GET", f"{self._route}/figures")
+        return found
 
     def files(self) -> list[RemoteFile]:
         return [known_fields(RemoteFile, item) for item in self._connection.json("GET", f"{self._route}/files")["data"]]

@@ -92,6 +92,15 @@ def follow_job(connection: Connection, path: str, after: int, deadline: float | 
         time.sleep(pause)
 
 
+def open_stream(connection: Connection, path: str) -> Iterator[Message]:
+    """Messages of a stream as they come, without pings, until it ends or breaks (ServerUnreachable)."""
+    try:
+        with _open(connection, path, 0) as response:
+            yield from (message for message in read_messages(response.iter_lines()) if message.data)
+    except httpx.TransportError as error:
+        raise connection.unreachable(error) from error
+
+
 def _open(connection: Connection, path: str, after: int) -> Any:
     headers = {"Accept": "text/event-stream", "Last-Event-ID": str(after)}
     return connection.stream(path, headers, httpx.Timeout(SILENCE_SECONDS, connect=5.0), must_succeed=True)

@@ -2,6 +2,7 @@
 
 import sys
 from dataclasses import asdict
+from pathlib import Path
 
 import click
 
@@ -13,12 +14,17 @@ from headroom.rendering import console_for, records_table, show
 
 
 @click.command("corpora")
+@click.option("--upload", type=click.Path(path_type=Path), metavar="FILE", help="Upload this one, and list it alone.")
+@click.option("--field", default="text", show_default=True, metavar="NAME", help="Holds the text of a JSON line.")
+@click.option("--delete", metavar="ID", help="Delete this one first.")
 @server_option
 @json_option
-def command(server: str, as_json: bool) -> int:
+def command(upload: Path | None, field: str, delete: str | None, server: str, as_json: bool) -> int:
     """List the uploaded evaluation texts; a job can name one by its id."""
     with connect(server) as client:
-        corpora = client.corpora()
+        if delete:
+            client.delete_corpus(delete)
+        corpora = [client.upload_corpus(upload, field=field)] if upload else client.corpora()
     if as_json:
         print_json({"data": [asdict(corpus) for corpus in corpora]})
     elif corpora:

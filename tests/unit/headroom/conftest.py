@@ -52,6 +52,7 @@ def make_report(passes: bool = True) -> dict[str, Any]:
         "head": {"vocab_size": 32, "hidden_size": 16, "tied": False},
         "corpus": {"evaluation_tokens": 4096},
         "method": "probability",
+        "budget": {"perplexity": 0.01, "kl": None},
         "baseline": {"perplexity": 200.0},
         "curve": curve,
         "selected": curve[0 if passes else 1] | {"passes": passes},

@@ -1,12 +1,15 @@
 """The command as a script meets it: exit codes, one line of error, one object of JSON, a quick start."""
 
 import json
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from headroom import cli
+from headroom.commands import following
 
 
 def test_without_arguments_it_shows_its_commands(capsys: pytest.CaptureFixture[str]) -> None:
@@ -77,3 +80,25 @@ def test_compress_loads_no_torch() -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_shell_completes_the_names_of_commands(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("_HEADROOM_COMPLETE", "bash_complete")
+    monkeypatch.setenv("COMP_WORDS", "headroom hea")
+    monkeypatch.setenv("COMP_CWORD", "1")
+    with pytest.raises(SystemExit) as ended:
+        cli.run([])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out == "plain,health\n"
+
+
+def test_every_exit_code_is_documented() -> None:
+    documented = {
+        int(code)
+        for code in re.findall(
+            r"^\| (\d+) \|", (Path(__file__).parents[3] / "docs/command-line.md").read_text(), re.MULTILINE
+        )
+    }
+    assert documented == {0, 1, cli.BAD_INPUT, following.REJECTED, cli.INTERRUPTED}
