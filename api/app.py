@@ -15,7 +15,7 @@ from api.limits import BodyLimit, RequestIds
 from api.live_jobs import LiveJobs
 from api.metrics import CountRequests, RequestFigures, ServiceState
 from api.openapi import openapi_of
-from api.routes import audit, corpora, events, files, health, hub, jobs, metrics, models, session
+from api.routes import audit, corpora, deliveries, events, files, health, hub, jobs, metrics, models, session
 from api.routes.pages import install_pages
 from api.tracing import trace_requests
 
@@ -47,7 +47,7 @@ def create_app(services: Services) -> FastAPI:
     app.state.live = live
     app.state.registry = registry = CollectorRegistry()
     registry.register(ServiceState(services))
-    for module in (jobs, events, files, corpora, models, audit, session, hub, health, metrics):
+    for module in (jobs, events, deliveries, files, corpora, models, audit, session, hub, health, metrics):
         app.include_router(module.router)
     install_pages(app)
     app.add_middleware(

@@ -56,6 +56,7 @@ class Services:
     max_corpus_bytes: int
     uploads: CapacityLimiter  # threads that slow uploads may hold, so that they never take those of all other requests
     is_open: bool  # asks for no key: everything belongs to the owner "local"
+    may_tell_plainly: bool = False  # webhooks by http, to networks that the operator allowed
     tracer: Tracer = field(default_factory=NoTracer)
     draining: threading.Event = field(default_factory=threading.Event)  # set once this process was told to stop
 
@@ -65,7 +66,9 @@ class Services:
 
     @property
     def submission(self) -> Submission:
-        return Submission(self.store, self.queue, self.owned_corpora, self.models, self.clock, self.tracer)
+        return Submission(
+            self.store, self.queue, self.owned_corpora, self.models, self.clock, self.tracer, self.may_tell_plainly
+        )
 
     @property
     def authentication(self) -> Authentication:

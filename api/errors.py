@@ -47,6 +47,7 @@ CATALOGUE: dict[str, ErrorKind] = {
     "forbidden": ErrorKind(403, "The request is not allowed"),
     # the request, the model or the corpus
     "invalid_model_id": ErrorKind(422, "The model id is not valid"),
+    "invalid_webhook": ErrorKind(422, "The webhook's address is not allowed"),
     "model_not_found": ErrorKind(404, "There is no such model"),
     "model_too_large": ErrorKind(422, "The model is too large to fetch"),
     "unsafe_model": ErrorKind(422, "The model is not safe to load"),
@@ -66,6 +67,7 @@ CATALOGUE: dict[str, ErrorKind] = {
     "export_unavailable": ErrorKind(422, "The export cannot be made"),
     # the present state
     "job_not_found": ErrorKind(404, "There is no such job"),
+    "delivery_not_found": ErrorKind(404, "There is no such delivery"),
     "job_finished": ErrorKind(409, "The job has ended"),
     "report_not_ready": ErrorKind(409, "The job has no report yet"),
     "file_not_found": ErrorKind(404, "There is no such file"),

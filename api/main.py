@@ -50,6 +50,7 @@ def build_services(settings: Settings, host: str = "127.0.0.1") -> Services:
         max_body_bytes=settings.max_body_bytes,
         max_corpus_bytes=settings.max_corpus_bytes,
         uploads=CapacityLimiter(PARALLEL_UPLOADS),
+        may_tell_plainly=bool(settings.allowed_networks),
         tracer=open_tracer("headroom-api"),
         is_open=settings.auth == "open" or (settings.auth == "auto" and is_loopback(host)),
     )

@@ -87,6 +87,11 @@ class ServiceState(Collector):
             up.add_metric(["database"], 1)
             yield from _of_jobs(figures)
             waited = (now - figures.oldest_due).total_seconds() if figures.oldest_due else 0.0
+            yield GaugeMetricFamily(
+                "headroom_webhook_backlog", "Deliveries of webhooks that wait.", value=figures.pending_deliveries
+            )
+            age = (now - figures.oldest_delivery).total_seconds() if figures.oldest_delivery else 0.0
+            yield GaugeMetricFamily("headroom_webhook_oldest_seconds", "How long the first of them waits.", value=age)
             yield GaugeMetricFamily("headroom_oldest_queued_seconds", "How long the first waits.", value=waited)
         up.add_metric(["broker"], self._broker_answers())
         yield up

@@ -11,6 +11,7 @@ from api import schemas
 from service.jobs import AttemptRecord, Event, Job, Phase, Status
 from service.ports import Corpus, StoredFile
 from service.recipes.recipe import RECIPES
+from service.webhooks import Delivery, DeliveryStatus
 
 Example = dict[str, Any]  # {"summary", "value"}
 
@@ -24,6 +25,7 @@ RECIPES_SHOWN: dict[str, dict[str, Any]] = {
     "As much as passes": {"model": "acme/tiny", "corpus": CORPUS_ID, "drift": {"perplexity": 0.01, "kl": 0.02}},
     "A fixed ratio": {"model": "acme/tiny", "corpus": CORPUS_ID, "ratio": 0.3, "publish": {"repo": "acme/tiny-slim"}},
     "Rounded to 8 bits": {"model": "acme/tiny", "corpus": CORPUS_ID, "options": {"head_dtype": "int8"}},
+    "Told when it ends": {"model": "acme/tiny", "corpus": CORPUS_ID, "webhook": {"url": "https://ci.example.org/hook"}},
     "Analyze": {"kind": "analyze", "model": "acme/tiny", "corpus": {"text": "A text of some thousand words."}},
     "Steer": {
         "kind": "steer",
@@ -157,6 +159,11 @@ def request_examples() -> dict[tuple[str, str], dict[str, dict[str, Example]]]:
     }
 
 
+def _delivery(status: DeliveryStatus, number: int = 1, **fields: Any) -> dict[str, Any]:
+    sent = Delivery(JOB_ID, number, f"msg_{'0' * 32}", "job.succeeded", "", NOON, status, **fields)
+    return schemas.DeliveryView.of(sent).model_dump(mode="json")
+
+
 def answer_examples() -> dict[tuple[str, str, str], dict[str, dict[str, Example]]]:
     """(method, path, status) -> media type -> examples."""
     as_json = {
@@ -173,6 +180,12 @@ def answer_examples() -> dict[tuple[str, str, str], dict[str, dict[str, Example]
             {"drift": {"data": [{"type": "scatter", "x": [0.1, 0.3], "y": [1e-5, 5e-4]}], "layout": {}}}, "One plot"
         ),
         ("get", "/v1/jobs/{job_id}/events", "200"): _one({"data": [_event()], "has_more": False}),
+        ("get", "/v1/jobs/{job_id}/deliveries", "200"): _one(
+            {"data": [_delivery(DeliveryStatus.DELIVERED, attempts=1)]}
+        ),
+        ("post", "/v1/jobs/{job_id}/deliveries/{number}/replay", "202"): _one(
+            _delivery(DeliveryStatus.PENDING, number=2, replay_of=1, next_attempt=NOON)
+        ),
         ("get", "/v1/jobs/{job_id}/files", "200"): _one(
             {"data": [schemas.FileView.of(StoredFile("model.safetensors", 8_640_128, SHA256)).model_dump(mode="json")]}
         ),

@@ -9,6 +9,7 @@ from service.jobs import Event, Job, Phase, Status, phase_shares
 from service.ports import Corpus, StoredFile
 from service.recipes.job_recipe import ModelReference
 from service.submission import DryRun
+from service.webhooks import Delivery, DeliveryStatus
 
 
 class View(BaseModel):
@@ -189,6 +190,28 @@ class ProgressView(View):
 class EventList(View):
     data: list[EventView]
     has_more: bool
+
+
+class DeliveryView(View):
+    number: int
+    message_id: str = Field(description="the webhook-id header")
+    type: str
+    status: DeliveryStatus
+    created: datetime
+    attempts: int
+    next_attempt: datetime | None
+    last_attempt: datetime | None
+    response_status: int | None
+    error: str | None = Field(description="why the last attempt failed")
+    replay_of: int | None
+
+    @classmethod
+    def of(cls, delivery: Delivery) -> Self:
+        return cls.model_validate(delivery)
+
+
+class DeliveryList(View):
+    data: list[DeliveryView]
 
 
 class FileView(View):

@@ -19,12 +19,14 @@ ServiceError
 │   ├── InvalidSelection       columns to keep are out of range
 │   ├── RatioTooSmall          the ratio removes no column after rounding
 │   ├── ModelsNotComparable    two models to compare read or predict different tokens
+│   ├── InvalidWebhook         its address may not be told anything
 │   └── ExportUnavailable      the model or the worker cannot make an export that was asked for
 ├── AccessError                the one who asks may not, or did not show who it is
 │   ├── Unauthenticated        no key, or one that is not valid
 │   └── Forbidden              the key lacks a scope, or the request came from another site
 ├── StateError                 the request is well-formed but does not fit the present state
 │   ├── JobNotFound
+│   ├── DeliveryNotFound       the job has sent no such message
 │   ├── JobFinished            cancel on a job that has ended
 │   ├── ReportNotReady         the job has measured nothing yet
 │   ├── FileNotFound           the job has no such file
@@ -65,6 +67,10 @@ class ServiceError(Exception):
 
 class UserError(ServiceError):
     """The request, the model or the corpus is at fault."""
+
+
+class InvalidWebhook(UserError):
+    code = "invalid_webhook"
 
 
 class InvalidModelId(UserError):
@@ -153,6 +159,10 @@ class Forbidden(AccessError):
 
 class StateError(ServiceError):
     """Well-formed, but it does not fit the present state."""
+
+
+class DeliveryNotFound(StateError):
+    code = "delivery_not_found"
 
 
 class JobNotFound(StateError):

@@ -33,7 +33,7 @@ def describe_artifact(job: Job, model: LocalModel, files: dict[str, str]) -> dic
         "format_version": FORMAT_VERSION,
         "job_id": job.id,
         "model": {"id": model.id, "revision": model.revision},
-        "recipe": job.recipe.model_dump(mode="json"),
+        "recipe": job.recipe.model_dump(mode="json", exclude={"webhook"}),
         "report_sha256": files[REPORT_NAME],
         "files": files,
     }

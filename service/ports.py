@@ -15,6 +15,8 @@ from service.jobs import Event, Job, JobError, Phase, Status
 from service.model_files import ModelInspection
 from service.receipts import Answer, KeyedRequest, Receipt, Reservation
 from service.recipes.job_recipe import JobRecipe
+from service.recipes.webhook import Webhook
+from service.webhooks import Delivery
 
 Clock: TypeAlias = Callable[[], datetime]  # timezone-aware UTC
 
@@ -67,13 +69,35 @@ class StoreFigures:
     oldest_due: datetime | None  # since when the first of them may
     lost_attempts: int  # whose worker was lost, of those that ended lately
     ended: list[EndedJob]  # lately, newest first; at most ENDED_JOBS
+    pending_deliveries: int = 0  # of webhooks, due or waiting for another attempt
+    oldest_delivery: datetime | None = None  # when the first of them was made
 
 
 ENDED_JOBS = 1000
 
 
+class WebhookStore(Protocol):
+    """Messages to the webhooks of jobs. A JobStore makes them, in one transaction with the change they tell of."""
+
+    def deliveries(self, job_id: str) -> list[Delivery]:
+        """In the order of their numbers; empty for a job that is not there."""
+
+    def replay(self, job_id: str, number: int) -> Delivery:
+        """Add the same message once more, due now; ends what a 410 had switched off. DeliveryNotFound."""
+
+    def claim_due(self, limit: int, claim_seconds: float) -> list[tuple[Delivery, Webhook]]:
+        """Take what is due, the oldest first: attempts + 1, and due again only when the claim has run out."""
+
+    def record(self, delivery: Delivery) -> None:
+        """How an attempt ended; ignored if another has begun since. DISABLED goes for all pending ones of the job."""
+
+
 class JobStore(Protocol):
     """The store of truth. Every method is one transaction; StoreUnavailable when the database is away."""
+
+    @property
+    def webhooks(self) -> WebhookStore:
+        """The messages that changes of these jobs call for."""
 
     def add(self, job: Job, receipt: Receipt | None = None) -> None:
         """Insert a queued job, its first event, its outbox row and the receipt of its request together.

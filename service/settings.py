@@ -1,6 +1,7 @@
 """Settings from the environment (`HEADROOM_*`) and from files. Read in `main` of each process, never on import."""
 
 import os
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import quote, urlsplit
@@ -42,6 +43,8 @@ class Settings(BaseSettings):
     max_corpus_bytes: int = 256_000_000  # decoded
     max_model_bytes: int = 50_000_000_000  # one fetched model
 
+    webhook_networks: str = ""  # as 10.0.0.0/8,fd00::/8: may be told by webhook, also without TLS
+
     lease_seconds: float = 30.0
     heartbeat_seconds: float = 2.0  # also how soon a cancellation is noticed
     max_attempts: int = 3
@@ -72,6 +75,17 @@ class Settings(BaseSettings):
         if "cluster" in value.split(":", 1)[0]:
             raise ValueError("Redis Cluster cannot carry Celery queues; use a single Redis or Valkey")
         return value
+
+    @field_validator("webhook_networks")
+    @classmethod
+    def _are_networks(cls, value: str) -> str:
+        for network in filter(None, value.split(",")):
+            ip_network(network.strip())
+        return value
+
+    @property
+    def allowed_networks(self) -> list[IPv4Network | IPv6Network]:
+        return [ip_network(network.strip()) for network in self.webhook_networks.split(",") if network]
 
     @field_validator("storage_url")
     @classmethod

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from service.access import Caller
-from service.errors import CorpusEmpty, QueueUnavailable, RepositoryTaken, StoreUnavailable
+from service.errors import CorpusEmpty, InvalidWebhook, QueueUnavailable, RepositoryTaken, StoreUnavailable
 from service.estimates import Estimate, HeadFacts, estimate, head_facts
 from service.jobs import WITHOUT_FILES, Job, Status, new_job_id
 from service.owned_corpora import OwnedCorpora
@@ -47,15 +47,17 @@ class Submission:
     models: ModelSource
     clock: Clock
     tracer: Tracer = field(default_factory=NoTracer)
+    may_tell_plainly: bool = False  # whether a webhook may be http: there are networks that it is allowed for
 
     def accept(self, recipe: Recipe, caller: Caller, receipt_of: Callable[[Job], Receipt] | None = None) -> Job:
         """Store a queued job and tell the broker. Inline text becomes a corpus, and the recipe names it.
 
         `receipt_of`: what to keep of the request that asked for the job, in one transaction with it.
 
-        ModelNotFound, UnsafeModel, CorruptCheckpoint, CorpusNotFound, CorpusEmpty, RepositoryTaken: then nothing was
-        queued.
+        ModelNotFound, UnsafeModel, CorruptCheckpoint, CorpusNotFound, CorpusEmpty, RepositoryTaken, InvalidWebhook:
+        then nothing was queued.
         """
+        self._check_webhook(recipe)
         self._check_repository(recipe, caller)
         for reference in (recipe.model, *recipe.other_models):
             self.models.exists(reference.id, reference.revision)
@@ -63,7 +65,7 @@ class Submission:
         now = self.clock()
         job = Job(
             id=new_job_id(),
-            recipe=recipe.with_corpora(corpora),
+            recipe=recipe.with_corpora(corpora).with_secret(),
             created=now,
             owner=caller.owner,
             queued=now,
@@ -75,6 +77,7 @@ class Submission:
 
     def try_out(self, recipe: Recipe, caller: Caller) -> DryRun:
         """The dry run: the same errors as `accept`, and those the engine would find in the headers. Stores nothing."""
+        self._check_webhook(recipe)
         self._check_repository(recipe, caller)
         model = self.models.inspect(recipe.model.id, recipe.model.revision)
         for reference in recipe.other_models:
@@ -91,6 +94,10 @@ class Submission:
         except QueueUnavailable:
             logger.warning("the broker is away: the cancellation of %s is known from the database alone", job_id)
         return Cancellation(job, was_asked_before=before in (Status.CANCELING, Status.CANCELED))
+
+    def _check_webhook(self, recipe: Recipe) -> None:
+        if recipe.webhook and recipe.webhook.url.startswith("http:") and not self.may_tell_plainly:
+            raise InvalidWebhook("this server sends webhooks by https only; give an https address")
 
     def _check_repository(self, recipe: Recipe, caller: Caller) -> None:
         """Early, so that nothing is stored for a job that the store will refuse."""

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from service.adapters.celery_queue import CeleryQueue
 from service.adapters.database import Database
+from service.adapters.outward_http import OutwardHttp
 from service.adapters.sql_holds import SqlHolds
 from service.errors import AttemptSuperseded, ServiceError, WorkerLost
 from service.jobs import Status
@@ -27,6 +28,7 @@ from service.retries import retry_or_fail
 from service.settings import Settings
 from workers.jobs_by_status import all_jobs
 from workers.parts import Parts, open_parts, utc_now
+from workers.webhook_sender import WebhookSender
 
 MESSAGES_PER_SWEEP = 1000
 REMOTE_SECONDS = 30.0  # every look into an object store is paid for
@@ -124,12 +126,19 @@ def main(arguments: list[str]) -> None:
     parts = open_parts(settings)
     database = Database(settings.database)
     sweeper = Sweeper(parts, CeleryQueue(settings.broker_url), SqlHolds(database, utc_now))
-    while not stopping.wait(settings.sweep_seconds):
-        sweeper.sweep()
-        if options.alive_file is not None:
-            options.alive_file.touch()
-    database.close()
-    parts.close()
+    sender = WebhookSender(parts.store.webhooks, OutwardHttp(settings.allowed_networks).post, parts.clock)
+    sending = threading.Thread(target=sender.run, args=(stopping,), name="webhooks")
+    sending.start()
+    try:
+        while not stopping.wait(settings.sweep_seconds):
+            sweeper.sweep()
+            if options.alive_file is not None:
+                options.alive_file.touch()
+    finally:
+        stopping.set()
+        sending.join()
+        database.close()
+        parts.close()
 
 
 if __name__ == "__main__":

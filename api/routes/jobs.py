@@ -83,7 +83,9 @@ def submit(
     if options.validate_only:
         return _json(DryRunView.of(services.submission.try_out(recipe, caller)))
     request = keyed(caller, "POST /v1/jobs", idempotency_key, recipe.model_dump_json()) if idempotency_key else None
-    return once(services, request, partial(services.submission.accept, recipe, caller), _accepted)
+    is_new_secret = recipe.webhook is not None and recipe.webhook.secret is None
+    respond = partial(_accepted, shows_secret=is_new_secret)
+    return once(services, request, partial(services.submission.accept, recipe, caller), respond)
 
 
 @router.get("", response_model=JobList)
@@ -141,8 +143,12 @@ def figures(job: VisibleJob, services: AppServices) -> Response:
     return JSONResponse(figures_of(services.store.report(job.id)))
 
 
-def _accepted(job: Job) -> Response:
+def _accepted(job: Job, shows_secret: bool) -> Response:
+    """`shows_secret`: the one that was made for its webhook, which no other answer tells."""
     view = JobView.of(job)
+    if shows_secret and job.recipe.webhook is not None:
+        told = job.recipe.webhook.model_dump(mode="json") | {"secret": job.recipe.webhook.secret}
+        view = view.model_copy(update={"webhook": told})
     return _json(view, status=202, headers={"Location": view.links.self})
 
 

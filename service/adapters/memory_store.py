@@ -8,6 +8,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
+from service.adapters.memory_webhooks import MemoryWebhooks
 from service.errors import (
     AttemptSuperseded,
     InternalError,
@@ -46,6 +47,7 @@ class MemoryJobStore:
         self._outbox: dict[str, datetime | None] = {}  # queued job -> when its message was sent
         self._reports: dict[str, str] = {}
         self._receipts: dict[tuple[str, str, str], tuple[Reservation, Answer | None]] = {}
+        self.webhooks = MemoryWebhooks(clock)
         self._updated: dict[str, datetime] = {}  # job -> when its version last grew
 
     def add(self, job: Job, receipt: Receipt | None = None) -> None:
@@ -194,7 +196,10 @@ class MemoryJobStore:
             due = [job.not_before or job.created for job in queued]
             ended = [job for job in self._jobs.values() if job.finished is not None and job.finished >= since]
             records = [record for job in self._jobs.values() for record in job.attempts]
+            pending = self.webhooks.pending()
             return StoreFigures(
+                pending_deliveries=len(pending),
+                oldest_delivery=min((one.created for one in pending), default=None),
                 jobs=dict(Counter((job.recipe.kind, job.status) for job in self._jobs.values())),
                 due=len(due),
                 oldest_due=min(due, default=None),
@@ -248,6 +253,9 @@ class MemoryJobStore:
             Event(job.id, number, now, type_, data)
             for number, (type_, data) in enumerate(change.events, start=len(lines) + 1)
         )
+        if before is None:
+            self.webhooks.add(job)
+        self.webhooks.append(change, now)
         if before is None or before.version != job.version:
             self._updated[job.id] = now
         if job.status is not Status.QUEUED:

@@ -4,10 +4,11 @@ from datetime import datetime
 
 from sqlalchemy import Connection, func, select
 
-from service.adapters.tables import attempts, jobs, outbox
+from service.adapters.tables import attempts, deliveries, jobs, outbox
 from service.errors import WorkerLost
 from service.jobs import Status
 from service.ports import ENDED_JOBS, EndedJob, StoreFigures
+from service.webhooks import DeliveryStatus
 
 
 def read_figures(connection: Connection, since: datetime, now: datetime) -> StoreFigures:
@@ -18,10 +19,16 @@ def read_figures(connection: Connection, since: datetime, now: datetime) -> Stor
     lost = select(func.count()).where(attempts.c.finished >= since, attempts.c.outcome == WorkerLost.code)
     newest_first = jobs.c.finished.desc()
     ended = select(jobs.c.kind, jobs.c.status, jobs.c.phase_seconds).where(jobs.c.finished >= since)
+    pending = select(func.count(), func.min(deliveries.c.created)).where(
+        deliveries.c.status == DeliveryStatus.PENDING.value
+    )
+    pending_deliveries, oldest_delivery = connection.execute(pending).one()
     return StoreFigures(
         jobs={(kind, Status(status)): count for kind, status, count in connection.execute(counted)},
         due=due,
         oldest_due=oldest_due,
+        pending_deliveries=pending_deliveries,
+        oldest_delivery=oldest_delivery,
         lost_attempts=connection.scalar(lost) or 0,
         ended=[
             EndedJob(kind, Status(status), seconds)

@@ -7,6 +7,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, RowMapping, delete, func, insert, select, update
 
+from service.adapters.sql_webhooks import append_deliveries, insert_webhook
 from service.adapters.tables import attempts, events, jobs, outbox
 from service.jobs import AttemptRecord, Event, Job, JobError, Phase, Status
 from service.recipes.recipe import RECIPES
@@ -44,6 +45,7 @@ def lock_job(connection: Connection, job_id: str, *conditions: ColumnElement[boo
 def insert_job(connection: Connection, job: Job, now: datetime) -> None:
     """A new queued job with its outbox row."""
     connection.execute(insert(jobs).values(_columns_of(job) | {"updated": now}))
+    insert_webhook(connection, job)
     _put_in_outbox(connection, job)
 
 
@@ -63,6 +65,7 @@ def save_change(connection: Connection, before: Job, change: Change, now: dateti
         elif after.status is Status.QUEUED:
             _put_in_outbox(connection, after)
     append_events(connection, change, now)
+    append_deliveries(connection, change, now)
     return after
 
 

@@ -20,6 +20,7 @@ from service.adapters.sql_rows import (
     read_jobs,
     save_change,
 )
+from service.adapters.sql_webhooks import SqlWebhooks
 from service.adapters.tables import REVISION, events, jobs, outbox, read_revision, reports
 from service.errors import (
     AttemptSuperseded,
@@ -50,6 +51,7 @@ class SqlJobStore:
     def __init__(self, database: str | Database, clock: Clock) -> None:
         self._database = database if isinstance(database, Database) else Database(database)
         self._clock = clock
+        self.webhooks = SqlWebhooks(self._database, clock)
 
     def add(self, job: Job, receipt: Receipt | None = None) -> None:
         change = Change(job, (("status", {"status": job.status.value}),))

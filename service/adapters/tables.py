@@ -6,6 +6,7 @@ from typing import Any
 from sqlalchemy import (
     JSON,
     BigInteger,
+    Boolean,
     Column,
     Connection,
     DateTime,
@@ -17,12 +18,13 @@ from sqlalchemy import (
     MetaData,
     String,
     Table,
+    Text,
     TypeDecorator,
     inspect,
     select,
 )
 
-REVISION = "0007"  # the last migration: the one that gives these tables
+REVISION = "0008"  # the last migration: the one that gives these tables
 
 
 class UtcDateTime(TypeDecorator[datetime]):
@@ -119,6 +121,33 @@ outbox = Table(  # one row for each queued job: its message to the queue
     Column("due", UtcDateTime, nullable=False),
     Column("sent", UtcDateTime),
     Index(None, "due"),
+)
+
+webhooks = Table(  # what signs the deliveries of a job; the rest of its webhook is in the recipe
+    "webhooks",
+    metadata,
+    _job_id(),
+    Column("secret", String(128), nullable=False),
+    Column("disabled", Boolean, nullable=False),
+)
+
+deliveries = Table(
+    "deliveries",
+    metadata,
+    _job_id(),
+    Column("number", Integer, primary_key=True),
+    Column("message_id", String(64), nullable=False),
+    Column("type", String(32), nullable=False),
+    Column("payload", Text, nullable=False),
+    Column("created", UtcDateTime, nullable=False),
+    Column("status", String(16), nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("next_attempt", UtcDateTime),
+    Column("last_attempt", UtcDateTime),
+    Column("response_status", Integer),
+    Column("error", Text),
+    Column("replay_of", Integer),
+    Index(None, "next_attempt"),
 )
 
 reports = Table(

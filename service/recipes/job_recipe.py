@@ -11,6 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler, field_v
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
+from service.recipes.webhook import Webhook
+
 MODEL_ID_PART = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,94}[A-Za-z0-9_])?")
 LABEL_KEY = re.compile(r"[A-Za-z0-9_.-]{1,63}")
 
@@ -75,6 +77,7 @@ class JobRecipe(Strict):
     model: ModelReference
     corpus: CorpusReference
     options: ReadingOptions = ReadingOptions()
+    webhook: Webhook | None = None
     labels: Annotated[dict[str, Annotated[str, Field(max_length=255)]], Field(max_length=16)] = {}
 
     @property
@@ -96,6 +99,12 @@ class JobRecipe(Strict):
     def corpora(self) -> tuple[CorpusReference, ...]:
         """Every text that the job reads, `corpus` first."""
         return (self.corpus,)
+
+    def with_secret(self) -> Self:
+        """The same with a new secret for a webhook that came without one."""
+        if self.webhook is None or self.webhook.secret is not None:
+            return self
+        return self.model_copy(update={"webhook": self.webhook.with_new_secret()})
 
     def with_corpora(self, ids: Sequence[str]) -> Self:
         """The same with ids of stored corpora, in the order of `corpora`."""

@@ -104,7 +104,8 @@ def test_after_the_end_there_is_nothing_and_a_browser_stops(url: str, services: 
 def test_what_cannot_be_streamed_is_a_problem(url: str, services: Services) -> None:
     missing = httpx.get(f"{url}/v1/jobs/job_none/events", headers=ACCEPT)
     assert (missing.status_code, missing.json()["code"]) == (404, "job_not_found")
-    odd = httpx.get(f"{url}/v1/jobs/job_none/events", headers=ACCEPT | {"Last-Event-ID": "x"})
+    job = add_job(services.store)
+    odd = httpx.get(f"{url}/v1/jobs/{job.id}/events", headers=ACCEPT | {"Last-Event-ID": "x"})
     assert (odd.status_code, odd.json()["code"]) == (422, "invalid_request")
     assert httpx.get(f"{url}/v1/events?state=queued", headers=ACCEPT).status_code == 422
     services.store.away = True  # type: ignore[attr-defined]
