@@ -8,7 +8,7 @@ from typing import Any
 from plotly.offline import get_plotlyjs
 
 from service.encoding_page import analysis_page, dynamics_page, encoding_sections
-from service.frontier_page import frontier_sections
+from service.frontier_page import NAMES, frontier_sections
 from service.page_parts import how_measured, number, percent, plot, remarks, table
 from service.report_figures import Figure, bytes_figure, drift_figure
 from service.steering_card import steering_sections
@@ -160,7 +160,9 @@ PAGES: dict[str, Callable[[dict[str, Any]], tuple[list[str], dict[str, Figure]]]
 def _verdict(report: dict[str, Any]) -> str:
     selected, hidden = report["selected"], report["head"]["hidden_size"]
     passes = bool(selected.get("passes"))
-    removed = f"{1 - selected['kept_columns'] / hidden:.1%} of the head's columns"
+    removed = f"{1 - selected['kept_columns'] / hidden:.1%} of the head's columns removed"
+    if report.get("head_dtype", "source") != "source":
+        removed += f", the others as {NAMES[report['head_dtype']].removesuffix(' bits')}-bit integers"
     drift = (
         f"{report['baseline'].get('kind', 'perplexity')} {percent(selected['perplexity_drift'])} (95 % interval "
         f"{percent(selected['perplexity_drift_low'])} to {percent(selected['perplexity_drift_high'])}), "
@@ -170,7 +172,7 @@ def _verdict(report: dict[str, Any]) -> str:
     hint = f" The largest ratio that passes is {best:.4g}." if best is not None and not passes else ""
     words = "Inside the budget" if passes else "Refused"
     kind = "" if passes else " bad"
-    return f'<div class="verdict{kind}"><strong>{words}.</strong> {removed} removed: {escape(drift)}.{hint}</div>'
+    return f'<div class="verdict{kind}"><strong>{words}.</strong> {removed}: {escape(drift)}.{hint}</div>'
 
 
 def _curve_table(report: dict[str, Any]) -> str:
