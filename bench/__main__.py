@@ -17,6 +17,7 @@ NAMES = (
     "models",
     "overhead",
     "large",
+    "large_job",
     "hub",
     "download",
 )

@@ -1,20 +1,21 @@
 """A checkpoint of Llama 3.2 1B's shape (V = 128256, d = 2048, 16 layers, bfloat16, shards of 500 MB), random weights.
 
-For each head (tied, untied) and form of basis: seconds of slicing and publishing, hashes and fsync included, over those
-of `cp` of the same files (and over `cp` with `sync`, since publishing syncs), and the peak of resident memory. Then a
-whole job with room for no layer: peak of each phase. Resident memory counts the pages of mapped files too.
+For a tied head in either form of basis, and an untied one: seconds of slicing and publishing, hashes and fsync
+included, over those of `cp` of the same files (and over `cp` with `sync`, since publishing syncs), and the peak of
+resident memory, which counts the pages of mapped files too. over_cp_cpu: the same in seconds of CPU, which other
+work on the machine changes less.
 """
 
 import json
 import multiprocessing
 import re
+import resource
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -27,22 +28,18 @@ from bench.timing import seconds
 from service.adapters.directory_artifacts import DirectoryArtifacts
 from service.compression.basis import Basis
 from service.compression.checkpoint import plan_checkpoint, write_checkpoint
-from service.compression.kinds import run_engine
 from service.compression.lm_head import LmHead, StoredNames, Transform
 from service.compression.slicing import slice_head
 from service.compression.source import read_tensor
-from service.jobs import Phase
 from service.manifest import hash_files
 from service.model_files import inspect_model
-from service.ports import EngineTask, LocalModel
-from service.recipes.compress import CompressRecipe, Method
-from tests.tiny_models import make_text, make_tokenizer
+from service.recipes.compress import Method
+from tests.tiny_models import make_tokenizer
 
 SHAPE = {"hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16, "vocab_size": 128_256}
 HEADS = {"num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 64, "max_position_embeddings": 8192}
 SHARD_BYTES = 500_000_000
 ROUNDS = 3
-OPTIONS = {"window": 32, "calibration_tokens": 64, "evaluation_tokens": 64, "compare": [], "continuations": 0}
 EMBED, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
 
@@ -50,17 +47,19 @@ def run() -> dict[str, Any]:
     figures: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
-        for tied in (True, False):
+        for tied, forms in ((True, ("permutation", "general")), (False, ("permutation",))):
             source = make_checkpoint(folder / "source", tied=tied)
-            for form in ("permutation", "general"):
+            for form in forms:
                 name = f"{'tied' if tied else 'untied'}_{form}"
                 figures[name] = _rounds(source, folder, tied=tied, form=form)
-                sys.stdout.write(f"{name}: {figures[name]['over_cp']} x cp\n")
-                sys.stdout.flush()
-            if tied:
-                figures["job"] = in_child(whole_job, source, folder)
+                _tell(name, figures[name])
             shutil.rmtree(source)
     return figures
+
+
+def _tell(name: str, figures: dict[str, Any]) -> None:
+    sys.stdout.write(f"{name}: {json.dumps(figures)}\n")
+    sys.stdout.flush()
 
 
 def make_checkpoint(folder: Path, *, tied: bool) -> Path:
@@ -100,20 +99,28 @@ def _random(shape: torch.Size, generator: torch.Generator) -> torch.Tensor:
 def _rounds(source: Path, folder: Path, *, tied: bool, form: str) -> dict[str, Any]:
     """Ours, cp, and cp with sync in turn."""
     ours, copied, synced = [], [], []
+    cpu_of_cp = 0.0
     for _ in range(ROUNDS):
         ours.append(in_child(slice_and_publish, source, folder, tied, form))
+        before = _cpu_of_children()
         copied.append(_copy(source, folder / "copy"))
+        cpu_of_cp += (_cpu_of_children() - before) / ROUNDS
         synced.append(_copy(source, folder / "copy", "&& sync -f"))
+    cpu = sum(one["cpu_seconds"] for one in ours) / ROUNDS
     taken = median(one["slicing_seconds"] + one["publishing_seconds"] for one in ours)
     return {
+        "rounds": ROUNDS,
         "bytes": sum(file.stat().st_size for file in source.iterdir()),
         "seconds": round(taken, 2),
         "slicing_seconds": round(median(one["slicing_seconds"] for one in ours), 2),
         "publishing_seconds": round(median(one["publishing_seconds"] for one in ours), 2),
         "cp_seconds": round(median(copied), 2),
         "cp_sync_seconds": round(median(synced), 2),
+        "cpu_seconds": round(cpu, 2),
+        "cp_cpu_seconds": round(cpu_of_cp, 2),
         "over_cp": round(taken / median(copied), 2),
         "over_cp_sync": round(taken / median(synced), 2),
+        "over_cp_cpu": round(cpu / cpu_of_cp, 2),
         "process_bytes": max(one["process_bytes"] for one in ours),  # before: Python, torch, transformers
         "slicing_peak_bytes": max(one["slicing_peak_bytes"] for one in ours),
         "publishing_peak_bytes": max(one["publishing_peak_bytes"] for one in ours),
@@ -125,6 +132,11 @@ def _copy(source: Path, target: Path, then: str = "") -> float:
     taken = seconds(lambda: subprocess.run(command, shell=True, check=True))
     shutil.rmtree(target)
     return taken
+
+
+def _cpu_of_children() -> float:
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
 
 
 def in_child(work: Callable[..., dict[str, Any]], *arguments: Any) -> dict[str, Any]:
@@ -151,7 +163,7 @@ def slice_and_publish(source: Path, folder: Path, tied: bool, form: str) -> dict
     basis = _basis(form)
     mean = torch.randn(head.hidden_size, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     artifacts = DirectoryArtifacts(folder / "artifacts")
-    before, started = peak(), time.perf_counter()
+    before, started, cpu = peak(), time.perf_counter(), time.process_time()
     staging = artifacts.staging("job", 1)
     factors = slice_head(head, basis, head.hidden_size // 2, mean, repair=True)
     plan = plan_checkpoint(
@@ -168,10 +180,11 @@ def slice_and_publish(source: Path, folder: Path, tied: bool, form: str) -> dict
     hashes = write_checkpoint(plan, model, staging, 5_000_000_000, lambda done: None)
     sliced, slicing_peak = time.perf_counter(), peak()
     artifacts.publish("job", 1, hash_files(staging, hashes, lambda done: None))
-    published = time.perf_counter()
+    published, cpu = time.perf_counter(), time.process_time() - cpu
     shutil.rmtree(folder / "artifacts")
     return {
         "process_bytes": before,
+        "cpu_seconds": cpu,
         "slicing_seconds": sliced - started,
         "publishing_seconds": published - sliced,
         "slicing_peak_bytes": slicing_peak,
@@ -188,47 +201,3 @@ def _basis(form: str) -> Basis:
     synthesis = torch.randn(hidden, hidden, dtype=torch.float64, generator=generator)
     importance = torch.linspace(1, 0, hidden, dtype=torch.float64)
     return Basis(Method.PROBABILITY, importance, synthesis=synthesis, analysis=torch.linalg.inv(synthesis))
-
-
-def whole_job(source: Path, folder: Path) -> dict[str, Any]:
-    """Everything but fetching, as a worker does it, with memory for the head and no layer."""
-    corpus = folder / "corpus.txt"
-    corpus.write_text(make_text(), encoding="utf-8")
-    drift = {"perplexity": 9.0}
-    recipe = CompressRecipe.model_validate(
-        {
-            "model": "bench/large",
-            "corpus": {"text": "-"},
-            "method": "slope",
-            "ratio": 0.5,
-            "drift": drift,
-            "options": OPTIONS,
-        }
-    )
-    artifacts = DirectoryArtifacts(folder / "artifacts")
-    staging = artifacts.staging("job", 1)
-    local = LocalModel("bench/large", None, source)
-    task: EngineTask[Any] = EngineTask("job", recipe, local, corpus, "text", None, folder / "cache", staging, "cpu")
-    peaks: dict[str, int] = {"process": peak()}
-    phase = Phase.FETCHING
-
-    def on_progress(now: Phase, done: float) -> None:
-        nonlocal phase
-        if now is not phase:
-            peaks[phase.value], phase = max(peak(), peaks.get(phase.value, 0)), now
-
-    started = time.perf_counter()
-    outcome = run_engine(replace(task, memory_bytes=1), on_progress)
-    on_progress(Phase.PUBLISHING, 0.0)
-    artifacts.publish("job", 1, hash_files(staging, outcome.hashes, lambda done: None))
-    peaks["publishing"] = peak()
-    del peaks["fetching"]
-    shutil.rmtree(folder / "artifacts")
-    return {
-        "verdict": outcome.verdict.value,
-        "seconds": round(time.perf_counter() - started, 1),
-        "checkpoint_bytes": inspect_model(source).nbytes,
-        "head_bytes": 2 * SHAPE["vocab_size"] * SHAPE["hidden_size"],
-        "peak_bytes": peaks,
-        "whole_peak_bytes": max(peaks.values()),
-    }
