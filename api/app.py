@@ -15,6 +15,7 @@ from api.limits import BodyLimit, RequestIds
 from api.live_jobs import LiveJobs
 from api.metrics import CountRequests, RequestFigures, ServiceState
 from api.openapi import openapi_of
+from api.rate_limits import RateLimitHeaders
 from api.routes import audit, corpora, deliveries, events, files, health, hub, jobs, metrics, models, session
 from api.routes.pages import install_pages
 from api.tracing import trace_requests
@@ -56,6 +57,7 @@ def create_app(services: Services) -> FastAPI:
         upload_path=corpora.UPLOAD_PATH,
         max_upload_bytes=services.max_corpus_bytes,
     )
+    app.add_middleware(RateLimitHeaders)
     app.add_middleware(Audit, services=services)
     app.add_middleware(CountRequests, figures=RequestFigures(registry))
     app.add_middleware(RequestIds)  # added last: it is the outermost

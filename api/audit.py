@@ -85,7 +85,7 @@ class Audit:
         return AuditEntry(
             time=self._services.clock(),
             action=action,
-            object=headers.get("location", scope["path"]),
+            object=headers.get("location", scope["path"]) if status < 300 else scope["path"],
             outcome="ok" if status < 400 else state.get("problem", f"http_{status}"),
             owner=caller.owner if caller else None,
             key_id=caller.key_id if caller else None,

@@ -17,7 +17,7 @@ from api.live_jobs import LiveJobs
 from api.same_origin import SAFE_METHODS, is_same_origin
 from service.access import LOCAL_CALLER, Caller, Scope
 from service.authentication import BAD_KEY, Authentication
-from service.errors import Forbidden, Unauthenticated
+from service.errors import Forbidden, RateLimited, Unauthenticated
 from service.jobs import Job
 from service.owned_corpora import OwnedCorpora
 from service.ports import (
@@ -30,7 +30,9 @@ from service.ports import (
     JobStore,
     KeyStore,
     ModelSource,
+    RateLimiter,
 )
+from service.quotas import NO_QUOTAS, Quotas
 from service.submission import Submission
 from service.tracing import NoTracer, Tracer
 
@@ -57,12 +59,14 @@ class Services:
     uploads: CapacityLimiter  # threads that slow uploads may hold, so that they never take those of all other requests
     is_open: bool  # asks for no key: everything belongs to the owner "local"
     may_tell_plainly: bool = False  # webhooks by http, to networks that the operator allowed
+    quotas: Quotas = NO_QUOTAS
+    limiter: RateLimiter | None = None
     tracer: Tracer = field(default_factory=NoTracer)
     draining: threading.Event = field(default_factory=threading.Event)  # set once this process was told to stop
 
     @property
     def owned_corpora(self) -> OwnedCorpora:
-        return OwnedCorpora(self.corpora, self.holds, self.store)
+        return OwnedCorpora(self.corpora, self.holds, self.store, self.quotas)
 
     @property
     def submission(self) -> Submission:
@@ -97,6 +101,10 @@ def authenticate(
     """By `Authorization: Bearer`, else by the cookie of POST /session. Unauthenticated, Forbidden."""
     caller = _caller(request, services, bearer)
     request.state.caller = caller
+    if services.limiter is not None and getattr(request.state, "is_counted", True):
+        request.state.allowance = allowance = services.limiter.take(caller.owner)
+        if not allowance.is_allowed:
+            raise RateLimited(f"more than {allowance.limit} requests in {allowance.window_seconds} s; wait a little")
     return caller
 
 

@@ -45,6 +45,7 @@ CATALOGUE: dict[str, ErrorKind] = {
     # who asks
     "unauthenticated": ErrorKind(401, "The request shows no valid key"),
     "forbidden": ErrorKind(403, "The request is not allowed"),
+    "rate_limited": ErrorKind(429, "Too many requests"),
     # the request, the model or the corpus
     "invalid_model_id": ErrorKind(422, "The model id is not valid"),
     "invalid_webhook": ErrorKind(422, "The webhook's address is not allowed"),
@@ -74,6 +75,8 @@ CATALOGUE: dict[str, ErrorKind] = {
     "repository_not_found": ErrorKind(404, "There is no such repository"),
     "revision_not_found": ErrorKind(404, "The repository has no such revision"),
     "corpus_in_use": ErrorKind(409, "The corpus is in use"),
+    "quota_exceeded": ErrorKind(409, "The owner has as much as it may"),
+    "job_not_finished": ErrorKind(409, "The job has not ended"),
     "idempotency_key_reused": ErrorKind(422, "The key came with another request before"),
     "request_in_flight": ErrorKind(409, "The same request is being answered"),
     "key_not_found": ErrorKind(404, "There is no such key"),

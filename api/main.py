@@ -18,6 +18,7 @@ from service.adapters.celery_queue import CeleryQueue
 from service.adapters.chained_models import open_models
 from service.adapters.database import Database
 from service.adapters.otlp_tracing import open_tracer
+from service.adapters.rate_limits import RateLimits
 from service.adapters.sql_audit import SqlAudit
 from service.adapters.sql_holds import SqlHolds
 from service.adapters.sql_keys import SqlKeys
@@ -25,6 +26,7 @@ from service.adapters.sql_store import SqlJobStore
 from service.adapters.storage import open_storage
 from service.errors import StorageRefused
 from service.logs import configure_logging
+from service.quotas import NO_QUOTAS, Quotas
 from service.settings import Settings
 
 PARALLEL_UPLOADS = 8
@@ -35,6 +37,7 @@ def build_services(settings: Settings, host: str = "127.0.0.1") -> Services:
     """Connects lazily: what is away shows at the first call that needs it."""
     settings.data_dir.mkdir(parents=True, exist_ok=True)
     database = Database(settings.database)
+    is_open = settings.auth == "open" or (settings.auth == "auto" and is_loopback(host))
     storage = open_storage(settings, _utc_now)
     return Services(
         store=SqlJobStore(database, _utc_now),
@@ -52,7 +55,9 @@ def build_services(settings: Settings, host: str = "127.0.0.1") -> Services:
         uploads=CapacityLimiter(PARALLEL_UPLOADS),
         may_tell_plainly=bool(settings.allowed_networks),
         tracer=open_tracer("headroom-api"),
-        is_open=settings.auth == "open" or (settings.auth == "auto" and is_loopback(host)),
+        is_open=is_open,
+        quotas=NO_QUOTAS if is_open else Quotas(settings.max_owner_jobs, settings.max_owner_bytes),
+        limiter=RateLimits(settings.rate_limit, settings.broker_url) if settings.rate_limit and not is_open else None,
     )
 
 

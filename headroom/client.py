@@ -357,6 +357,10 @@ class Job:
         self._etag = None
         return self
 
+    def delete(self) -> None:
+        """Remove it from the server, with its report and files. HeadroomError job_not_finished before it has ended."""
+        self._connection.request("DELETE", self._route)
+
     def _updates(self, deadline: float | None) -> Iterator[None]:
         """Keep the record up to date: as the server tells of changes, or by asking one that does not."""
         is_stale = False

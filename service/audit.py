@@ -5,7 +5,7 @@ from datetime import datetime
 
 # What is recorded; docs/operations.md says what each means.
 ACTIONS = (
-    *("job.post", "job.cancel", "delivery.replay", "corpus.upload", "corpus.delete", "file.download"),
+    *("job.post", "job.cancel", "job.delete", "delivery.replay", "corpus.upload", "corpus.delete", "file.download"),
     *("session.open", "key.create", "key.revoke", "authenticate"),
 )
 

@@ -23,6 +23,7 @@ ServiceError
 │   └── ExportUnavailable      the model or the worker cannot make an export that was asked for
 ├── AccessError                the one who asks may not, or did not show who it is
 │   ├── Unauthenticated        no key, or one that is not valid
+│   ├── RateLimited            too many requests of this owner in a while
 │   └── Forbidden              the key lacks a scope, or the request came from another site
 ├── StateError                 the request is well-formed but does not fit the present state
 │   ├── JobNotFound
@@ -33,6 +34,8 @@ ServiceError
 │   ├── RepositoryNotFound     nothing was published under this name
 │   ├── RevisionNotFound       the repository has no such commit or tag
 │   ├── CorpusInUse            a queued or running job still reads it
+│   ├── QuotaExceeded          the owner has as many jobs or bytes as it may
+│   ├── JobNotFinished         delete of a job that has not ended
 │   ├── IdempotencyKeyReused   the key came with another request before
 │   ├── RequestInFlight        the same request is being answered
 │   ├── KeyNotFound            to be revoked, but there is no such key
@@ -153,6 +156,10 @@ class Unauthenticated(AccessError):
     code = "unauthenticated"
 
 
+class RateLimited(AccessError):
+    code = "rate_limited"
+
+
 class Forbidden(AccessError):
     code = "forbidden"
 
@@ -191,6 +198,14 @@ class RevisionNotFound(StateError):
 
 class CorpusInUse(StateError):
     code = "corpus_in_use"
+
+
+class QuotaExceeded(StateError):
+    code = "quota_exceeded"
+
+
+class JobNotFinished(StateError):
+    code = "job_not_finished"
 
 
 class IdempotencyKeyReused(StateError):

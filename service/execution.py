@@ -201,8 +201,10 @@ def _record_failure(job: Job, services: Services, raised: Exception) -> Job:
 def _finish(
     job: Job, services: Services, status: Status, result: dict[str, Any] | None, error: JobError | None = None
 ) -> Job:
+    files = services.artifacts.files(job.id) if status is Status.SUCCEEDED else []
+    size = sum(file.size for file in files)
     try:
-        ended = _write(services, lambda: services.store.finish(job.id, job.attempt, status, result, error))
+        ended = _write(services, lambda: services.store.finish(job.id, job.attempt, status, result, error, size))
     except AttemptSuperseded:
         ended = services.store.get(job.id)
         if ended.attempt != job.attempt or not ended.status.is_final:

@@ -143,6 +143,7 @@ class Job:
     attempts: tuple[AttemptRecord, ...] = ()
     result: dict[str, Any] | None = None  # summary figures for dashboards; the report holds the rest
     trace: TraceContext = field(default_factory=dict)  # of the request that made it: attempts are spans below it
+    stored_bytes: int = 0  # of its published files
     version: int = 0  # grows with every change: the ETag
 
     @property

@@ -9,8 +9,9 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from service.access import Caller
-from service.errors import CorpusInUse, CorpusNotFound, StoreUnavailable
+from service.errors import CorpusInUse, CorpusNotFound, QuotaExceeded, StoreUnavailable
 from service.ports import Corpus, CorpusHolds, CorpusStore, JobStore
+from service.quotas import NO_QUOTAS, Quotas
 
 
 @dataclass(frozen=True)
@@ -20,11 +21,15 @@ class OwnedCorpora:
     corpora: CorpusStore
     holds: CorpusHolds
     jobs: JobStore
+    quotas: Quotas = NO_QUOTAS
 
     def add(self, caller: Caller, chunks: Iterator[bytes], format: str, field: str | None) -> tuple[Corpus, bool]:
-        """The corpus, and whether its owner did not hold it before; raises as CorpusStore.add does."""
+        """The corpus, and whether its owner did not hold it before; raises as CorpusStore.add does. QuotaExceeded."""
+        self.check_room(caller)
         corpus = self.corpora.add(chunks, format, field)
         since, is_new = self.hold(caller, corpus)
+        if is_new and self.quotas.max_bytes:
+            self._check_fit(caller, corpus)
         return replace(corpus, created=since), is_new
 
     def hold(self, caller: Caller, corpus: Corpus) -> tuple[datetime, bool]:
@@ -36,6 +41,24 @@ class OwnedCorpora:
             self.holds.release(caller.owner, corpus.id, lambda: None)
             raise StoreUnavailable("the same text was just being deleted; send it again") from None
         return since, is_new
+
+    def check_room(self, caller: Caller) -> None:
+        """QuotaExceeded if the caller's owner may store nothing more."""
+        if self.quotas.max_bytes:
+            self.quotas.check_bytes(self._bytes(caller))
+
+    def _check_fit(self, caller: Caller, corpus: Corpus) -> None:
+        """Not before it is stored: until then nobody knows how large it is."""
+        used = self._bytes(caller)
+        if used > self.quotas.max_bytes:
+            self.holds.release(caller.owner, corpus.id, lambda: self.corpora.delete(corpus.id))
+            raise QuotaExceeded(
+                f"with this corpus of {corpus.size:,} bytes {used:,} of at most {self.quotas.max_bytes:,} would be "
+                "stored; delete jobs or corpora that are not needed"
+            )
+
+    def _bytes(self, caller: Caller) -> int:
+        return self.jobs.stored_bytes(caller.owner) + self.holds.bytes(caller.owner)
 
     def get(self, caller: Caller, corpus_id: str) -> Corpus:
         """CorpusNotFound, also for one that only others hold."""

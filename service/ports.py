@@ -13,6 +13,7 @@ from service.errors import FileNotFound
 from service.hashed_files import HashedFile
 from service.jobs import Event, Job, JobError, Phase, Status
 from service.model_files import ModelInspection
+from service.quotas import NO_QUOTAS, Quotas
 from service.receipts import Answer, KeyedRequest, Receipt, Reservation
 from service.recipes.job_recipe import JobRecipe
 from service.recipes.webhook import Webhook
@@ -99,11 +100,21 @@ class JobStore(Protocol):
     def webhooks(self) -> WebhookStore:
         """The messages that changes of these jobs call for."""
 
-    def add(self, job: Job, receipt: Receipt | None = None) -> None:
+    def add(self, job: Job, receipt: Receipt | None = None, quotas: Quotas = NO_QUOTAS) -> None:
         """Insert a queued job, its first event, its outbox row and the receipt of its request together.
 
         RepositoryTaken if another owner has a job that published, or may yet, under its repository's name;
-        RequestInFlight if another request has taken over the reservation of the receipt."""
+        RequestInFlight if another request has taken over the reservation of the receipt; QuotaExceeded if its owner
+        has as many jobs that have not ended as `quotas` allow."""
+
+    def remove(self, job_id: str) -> None:
+        """A job that has ended, with its events and its report. JobNotFound, JobNotFinished."""
+
+    def forget_bytes(self, job_id: str) -> None:
+        """The published files of a job are gone. Unknown ids are ignored."""
+
+    def stored_bytes(self, owner: str) -> int:
+        """Of the published files of this owner's jobs, as `finish` told them."""
 
     def reserve(self, request: KeyedRequest) -> Reservation | Answer:
         """The right to answer this request, or what it was answered. IdempotencyKeyReused, RequestInFlight."""
@@ -130,7 +141,13 @@ class JobStore(Protocol):
         """Fenced like heartbeat. A new phase closes the one before, in `phase_seconds` and as an event."""
 
     def finish(
-        self, job_id: str, attempt: int, status: Status, result: dict[str, Any] | None, error: JobError | None
+        self,
+        job_id: str,
+        attempt: int,
+        status: Status,
+        result: dict[str, Any] | None,
+        error: JobError | None,
+        stored_bytes: int = 0,
     ) -> Job:
         """Fenced; final statuses only. A canceling job ends as canceled whatever is asked."""
 
@@ -223,6 +240,9 @@ class CorpusHolds(Protocol):
     def last(self, corpus_id: str) -> datetime | None:
         """When somebody last took hold of it who still has it; None: nobody has."""
 
+    def bytes(self, owner: str) -> int:
+        """Sum over all that this owner holds."""
+
     def release(self, owner: str | None, corpus_id: str, remove: Callable[[], None]) -> None:
         """End this owner's hold, or everybody's. Calls `remove` if nobody holds the corpus then, and lets nobody take
         hold of it meanwhile."""
@@ -235,6 +255,24 @@ class AuditLog(Protocol):
 
     def page(self, where: AuditFilter, limit: int, after: int | None) -> AuditPage:
         """Newest first; `after` is the number of the last entry of the page before."""
+
+
+@dataclass(frozen=True)
+class Allowance:
+    """What is left to an owner after one more request."""
+
+    is_allowed: bool
+    limit: int  # requests in a window
+    window_seconds: int
+    remaining: int
+    seconds: int  # until there is more
+
+
+class RateLimiter(Protocol):
+    """Counts requests of owners."""
+
+    def take(self, owner: str) -> Allowance:
+        """Count one. Never raises, and never waits long."""
 
 
 class JobQueue(Protocol):

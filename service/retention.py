@@ -51,6 +51,7 @@ class Retirement:
                 continue  # of a database that this one was restored over: see docs/operations.md
             if job.status.is_final and job.finished is not None and job.finished < before:
                 self.artifacts.withdraw(job_id)
+                self.store.forget_bytes(job_id)
                 logger.info("the files of %s are no longer kept", job_id)
 
     def _corpora(self, before: datetime) -> None:

@@ -39,6 +39,11 @@ class Settings(BaseSettings):
 
     auth: Literal["auto", "open", "keys"] = "auto"  # auto: open on a loopback address, keys elsewhere
 
+    # of each owner, where keys are asked for
+    rate_limit: Annotated[str, Field(pattern=r"^([1-9][0-9]{0,8}/(second|minute|hour))?$")] = "1200/minute"  # requests
+    max_owner_jobs: Annotated[int, Field(ge=0)] = 100  # that have not ended; 0: any number
+    max_owner_bytes: Annotated[int, Field(ge=0)] = 0  # files of jobs and corpora; 0: any number
+
     max_body_bytes: int = 4_000_000  # JSON bodies
     max_corpus_bytes: int = 256_000_000  # decoded
     max_model_bytes: int = 50_000_000_000  # one fetched model

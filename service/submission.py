@@ -9,11 +9,18 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from service.access import Caller
-from service.errors import CorpusEmpty, InvalidWebhook, QueueUnavailable, RepositoryTaken, StoreUnavailable
+from service.errors import (
+    CorpusEmpty,
+    InvalidWebhook,
+    JobNotFinished,
+    QueueUnavailable,
+    RepositoryTaken,
+    StoreUnavailable,
+)
 from service.estimates import Estimate, HeadFacts, estimate, head_facts
 from service.jobs import WITHOUT_FILES, Job, Status, new_job_id
 from service.owned_corpora import OwnedCorpora
-from service.ports import Clock, FoundModel, JobFilter, JobQueue, JobStore, ModelSource
+from service.ports import ArtifactStore, Clock, FoundModel, JobFilter, JobQueue, JobStore, ModelSource
 from service.receipts import Receipt
 from service.recipes.job_recipe import CorpusReference, InlineText
 from service.recipes.recipe import Recipe
@@ -54,11 +61,12 @@ class Submission:
 
         `receipt_of`: what to keep of the request that asked for the job, in one transaction with it.
 
-        ModelNotFound, UnsafeModel, CorruptCheckpoint, CorpusNotFound, CorpusEmpty, RepositoryTaken, InvalidWebhook:
-        then nothing was queued.
+        ModelNotFound, UnsafeModel, CorruptCheckpoint, CorpusNotFound, CorpusEmpty, RepositoryTaken, InvalidWebhook,
+        QuotaExceeded: then nothing was queued.
         """
         self._check_webhook(recipe)
         self._check_repository(recipe, caller)
+        self.corpora.check_room(caller)
         for reference in (recipe.model, *recipe.other_models):
             self.models.exists(reference.id, reference.revision)
         corpora = [self._corpus_id(corpus, caller) for corpus in recipe.corpora]
@@ -71,7 +79,7 @@ class Submission:
             queued=now,
             trace=self.tracer.context(),
         )
-        self.store.add(job, receipt_of(job) if receipt_of else None)
+        self.store.add(job, receipt_of(job) if receipt_of else None, self.corpora.quotas)
         self._send(job.id)
         return job
 
@@ -107,6 +115,16 @@ class Submission:
             for job in self.store.page(JobFilter(status=status, repository=recipe.publish_as), 1, None).jobs:
                 if job.owner != caller.owner:
                     raise RepositoryTaken(f"{recipe.publish_as} belongs to another owner; publish under another name")
+
+    def delete(self, job: Job, artifacts: ArtifactStore) -> None:
+        """A job that has ended, with its report and its files, and so its commit in the hub. JobNotFinished.
+
+        The files first: what is cut off in between can be done again.
+        """
+        if not job.status.is_final:
+            raise JobNotFinished(f"job {job.id} has not ended; cancel it, or wait, and delete it then")
+        artifacts.withdraw(job.id)
+        self.store.remove(job.id)
 
     def _bytes_of(self, corpus: CorpusReference, caller: Caller) -> int:
         if not isinstance(corpus, InlineText):

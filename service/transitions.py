@@ -57,7 +57,14 @@ def progressed(job: Job, phase: Phase, progress: float, now: datetime) -> Change
     return Change(after, (("phase", {"phase": phase.value}),))
 
 
-def ended(job: Job, status: Status, result: Mapping[str, Any] | None, error: JobError | None, now: datetime) -> Change:
+def ended(
+    job: Job,
+    status: Status,
+    result: Mapping[str, Any] | None,
+    error: JobError | None,
+    now: datetime,
+    stored_bytes: int = 0,
+) -> Change:
     """The attempt ends the job. A canceling job is canceled, whatever the attempt came to."""
     if not status.is_final:
         raise ValueError(f"{status.value} is not a final status")
@@ -73,6 +80,7 @@ def ended(job: Job, status: Status, result: Mapping[str, Any] | None, error: Job
         result=dict(result) if result is not None else None,
         error=error,
         finished=now,
+        stored_bytes=stored_bytes if status is Status.SUCCEEDED else 0,
     )
 
 

@@ -52,8 +52,9 @@ def publish(services: Services, source: Path, ratio: float = 0.3, owner: str = "
     """A job that has succeeded, with the files of a folder."""
     job = add_running_job(services.store, owner=owner, recipe=make_recipe(**recipe))
     shutil.copytree(source, services.artifacts.staging(job.id, 1), dirs_exist_ok=True)
-    services.artifacts.publish(job.id, 1)
-    return services.store.finish(job.id, 1, Status.SUCCEEDED, {"ratio": ratio}, None)
+    files = services.artifacts.publish(job.id, 1)
+    size = sum(file.size for file in files)
+    return services.store.finish(job.id, 1, Status.SUCCEEDED, {"ratio": ratio}, None, size)
 
 
 class HubServer:

@@ -15,6 +15,7 @@ from api.audit import audited
 from api.dependencies import AnyCaller, AppServices, ArtifactsReader
 from api.downloads import send_file
 from api.hub_errors import HubRoute
+from api.rate_limits import UNCOUNTED
 from service.hub import MAIN, Commit, Repository, open_repository
 from service.ports import pick_file
 
@@ -39,8 +40,9 @@ def find_commit(repository: FoundRepository, request: Request) -> Commit:
 FoundCommit = Annotated[Commit, Depends(find_commit)]
 
 
-@router.get("/api/models/{namespace}/{name}")
-@router.get("/api/models/{namespace}/{name}/revision/{revision:path}")
+# A client that is refused here gives up the whole download.
+@router.get("/api/models/{namespace}/{name}", dependencies=[UNCOUNTED])
+@router.get("/api/models/{namespace}/{name}/revision/{revision:path}", dependencies=[UNCOUNTED])
 def model_info(repository: FoundRepository, commit: FoundCommit) -> dict[str, Any]:
     return hub_views.model_info(repository, commit)
 

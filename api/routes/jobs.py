@@ -109,6 +109,12 @@ def read(job: VisibleJob, request: Request) -> Response:
     return _json(JobView.of(job), headers=headers)
 
 
+@router.delete("/{job_id}", status_code=204, dependencies=[audited("job.delete"), needs(Scope.JOBS_WRITE)])
+def delete(job: VisibleJob, services: AppServices) -> None:
+    """Remove a job that has ended, with its report and files; its commit leaves the hub."""
+    services.submission.delete(job, services.artifacts)
+
+
 @router.post(
     "/{job_id}/cancel",
     status_code=202,

@@ -68,10 +68,12 @@ class MemoryHolds:
         self._clock = clock
         self._mutex = threading.Lock()
         self._since: dict[tuple[str, str], datetime] = {}
+        self._sizes: dict[str, int] = {}
 
     def hold(self, owner: str, corpus_id: str, size: int) -> tuple[datetime, bool]:
         with self._mutex:
             is_new = (owner, corpus_id) not in self._since
+            self._sizes[corpus_id] = size
             return self._since.setdefault((owner, corpus_id), self._clock()), is_new
 
     def since(self, owner: str, corpus_id: str) -> datetime | None:
@@ -84,6 +86,9 @@ class MemoryHolds:
     def last(self, corpus_id: str) -> datetime | None:
         with self._mutex:
             return max((since for hold, since in self._since.items() if hold[1] == corpus_id), default=None)
+
+    def bytes(self, owner: str) -> int:
+        return sum(self._sizes[corpus_id] for corpus_id in self.held(owner))
 
     def release(self, owner: str | None, corpus_id: str, remove: Callable[[], None]) -> None:
         with self._mutex:

@@ -13,6 +13,7 @@ from service.errors import (
     AttemptSuperseded,
     InternalError,
     JobFinished,
+    JobNotFinished,
     JobNotFound,
     ReportNotReady,
     RepositoryTaken,
@@ -22,6 +23,7 @@ from service.errors import (
 )
 from service.jobs import WITHOUT_FILES, Event, Job, JobError, Phase, Status
 from service.ports import ENDED_JOBS, Clock, EndedJob, JobFilter, JobPage, StoreFigures
+from service.quotas import NO_QUOTAS, Quotas
 from service.receipts import Answer, KeyedRequest, Receipt, Reservation, answer_of
 from service.transitions import (
     HELD,
@@ -50,15 +52,33 @@ class MemoryJobStore:
         self.webhooks = MemoryWebhooks(clock)
         self._updated: dict[str, datetime] = {}  # job -> when its version last grew
 
-    def add(self, job: Job, receipt: Receipt | None = None) -> None:
+    def add(self, job: Job, receipt: Receipt | None = None, quotas: Quotas = NO_QUOTAS) -> None:
         with self._open():
             if job.id in self._jobs:
                 raise InternalError(f"job id {job.id} was given out twice")
             if any(_takes_repository(other, job) for other in self._jobs.values()):
                 raise RepositoryTaken(f"{job.repository} belongs to another owner; publish under another name")
+            unfinished = [other for other in self._jobs.values() if not other.status.is_final]
+            quotas.check_jobs(sum(other.owner == job.owner for other in unfinished))
             if receipt is not None:
                 self._keep(receipt)
             self._apply(Change(job, (("status", {"status": job.status.value}),)))
+
+    def remove(self, job_id: str) -> None:
+        with self._open():
+            if not self._find(job_id).status.is_final:
+                raise JobNotFinished(f"job {job_id} has not ended; cancel it, or wait, and delete it then")
+            for kept in (self._jobs, self._events, self._reports, self._updated):
+                kept.pop(job_id, None)
+
+    def forget_bytes(self, job_id: str) -> None:
+        with self._open():
+            if job_id in self._jobs:
+                self._jobs[job_id] = replace(self._jobs[job_id], stored_bytes=0)
+
+    def stored_bytes(self, owner: str) -> int:
+        with self._open():
+            return sum(job.stored_bytes for job in self._jobs.values() if job.owner == owner)
 
     def reserve(self, request: KeyedRequest) -> Reservation | Answer:
         place, now = _place(request), self._clock()
@@ -108,9 +128,18 @@ class MemoryJobStore:
         return self._fenced(job_id, attempt, lambda job: progressed(job, phase, progress, self._clock()))
 
     def finish(
-        self, job_id: str, attempt: int, status: Status, result: dict[str, Any] | None, error: JobError | None
+        self,
+        job_id: str,
+        attempt: int,
+        status: Status,
+        result: dict[str, Any] | None,
+        error: JobError | None,
+        stored_bytes: int = 0,
     ) -> Job:
-        return self._fenced(job_id, attempt, lambda job: ended(job, status, _copy(result), error, self._clock()))
+        def end(job: Job) -> Change:
+            return ended(job, status, _copy(result), error, self._clock(), stored_bytes)
+
+        return self._fenced(job_id, attempt, end)
 
     def requeue(self, job_id: str, attempt: int, outcome: str, not_before: datetime) -> Job:
         return self._fenced(job_id, attempt, lambda job: requeued(job, outcome, not_before, self._clock()))

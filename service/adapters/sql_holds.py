@@ -46,6 +46,11 @@ class SqlHolds:
             last: datetime | None = connection.scalar(found)
             return last
 
+    def bytes(self, owner: str) -> int:
+        query = select(func.sum(corpus_holds.c.size)).where(corpus_holds.c.owner == owner)
+        with self._database.reading() as connection:
+            return int(connection.scalar(query) or 0)
+
     def release(self, owner: str | None, corpus_id: str, remove: Callable[[], None]) -> None:
         holds = delete(corpus_holds).where(corpus_holds.c.corpus_id == corpus_id)
         with self._database.writing() as connection:

@@ -125,6 +125,7 @@ def _columns_of(job: Job) -> dict[str, Any]:
         "result": job.result,
         "trace": job.trace or None,
         "version": job.version,
+        "stored_bytes": job.stored_bytes,
     }
 
 
@@ -153,6 +154,7 @@ def _job_of(row: RowMapping, records: list[AttemptRecord]) -> Job:
         result=row["result"],
         trace=row["trace"] or {},
         version=row["version"],
+        stored_bytes=row["stored_bytes"],
     )
 
 

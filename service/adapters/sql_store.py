@@ -26,6 +26,7 @@ from service.errors import (
     AttemptSuperseded,
     InternalError,
     JobFinished,
+    JobNotFinished,
     JobNotFound,
     ReportNotReady,
     RepositoryTaken,
@@ -33,6 +34,7 @@ from service.errors import (
 )
 from service.jobs import FINAL, WITHOUT_FILES, Event, Job, JobError, Phase, Status, sources_of
 from service.ports import Clock, JobFilter, JobPage, StoreFigures
+from service.quotas import NO_QUOTAS, Quotas
 from service.receipts import Answer, KeyedRequest, Receipt, Reservation
 from service.recipes.job_recipe import LABEL_KEY
 from service.transitions import HELD, Change, cancel_requested, claimed, ended, progressed, requeued
@@ -53,10 +55,12 @@ class SqlJobStore:
         self._clock = clock
         self.webhooks = SqlWebhooks(self._database, clock)
 
-    def add(self, job: Job, receipt: Receipt | None = None) -> None:
+    def add(self, job: Job, receipt: Receipt | None = None, quotas: Quotas = NO_QUOTAS) -> None:
         change = Change(job, (("status", {"status": job.status.value}),))
         with self._database.writing() as connection:
             _check_repository(connection, job)
+            if quotas.max_jobs:
+                _check_jobs(connection, job.owner, quotas)
             now = self._clock()
             try:
                 insert_job(connection, job, now)
@@ -65,6 +69,23 @@ class SqlJobStore:
             append_events(connection, change, now)
             if receipt is not None:
                 sql_receipts.keep(connection, receipt)
+
+    def remove(self, job_id: str) -> None:
+        with self._database.writing() as connection:
+            ended = lock_job(connection, job_id, jobs.c.status.in_(_values(FINAL)))
+            if ended is None:
+                _find(connection, job_id)
+                raise JobNotFinished(f"job {job_id} has not ended; cancel it, or wait, and delete it then")
+            connection.execute(delete(jobs).where(jobs.c.id == job_id))
+
+    def forget_bytes(self, job_id: str) -> None:
+        with self._database.writing() as connection:
+            connection.execute(update(jobs).where(jobs.c.id == job_id).values(stored_bytes=0))
+
+    def stored_bytes(self, owner: str) -> int:
+        query = select(func.sum(jobs.c.stored_bytes)).where(jobs.c.owner == owner)
+        with self._database.reading() as connection:
+            return int(connection.scalar(query) or 0)
 
     def reserve(self, request: KeyedRequest) -> Reservation | Answer:
         with self._database.writing() as connection:
@@ -105,9 +126,15 @@ class SqlJobStore:
         return self._fenced(job_id, attempt, lambda job, now: progressed(job, phase, progress, now))
 
     def finish(
-        self, job_id: str, attempt: int, status: Status, result: dict[str, Any] | None, error: JobError | None
+        self,
+        job_id: str,
+        attempt: int,
+        status: Status,
+        result: dict[str, Any] | None,
+        error: JobError | None,
+        stored_bytes: int = 0,
     ) -> Job:
-        return self._fenced(job_id, attempt, lambda job, now: ended(job, status, result, error, now))
+        return self._fenced(job_id, attempt, lambda job, now: ended(job, status, result, error, now, stored_bytes))
 
     def requeue(self, job_id: str, attempt: int, outcome: str, not_before: datetime) -> Job:
         return self._fenced(job_id, attempt, lambda job, now: requeued(job, outcome, not_before, now))
@@ -231,6 +258,12 @@ def _lock_held(connection: Connection, job_id: str, attempt: int) -> Job:
     if job is None:
         raise AttemptSuperseded(f"attempt {attempt} no longer owns job {job_id}")
     return job
+
+
+def _check_jobs(connection: Connection, owner: str, quotas: Quotas) -> None:
+    serialize(connection, f"jobs of {owner}")
+    unfinished = select(func.count()).where(jobs.c.owner == owner, jobs.c.status.not_in(_values(FINAL)))
+    quotas.check_jobs(connection.scalar(unfinished) or 0)
 
 
 def _check_repository(connection: Connection, job: Job) -> None:

@@ -24,7 +24,7 @@ from sqlalchemy import (
     select,
 )
 
-REVISION = "0008"  # the last migration: the one that gives these tables
+REVISION = "0009"  # the last migration: the one that gives these tables
 
 
 class UtcDateTime(TypeDecorator[datetime]):
@@ -83,6 +83,7 @@ jobs = Table(
     Column("result", Document),
     Column("trace", Document),
     Column("version", Integer, nullable=False),
+    Column("stored_bytes", BigInteger, nullable=False, server_default="0"),
     Column("updated", UtcDateTime),  # when the version last grew; empty in jobs that ended before this was kept
     Index(None, "created", "id"),
     Index(None, "status"),

@@ -291,3 +291,17 @@ def test_steer_posts_the_tokens_that_it_was_given(server: str, services: Service
 def test_a_token_without_a_multiplier_is_bad_input(token: str, capsys: Output) -> None:
     assert cli.run(["steer", "acme/tiny", "--corpus", "text.txt", "--token", token]) == 2
     assert "TOKEN=MULTIPLIER" in capsys.readouterr().err
+
+
+def test_a_job_that_has_ended_is_deleted_and_one_that_has_not_is_kept(
+    client: Client, services: Services, hand: Any, capsys: Output
+) -> None:
+    job_id = client.compress("acme/tiny", text="some words", ratio=0.3).id
+    assert cli.run(["delete", job_id]) == 1
+    assert "error [job_not_finished]" in capsys.readouterr().err
+    hand.start(job_id)
+    hand.succeed(job_id)
+    assert cli.run(["delete", job_id, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"deleted": [job_id]}
+    assert services.artifacts.files(job_id) == []
+    assert cli.run(["show", job_id]) == 2
