@@ -1,6 +1,7 @@
 """What only a database can do to a job store: be locked, be shared by processes, and be cut off in the middle."""
 
 import itertools
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -109,6 +110,19 @@ def test_a_writer_waits_for_the_writer_before_it(sqlite_url: str, sqlite_store: 
 
     assert sqlite_store.get(job.id) == job
     blocker.close()
+
+
+def test_a_new_database_that_another_process_is_making_is_waited_for(tmp_path: Path) -> None:
+    first = sqlite3.connect(tmp_path / "new.db", isolation_level=None, check_same_thread=False)
+    first.execute("CREATE TABLE t (a)")
+    first.execute("BEGIN IMMEDIATE")  # before it has a write-ahead log
+    release = threading.Timer(0.5, first.commit)
+    release.start()
+
+    upgrade(f"sqlite:///{tmp_path}/new.db")
+
+    release.join()
+    first.close()
 
 
 def test_the_database_keeps_what_it_was_told_through_a_power_cut(sqlite_url: str) -> None:
