@@ -9,9 +9,8 @@ from service.adapters.cache_limits import limit_cache
 from service.errors import ServiceError
 from service.jobs import FINAL, Job, Status
 from service.ports import JobStore
-from workers.jobs_by_status import all_jobs
+from workers.dead_attempts import all_jobs, discard_stale
 from workers.parts import Parts
-from workers.sweeper import discard_stale
 
 logger = logging.getLogger(__name__)
 

@@ -19,14 +19,13 @@ from service.adapters.database import Database
 from service.adapters.outward_http import OutwardHttp
 from service.adapters.sql_holds import SqlHolds
 from service.errors import AttemptSuperseded, ServiceError, WorkerLost
-from service.jobs import Status
 from service.logs import configure_logging
 from service.ports import CorpusHolds, JobQueue
 from service.receipts import KEPT_FOR
 from service.retention import Retirement
 from service.retries import retry_or_fail
 from service.settings import Settings
-from workers.jobs_by_status import all_jobs
+from workers.dead_attempts import discard_stale
 from workers.parts import Parts, open_parts, utc_now
 from workers.webhook_sender import WebhookSender
 
@@ -98,14 +97,6 @@ def reclaim_lapsed(parts: Parts) -> None:
         except AttemptSuperseded:
             continue  # it has just ended, or another sweeper was faster
         logger.warning("attempt %d of %s lost its lease: now %s", job.attempt, job.id, ended.status.value)
-
-
-def discard_stale(parts: Parts) -> None:
-    """Remove what dead attempts left in staging."""
-    held = [job for status in (Status.RUNNING, Status.CANCELING) for job in all_jobs(parts.store, status)]
-    removed = parts.artifacts.discard_stale({(job.id, job.attempt) for job in held})
-    if removed:
-        logger.info("removed %d staging folders of dead attempts", removed)
 
 
 def forget_requests(parts: Parts) -> None:

@@ -1,0 +1,29 @@
+"""What dead attempts left: found by asking which attempts live. Both sweeper and workers look."""
+
+import logging
+
+from service.jobs import Job, Status
+from service.ports import JobFilter, JobStore
+from workers.parts import Parts
+
+PAGE = 100
+
+logger = logging.getLogger(__name__)
+
+
+def discard_stale(parts: Parts) -> None:
+    """Remove what dead attempts left in staging."""
+    held = [job for status in (Status.RUNNING, Status.CANCELING) for job in all_jobs(parts.store, status)]
+    removed = parts.artifacts.discard_stale({(job.id, job.attempt) for job in held})
+    if removed:
+        logger.info("removed %d staging folders of dead attempts", removed)
+
+
+def all_jobs(store: JobStore, status: Status) -> list[Job]:
+    """Every job of a status, page by page."""
+    jobs: list[Job] = []
+    while True:
+        page = store.page(JobFilter(status=status), PAGE, jobs[-1].id if jobs else None)
+        jobs += page.jobs
+        if not page.has_more:
+            return jobs
