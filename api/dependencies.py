@@ -79,12 +79,12 @@ class Services:
         return Authentication(self.keys, self.clock)
 
 
-def services_of(request: Request) -> Services:
+async def services_of(request: Request) -> Services:
     services: Services = request.app.state.services
     return services
 
 
-def live_of(request: Request) -> LiveJobs:
+async def live_of(request: Request) -> LiveJobs:
     live: LiveJobs = request.app.state.live
     return live
 

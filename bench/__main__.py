@@ -20,6 +20,7 @@ NAMES = (
     "large_job",
     "hub",
     "download",
+    "events",
 )
 RESULTS = Path(__file__).parent / "results"
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "models"
