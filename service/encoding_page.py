@@ -64,14 +64,18 @@ def encoding_sections(report: dict[str, Any]) -> tuple[list[str], dict[str, Figu
     """With the parts that only the report of an analysis has, where they are there."""
     encoding, components, fits = report["encoding"], report.get("components"), report.get("few_examples")
     rows = [(False, [escape(name), number(encoding.get(key), ".4f")]) for name, key in ENCODING_FIGURES.items()]
-    figures = {"slopes": slopes_figure(encoding), "fitted": fitted_figure(report["fitted"])}
+    figures = {"slopes": slopes_figure(encoding)}
+    fitted = []
+    if "fitted" in report:  # reports of earlier days have none
+        figures["fitted"] = fitted_figure(report["fitted"])
+        fitted = [plot("fitted", "Fitted against true -log averaged probability of a sample of tokens.")]
     sections = [
         "<h2>How token probability is encoded</h2>",
         "<p>Regression of -log averaged token probability on the rows of the output head.</p>",
         table(("figure", "value"), rows),
         plot("slopes", "Sorted magnitudes of the slopes, and the R² that the largest reach together."),
         f"<p>{_needed(encoding, 'columns')}</p>",
-        plot("fitted", "Fitted against true -log averaged probability of a sample of tokens."),
+        *fitted,
     ]
     if components:
         sections.append(_largest("column", report["columns"]))

@@ -10,6 +10,7 @@ from plotly.offline import get_plotlyjs
 from service.encoding_page import analysis_page, dynamics_page, encoding_sections
 from service.frontier_page import NAMES, frontier_sections
 from service.page_parts import how_measured, number, percent, plot, remarks, table
+from service.refusals import refusals
 from service.report_figures import Figure, bytes_figure, drift_figure
 from service.steering_card import steering_sections
 
@@ -172,7 +173,9 @@ def _verdict(report: dict[str, Any]) -> str:
     hint = f" The largest ratio that passes is {best:.4g}." if best is not None and not passes else ""
     words = "Inside the budget" if passes else "Refused"
     kind = "" if passes else " bad"
-    return f'<div class="verdict{kind}"><strong>{words}.</strong> {removed}: {escape(drift)}.{hint}</div>'
+    reasons = "".join(f"<li>{escape(sentence)}</li>" for sentence in refusals(report))
+    listed = f"<ul>{reasons}</ul>" if reasons else ""
+    return f'<div class="verdict{kind}"><strong>{words}.</strong> {removed}: {escape(drift)}.{hint}{listed}</div>'
 
 
 def _curve_table(report: dict[str, Any]) -> str:

@@ -117,7 +117,7 @@ def test_a_job_is_tried_out_posted_watched_and_its_files_downloaded(page: Page, 
     expect(page.get_by_role("progressbar", name="Progress of the job")).to_be_visible()
     expect(page.locator("#state")).to_contain_text("Succeeded.", timeout=SECONDS)
     expect(page.get_by_text("inside the budget of 5 %")).to_be_visible()
-    expect(page.locator("#curve .plot svg.main-svg").first).to_be_visible(timeout=30_000)
+    expect(page.locator("#curve .plot svg.main-svg").first).to_be_visible(timeout=120_000)
     page.get_by_text("The curve as a table").click()
     assert page.locator("#curve tbody tr").count() >= 19
     expect(page.locator("#curve tr.chosen")).to_have_count(1)
@@ -170,7 +170,7 @@ def test_a_running_job_is_canceled(page: Page) -> None:
     page.get_by_role("button", name="Cancel", exact=True).click()
     page.get_by_role("dialog").get_by_role("button", name="Cancel the job").click()
 
-    expect(page.locator("#title .pill")).to_have_text("Canceled", timeout=30_000)
+    expect(page.locator("#title .pill")).to_have_text("Canceled", timeout=120_000)
     expect(page.get_by_role("button", name="Cancel", exact=True)).to_have_count(0)
 
 
@@ -233,7 +233,7 @@ def test_pages_pass_the_rules_of_axe_and_fit_a_phone(page: Page, server: Embedde
         page.goto(path)
         expect(page.get_by_text("All parts answer")).to_be_visible()
         if "jobs" in path:
-            expect(page.locator("#curve .plot svg.main-svg").first).to_be_visible(timeout=30_000)
+            expect(page.locator("#curve .plot svg.main-svg").first).to_be_visible(timeout=120_000)
         found = Axe().run(page, options={"runOnly": {"type": "tag", "values": AXE_TAGS}})
         told = [f"{one['id']}: {one['nodes'][0]['html'][:200]}" for one in found.response["violations"]]
         assert told == [], path

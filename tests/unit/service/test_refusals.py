@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from service.refusals import refusals
+from service.report_page import write_page
 from tests.reports import make_report
 
 
@@ -15,6 +16,16 @@ def refused(**parts: Any) -> dict[str, Any]:
 
 def test_a_job_that_passed_was_refused_by_nothing() -> None:
     assert refusals(make_report({0.5: 0.001}, 0.5)) == []
+
+
+def test_the_page_of_a_refused_job_lists_why() -> None:
+    assert "<li>The perplexity may grow by 4.4 %" in write_page(refused())
+
+
+def test_a_report_from_before_the_plot_of_fitted_tokens_still_has_a_page() -> None:
+    report = refused()
+    report.pop("fitted", None)
+    assert 'id="fitted"' not in write_page(report)
 
 
 def test_the_upper_end_of_the_interval_is_told_with_the_budget() -> None:
