@@ -60,7 +60,7 @@ def client(stack: ComposeStack) -> Iterator[httpx.Client]:
 
 
 def finish(client: httpx.Client, job_id: str) -> dict[str, Any]:
-    deadline = time.monotonic() + 200
+    deadline = time.monotonic() + 450
     while True:
         job: dict[str, Any] = client.get(f"/v1/jobs/{job_id}").json()
         if job["finished"]:

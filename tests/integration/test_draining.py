@@ -25,7 +25,7 @@ from service.settings import Settings
 from tests.factories import make_job, make_recipe
 from tests.tiny_models import make_tiny_checkpoint
 
-pytestmark = [pytest.mark.processes, pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.processes, pytest.mark.slow, pytest.mark.timeout(600)]
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ def python(*arguments: str) -> list[str]:
     return [sys.executable, "-m", *arguments]
 
 
-def wait_until(happened: Callable[[], Any], seconds: float = 90.0) -> None:
+def wait_until(happened: Callable[[], Any], seconds: float = 200.0) -> None:
     deadline = time.monotonic() + seconds
     while not happened():
         assert time.monotonic() < deadline, "it did not happen"
@@ -145,7 +145,7 @@ def test_a_worker_told_to_stop_finishes_its_job_within_the_drain_or_gives_it_bac
 
     worker.send_signal(signal.SIGTERM)
 
-    assert worker.wait(120) == 0
+    assert worker.wait(300) == 0
     now: Job = store.get(first.id)
     assert [record.outcome for record in now.attempts] == outcomes
     assert now.status is (Status.SUCCEEDED if drain != "0" else Status.QUEUED)

@@ -16,7 +16,7 @@ from headroom.embedded import EmbeddedServer
 from tests.otlp_receiver import Received, Receiver, receiving
 from tests.tiny_models import make_tiny_checkpoint
 
-pytestmark = [pytest.mark.processes, pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.processes, pytest.mark.slow, pytest.mark.timeout(600)]
 
 PHASES = ["fetching", "encoding", "analyzing", "sweeping", "slicing", "validating", "publishing"]
 JOB = {
