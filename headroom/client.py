@@ -341,6 +341,15 @@ class Job:
         found: dict[str, Any] = self._connection.json("GET", f"{self._route}/figures")
         return found
 
+    def deliveries(self) -> list[dict[str, Any]]:
+        """Of its webhook: every message, as the server tells it."""
+        found: list[dict[str, Any]] = self._connection.json("GET", f"{self._route}/deliveries")["data"]
+        return found
+
+    def replay_delivery(self, number: int) -> None:
+        """Have one of `deliveries` sent again."""
+        self._connection.request("POST", f"{self._route}/deliveries/{number}/replay")
+
     def files(self) -> list[RemoteFile]:
         return [known_fields(RemoteFile, item) for item in self._connection.json("GET", f"{self._route}/files")["data"]]
 

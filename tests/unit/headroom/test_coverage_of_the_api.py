@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import httpx
+import pytest
 
 from headroom.client import Client
+from headroom.errors import HeadroomError
 from tests.openapi_document import openapi_text
 from tests.reports import make_report
 
@@ -65,6 +67,10 @@ def test_every_operation_has_a_method_of_the_client(client: Client, hand: "Hand"
     ]
     for call in calls:
         call()
+    job.deliveries()
+    with pytest.raises(HeadroomError):  # it asked for no webhook
+        job.replay_delivery(1)
+    job.delete()
 
     reached = {
         name
