@@ -14,6 +14,7 @@ from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from api.live_jobs import LiveJobs
+from api.loopback import is_loopback
 from api.same_origin import SAFE_METHODS, is_same_origin
 from service.access import LOCAL_CALLER, Caller, Scope
 from service.authentication import BAD_KEY, Authentication
@@ -111,6 +112,7 @@ def authenticate(
 def _caller(request: Request, services: Services, bearer: HTTPAuthorizationCredentials | None) -> Caller:
     if services.is_open:
         refuse_other_sites(request, must_tell=False)
+        refuse_other_names(request)
         return LOCAL_CALLER
     if bearer is not None:
         return services.authentication.by_key(bearer.credentials)
@@ -133,6 +135,12 @@ def refuse_other_sites(request: Request, must_tell: bool) -> None:
     same_origin = is_same_origin(request.headers)
     if same_origin is False or (must_tell and same_origin is None):
         raise Forbidden("this request comes from a page of another site; send it from here, or with a key")
+
+
+def refuse_other_names(request: Request) -> None:
+    """A page whose name was made to mean this machine (DNS rebinding) must not read anything. Forbidden."""
+    if not is_loopback(request.url.hostname or ""):
+        raise Forbidden("while it asks for no key this server answers to localhost only; use that name, or make keys")
 
 
 AnyCaller = Annotated[Caller, Depends(authenticate)]

@@ -1,7 +1,6 @@
 """`python -m api.main --host --port`: the API process. The only place of api/ where real adapters are chosen."""
 
 import argparse
-import ipaddress
 import sys
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -14,6 +13,7 @@ from pydantic import ValidationError
 from api.app import create_app
 from api.dependencies import Services
 from api.draining import DrainingServer
+from api.loopback import is_loopback
 from service.adapters.celery_queue import CeleryQueue
 from service.adapters.chained_models import open_models
 from service.adapters.database import Database
@@ -101,14 +101,6 @@ def main(arguments: list[str] | None = None) -> None:
         server.run()
     if not server.started:
         sys.exit(3)  # uvicorn has said why
-
-
-def is_loopback(host: str) -> bool:
-    """Only names and addresses that can mean nothing but this machine."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _utc_now() -> datetime:

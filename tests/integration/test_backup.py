@@ -56,7 +56,7 @@ class Service:
         self.parts.store.finish(job.id, job.attempt, Status.SUCCEEDED, {"ratio": 0.5}, None)
 
     def answers(self, *paths: str) -> list[Any]:
-        with TestClient(build_app(self.settings)) as client:
+        with TestClient(build_app(self.settings), base_url="http://localhost") as client:
             return [client.get(path).text for path in paths]
 
     def read(self, job: Job) -> str:

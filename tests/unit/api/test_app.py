@@ -99,6 +99,15 @@ def test_every_reference_of_the_openapi_document_resolves(client: TestClient) ->
 def test_the_store_is_closed_when_the_server_stops(services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
     closed = []
     monkeypatch.setattr(services.store, "close", lambda: closed.append(True))
-    with TestClient(create_app(services)):
+    with TestClient(create_app(services), base_url="http://localhost"):
         assert not closed
     assert closed
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [("localhost:8000", 200), ("127.0.0.1", 200), ("[::1]:8000", 200), ("evil.example", 403), ("10.0.0.7:8000", 403)],
+)
+def test_an_open_server_answers_to_names_of_this_machine_alone(client: TestClient, host: str, status: int) -> None:
+    assert client.get("/v1/jobs", headers={"Host": host}).status_code == status
+    assert client.get("/livez", headers={"Host": host}).status_code == 200

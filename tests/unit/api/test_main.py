@@ -4,7 +4,8 @@ import pytest
 import uvicorn
 from fastapi.testclient import TestClient
 
-from api.main import build_app, is_loopback, main
+from api.loopback import is_loopback
+from api.main import build_app, main
 from service.adapters.migrate import upgrade
 from service.settings import Settings
 
@@ -61,7 +62,7 @@ def test_only_on_loopback_nobody_is_asked_for_a_key(
     main(["--host", host])
     (config,) = served
     assert config.host == host
-    with TestClient(config.app) as client:  # type: ignore[arg-type]
+    with TestClient(config.app, base_url="http://localhost") as client:  # type: ignore[arg-type]
         assert client.get("/v1/jobs").status_code == status
         assert client.get("/livez").status_code == 200
 
@@ -75,7 +76,7 @@ def test_a_setting_that_is_not_valid_is_told_in_one_line(monkeypatch: pytest.Mon
 def test_the_wired_application_answers_without_its_broker(tmp_path: Path) -> None:
     settings = Settings(data_dir=tmp_path, broker_url="redis://127.0.0.1:9/0", hub_endpoint="")
     upgrade(settings.database)
-    with TestClient(build_app(settings)) as client:
+    with TestClient(build_app(settings), base_url="http://localhost") as client:
         assert client.get("/v1/jobs").json() == {"data": [], "has_more": False}
         ready = client.get("/readyz")
         assert ready.status_code == 503
@@ -85,5 +86,5 @@ def test_the_wired_application_answers_without_its_broker(tmp_path: Path) -> Non
 
 def test_an_empty_database_is_a_503_that_says_what_to_run(tmp_path: Path) -> None:
     settings = Settings(data_dir=tmp_path, broker_url="redis://127.0.0.1:9/0", hub_endpoint="")
-    with TestClient(build_app(settings)) as client:
+    with TestClient(build_app(settings), base_url="http://localhost") as client:
         assert "service.adapters.migrate" in client.get("/readyz").json()["checks"]["database"]["detail"]
