@@ -18,7 +18,7 @@ from service.settings import Settings
 
 with TemporaryDirectory() as folder:
     settings = Settings(data_dir=Path(folder), broker_url="redis://127.0.0.1:9/0", hub_endpoint="http://127.0.0.1:9")
-    with TestClient(api.main.build_app(settings)) as client:
+    with TestClient(api.main.build_app(settings), base_url="http://localhost") as client:
         for path in ("/livez", "/readyz", "/openapi.json", "/v1/models"):
             client.get(path)
         body = {"model": "acme/tiny", "corpus": {"text": "a b"}}

@@ -219,7 +219,7 @@ def test_probes_ask_what_is_answered(tmp_path: Path) -> None:
     from api.main import build_app
 
     (container,) = pods(render(LEAST))["api"]["containers"]
-    client = TestClient(build_app(Settings(data_dir=tmp_path)))
+    client = TestClient(build_app(Settings(data_dir=tmp_path)), base_url="http://localhost")
     for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
         assert client.get(container[probe]["httpGet"]["path"]).status_code in (200, 503)
     assert [port["name"] for port in container["ports"]] == [container["readinessProbe"]["httpGet"]["port"]]

@@ -76,7 +76,7 @@ def test_a_webhook_without_tls_needs_a_network_that_is_allowed(client: TestClien
     for query in ("", "?validate_only=true"):
         answer = client.post(f"/v1/jobs{query}", json=body(url="http://example.org/x"))
         assert (answer.status_code, answer.json()["code"]) == (422, "invalid_webhook")
-    with TestClient(create_app(replace(services, may_tell_plainly=True))) as other:
+    with TestClient(create_app(replace(services, may_tell_plainly=True)), base_url="http://localhost") as other:
         assert other.post("/v1/jobs", json=body(url="http://example.org/x")).status_code == 202
 
 
