@@ -11,6 +11,7 @@ from prometheus_client import CollectorRegistry
 from api.audit import Audit
 from api.dependencies import Services
 from api.errors import install_error_handlers
+from api.job_versions import JobVersions
 from api.limits import BodyLimit, RequestIds
 from api.live_jobs import LiveJobs
 from api.metrics import CountRequests, RequestFigures, ServiceState
@@ -46,6 +47,7 @@ def create_app(services: Services) -> FastAPI:
     )
     app.state.services = services
     app.state.live = live
+    app.state.versions = JobVersions(services.store)
     app.state.registry = registry = CollectorRegistry()
     registry.register(ServiceState(services))
     for module in (jobs, events, deliveries, files, corpora, models, audit, session, hub, health, metrics):

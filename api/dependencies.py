@@ -1,7 +1,8 @@
 """What routes work with. Built once, in main.py or a test, and handed to create_app; nothing here opens anything.
 
 Every route that is not for everybody takes a `Caller` (AnyCaller, JobsReader, ...) or `needs(Scope...)`; one about a
-job takes `VisibleJob` and asks the store for nothing by an id that a client sent. A test walks all routes.
+job takes `VisibleJob` and asks the store for nothing by an id that a client sent; only the one asked most, which
+reads a job, looks for itself. A test walks all routes.
 """
 
 import threading
@@ -11,10 +12,11 @@ from typing import Annotated, Any
 
 from anyio import CapacityLimiter
 from fastapi import Depends, Request
+from fastapi.concurrency import run_in_threadpool
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from api.live_jobs import LiveJobs
-from api.loopback import is_loopback
+from api.loopback import names_loopback
 from api.same_origin import SAFE_METHODS, is_same_origin
 from service.access import LOCAL_CALLER, Caller, Scope
 from service.authentication import BAD_KEY, Authentication
@@ -94,12 +96,18 @@ AppServices = Annotated[Services, Depends(services_of)]
 Live = Annotated[LiveJobs, Depends(live_of)]
 
 
-def authenticate(
-    request: Request,
-    services: AppServices,
-    bearer: Annotated[HTTPAuthorizationCredentials | None, Depends(BEARER)],
+async def authenticate(
+    request: Request, bearer: Annotated[HTTPAuthorizationCredentials | None, Depends(BEARER)]
 ) -> Caller:
-    """By `Authorization: Bearer`, else by the cookie of POST /session. Unauthenticated, Forbidden."""
+    """By `Authorization: Bearer`, else by the cookie of POST /session. Unauthenticated, Forbidden, RateLimited."""
+    services: Services = request.app.state.services  # no dependency: each costs every request
+    if services.is_open and services.limiter is None:  # nobody is asked, so nobody is waited for
+        return admit(request, services, bearer)
+    return await run_in_threadpool(admit, request, services, bearer)
+
+
+def admit(request: Request, services: Services, bearer: HTTPAuthorizationCredentials | None) -> Caller:
+    """What `authenticate` does, in a thread of the caller's: it may ask database and broker."""
     caller = _caller(request, services, bearer)
     request.state.caller = caller
     if services.limiter is not None and getattr(request.state, "is_counted", True):
@@ -139,7 +147,8 @@ def refuse_other_sites(request: Request, must_tell: bool) -> None:
 
 def refuse_other_names(request: Request) -> None:
     """A page whose name was made to mean this machine (DNS rebinding) must not read anything. Forbidden."""
-    if not is_loopback(request.url.hostname or ""):
+    host = request.headers.get("host")
+    if host and not names_loopback(host):  # browsers always name one
         raise Forbidden("while it asks for no key this server answers to localhost only; use that name, or make keys")
 
 

@@ -24,10 +24,11 @@ class StrictRoute(APIRoute):
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()
-        takes_body = self.body_field is not None
+        if self.body_field is None:
+            return handle
 
         async def handle_strictly(request: Request) -> Response:
-            if takes_body and media_type(request) != "application/json":
+            if media_type(request) != "application/json":
                 raise HTTPException(415, "send the body as JSON, with Content-Type: application/json")
             return await handle(StrictRequest(request.scope, request.receive))
 

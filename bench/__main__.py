@@ -21,6 +21,7 @@ NAMES = (
     "hub",
     "download",
     "events",
+    "status",
 )
 RESULTS = Path(__file__).parent / "results"
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "models"

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import uvicorn
+from fastapi import FastAPI
 
 from api.main import build_app, build_services
 from service.adapters.migrate import upgrade
@@ -54,6 +55,7 @@ def served(serve: Callable[..., None], *arguments: Any) -> Iterator[int]:
     ours, theirs = context.Pipe()
     process = context.Process(target=serve, args=(theirs, *arguments))
     process.start()
+    theirs.close()  # so that a server which cannot start is an EOFError here, not a wait without end
     try:
         yield ours.recv()
     finally:
@@ -62,8 +64,15 @@ def served(serve: Callable[..., None], *arguments: Any) -> Iterator[int]:
 
 
 def serve_api(connection: Connection, data_dir: Path) -> None:
-    listener = socket.create_server(("127.0.0.1", 0))
-    config = uvicorn.Config(build_app(Settings(data_dir=data_dir)), log_level="warning", access_log=False)
+    serve(connection, build_app(Settings(data_dir=data_dir)))
+
+
+def serve(connection: Connection, app: FastAPI) -> None:
+    # TCP by name, as where uvicorn binds itself: else asyncio leaves Nagle's algorithm on, and a body waits for an ACK.
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    listener.bind(("127.0.0.1", 0))
+    listener.listen(1024)
+    config = uvicorn.Config(app, log_level="warning", access_log=False)
     connection.send(listener.getsockname()[1])
     uvicorn.Server(config).run(sockets=[listener])
 

@@ -187,6 +187,9 @@ class JobStore(Protocol):
     def versions(self, since: datetime) -> dict[str, int]:
         """Id -> version of every job that is new or whose version grew at `since` or later, by the store's clock."""
 
+    def owned_versions(self, job_ids: Collection[str]) -> dict[str, tuple[str, int]]:
+        """Id -> owner and version of the jobs with these ids; ids of none are passed over."""
+
     def several(self, job_ids: Collection[str]) -> list[Job]:
         """The jobs with these ids, in any order; ids of none are passed over."""
 

@@ -5,13 +5,23 @@ from functools import partial
 from typing import Annotated, Any, Self
 
 from fastapi import APIRouter, Query, Request, Response
+from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import HTMLResponse, JSONResponse
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from api.audit import audited
 from api.conditions import is_unchanged, prefers
-from api.dependencies import AppServices, JobsReader, JobsWriter, VisibleJob, needs
+from api.dependencies import (
+    AppServices,
+    JobsReader,
+    JobsWriter,
+    Services,
+    VisibleJob,
+    find_visible_job,
+    needs,
+)
 from api.idempotency import IdempotencyKey, keyed, once
+from api.job_versions import JobVersions
 from api.schemas import DryRunView, JobList, JobView
 from api.strict_requests import StrictRoute
 from service.access import Caller, Scope
@@ -25,6 +35,7 @@ router = APIRouter(prefix="/v1/jobs", tags=["jobs"], route_class=StrictRoute)
 
 # The page is whole in itself: nothing else may be loaded or sent.
 PAGE_POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:"
+REVALIDATED = {"Cache-Control": "no-cache"}
 LABEL_PARAMETER = re.compile(r"labels\[(.*)\]")
 
 
@@ -95,18 +106,16 @@ def list_jobs(options: Annotated[ListOptions, Query()], services: AppServices, c
     return JobList(data=[JobView.of(job) for job in page.jobs], has_more=page.has_more)
 
 
-@router.get(
-    "/{job_id}",
-    response_model=JobView,
-    responses={304: {"description": "Not changed"}},
-    dependencies=[needs(Scope.JOBS_READ)],
-)
-def read(job: VisibleJob, request: Request) -> Response:
+@router.get("/{job_id}", response_model=JobView, responses={304: {"description": "Not changed"}})
+async def read(job_id: str, request: Request, caller: JobsReader) -> Response:
     """One job. Send its ETag back in If-None-Match: 304 while nothing has changed."""
-    headers = {"ETag": f'"{job.id}.{job.version}"', "Cache-Control": "no-cache"}
-    if is_unchanged(request.headers.get("if-none-match"), headers["ETag"]):
-        return Response(status_code=304, headers=headers)
-    return _json(JobView.of(job), headers=headers)
+    condition = request.headers.get("if-none-match")
+    if condition is not None:
+        versions: JobVersions = request.app.state.versions
+        version = await versions.find(job_id, caller.sees)
+        if version is not None and is_unchanged(condition, etag := _etag(job_id, version)):
+            return Response(status_code=304, headers={"ETag": etag} | REVALIDATED)
+    return await run_in_threadpool(_whole, request.app.state.services, job_id, caller)
 
 
 @router.delete("/{job_id}", status_code=204, dependencies=[audited("job.delete"), needs(Scope.JOBS_WRITE)])
@@ -147,6 +156,15 @@ def report(job: VisibleJob, request: Request, services: AppServices) -> Response
 def figures(job: VisibleJob, services: AppServices) -> Response:
     """The plots of the report by name, as plotly figures: `{"data", "layout"}` each."""
     return JSONResponse(figures_of(services.store.report(job.id)))
+
+
+def _whole(services: Services, job_id: str, caller: Caller) -> Response:
+    job = find_visible_job(job_id, caller, services)
+    return _json(JobView.of(job), headers={"ETag": _etag(job.id, job.version)} | REVALIDATED)
+
+
+def _etag(job_id: str, version: int) -> str:
+    return f'"{job_id}.{version}"'
 
 
 def _accepted(job: Job, shows_secret: bool) -> Response:

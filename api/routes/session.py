@@ -7,7 +7,7 @@ from fastapi.security import HTTPAuthorizationCredentials
 from pydantic import BaseModel, ConfigDict, Field
 
 from api.audit import audited
-from api.dependencies import BEARER, SESSION_COOKIE, AppServices, authenticate, refuse_other_sites
+from api.dependencies import BEARER, SESSION_COOKIE, AppServices, admit, refuse_other_sites
 from api.schemas import SessionView
 from api.strict_requests import StrictRoute
 from service.access import LOCAL_CALLER, Caller
@@ -54,7 +54,7 @@ def tell(
 ) -> Response:
     """Who the cookie or the key stands for; `owner` is null for nobody."""
     try:
-        caller = authenticate(request, services, bearer)
+        caller = admit(request, services, bearer)
     except Unauthenticated:
         caller = None
     return _answer(caller, services.is_open)

@@ -214,6 +214,9 @@ class MemoryJobStore:
         with self._open():
             return {job_id: self._jobs[job_id].version for job_id, time in self._updated.items() if time >= since}
 
+    def owned_versions(self, job_ids: Collection[str]) -> dict[str, tuple[str, int]]:
+        return {job.id: (job.owner, job.version) for job in self.several(job_ids)}
+
     def several(self, job_ids: Collection[str]) -> list[Job]:
         with self._open():
             return [self._jobs[job_id] for job_id in set(job_ids) if job_id in self._jobs]

@@ -223,6 +223,14 @@ class SqlJobStore:
         with self._database.reading() as connection:
             return {job_id: version for job_id, version in connection.execute(query)}
 
+    def owned_versions(self, job_ids: Collection[str]) -> dict[str, tuple[str, int]]:
+        found: dict[str, tuple[str, int]] = {}
+        with self._database.reading() as connection:
+            for ids in _portions(filter(is_storable, job_ids)):
+                query = select(jobs.c.id, jobs.c.owner, jobs.c.version).where(jobs.c.id.in_(ids))
+                found |= {job_id: (owner, version) for job_id, owner, version in connection.execute(query)}
+        return found
+
     def several(self, job_ids: Collection[str]) -> list[Job]:
         found: list[Job] = []
         with self._database.reading() as connection:

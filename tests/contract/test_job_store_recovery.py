@@ -282,6 +282,16 @@ def test_versions_are_of_jobs_that_changed_since_a_time(store: JobStore, clock: 
     assert store.versions(clock()) == {}
 
 
+def test_versions_of_named_jobs_are_told_with_their_owners(store: JobStore) -> None:
+    mine, theirs, _ = add_running_job(store, owner="a"), add_job(store, owner="b"), add_job(store)
+
+    found = store.owned_versions([mine.id, theirs.id, "job_none", "job_\0", "job_\ud800"])
+
+    assert found == {mine.id: ("a", store.get(mine.id).version), theirs.id: ("b", 0)}
+    assert found[mine.id][1] > 0
+    assert store.owned_versions([]) == {}
+
+
 def test_several_jobs_are_read_at_once_and_missing_ones_passed_over(store: JobStore) -> None:
     jobs = [add_running_job(store) for _ in range(3)]
 

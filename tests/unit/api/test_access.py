@@ -150,6 +150,8 @@ def test_what_others_have_is_answered_like_what_is_not_there(
         ("GET", "/hub/api/models/acme/slim/tree/main"),
         ("GET", "/hub/acme/slim/resolve/main/config.json"),
     ]
+    starred = {"If-None-Match": "*", "X-Request-Id": "r"} | mine
+    assert client.get(f"/v1/jobs/{job.id}", headers=starred).status_code == 404
     for method, path in asked:
         answers = []
         for foreign, missing in [("", ""), *gone.items()]:

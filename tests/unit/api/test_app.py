@@ -106,7 +106,14 @@ def test_the_store_is_closed_when_the_server_stops(services: Services, monkeypat
 
 @pytest.mark.parametrize(
     ("host", "status"),
-    [("localhost:8000", 200), ("127.0.0.1", 200), ("[::1]:8000", 200), ("evil.example", 403), ("10.0.0.7:8000", 403)],
+    [
+        ("localhost:8000", 200),
+        ("127.0.0.1", 200),
+        ("[::1]:8000", 200),
+        ("evil.example", 403),
+        ("10.0.0.7:8000", 403),
+        ("[::1", 403),
+    ],
 )
 def test_an_open_server_answers_to_names_of_this_machine_alone(client: TestClient, host: str, status: int) -> None:
     assert client.get("/v1/jobs", headers={"Host": host}).status_code == status

@@ -5,6 +5,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from api.dependencies import Services
+from service.adapters.memory_store import MemoryJobStore
 from service.jobs import Job, JobError, Phase, Status
 from tests.factories import make_job, make_recipe
 from tests.reports import make_report
@@ -184,6 +185,17 @@ def test_an_unchanged_job_costs_no_body_and_a_changed_one_does(client: TestClien
     changed = client.get(f"/v1/jobs/{job.id}", headers={"if-none-match": etag})
     assert (changed.status_code, changed.json()["phase"]) == (200, "encoding")
     assert changed.headers["etag"] != etag
+
+
+def test_a_condition_opens_no_job_that_is_away_or_not_there(client: TestClient, services: Services) -> None:
+    job = running(services)
+    for condition in ("*", f'"{"job_" + "f" * 32}.0"'):
+        missing = client.get("/v1/jobs/job_" + "f" * 32, headers={"if-none-match": condition})
+        assert (missing.status_code, missing.json()["code"]) == (404, "job_not_found")
+    assert client.get(f"/v1/jobs/{job.id}", headers={"if-none-match": "*"}).status_code == 304
+    assert isinstance(services.store, MemoryJobStore)
+    services.store.away = True
+    assert client.get(f"/v1/jobs/{job.id}", headers={"if-none-match": "*"}).status_code == 503
 
 
 def test_a_heartbeat_is_no_change(client: TestClient, services: Services) -> None:

@@ -1,0 +1,78 @@
+"""Asking again after a job: GET /v1/jobs/{id} with If-None-Match, against a bare FastAPI route of the same JSON.
+
+ratio: requests a second of the first over those of the second. Each server is one process under the same uvicorn, asked
+by the same client over sixteen connections that are kept open; ours reads its database for every request. The servers
+take turns, and the median of all rounds counts, since other work on the machine disturbs single ones.
+"""
+
+import asyncio
+import tempfile
+import time
+from multiprocessing.connection import Connection
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import httpx
+from fastapi import FastAPI
+
+from bench.published import publish, serve, serve_api, served
+
+CONNECTIONS = 16
+SECONDS = 0.5
+ROUNDS = 15  # the first warms up
+
+
+def run() -> dict[str, Any]:
+    with tempfile.TemporaryDirectory() as name:
+        job, _ = publish(Path(name) / "data", {"config.json": 0})
+        path = f"/v1/jobs/{job.id}"
+        with served(serve_api, Path(name) / "data") as ours:
+            answer = httpx.get(f"http://127.0.0.1:{ours}{path}", trust_env=False)
+            with served(serve_bare, answer.json()) as theirs:
+                targets = [(ours, answer.headers["etag"], 304), (theirs, None, 200), (ours, None, 200)]
+                rounds = [[asyncio.run(_load(path, *target)) for target in targets] for _ in range(ROUNDS)]
+    unchanged, bare, whole = (median(rates) for rates in zip(*rounds[1:], strict=True))
+    return {
+        "ratio": round(median(one / other for one, other, _ in rounds[1:]), 2),
+        "whole_ratio": round(median(one / other for _, other, one in rounds[1:]), 2),  # without If-None-Match
+        "unchanged_per_second": round(unchanged),
+        "whole_per_second": round(whole),
+        "bare_per_second": round(bare),
+        "bytes": len(answer.content),
+    }
+
+
+def serve_bare(connection: Connection, view: dict[str, Any]) -> None:
+    app = FastAPI()
+
+    @app.get("/v1/jobs/{job_id}")
+    async def read(job_id: str) -> dict[str, Any]:
+        return view
+
+    serve(connection, app)
+
+
+async def _load(path: str, port: int, etag: str | None, status: int) -> float:
+    """Requests a second."""
+    condition = f"If-None-Match: {etag}\r\n" if etag else ""
+    request = f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\n{condition}\r\n".encode()
+    begun = time.perf_counter()
+    counts = await asyncio.gather(*(_ask(port, request, status, begun + SECONDS) for _ in range(CONNECTIONS)))
+    return sum(counts) / (time.perf_counter() - begun)
+
+
+async def _ask(port: int, request: bytes, status: int, until: float) -> int:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    count = 0
+    while time.perf_counter() < until:
+        writer.write(request)
+        head = (await reader.readuntil(b"\r\n\r\n")).lower()
+        if not head.startswith(f"http/1.1 {status} ".encode()):
+            raise RuntimeError(f"not a {status}: {head!r}")
+        length = next((line for line in head.split(b"\r\n") if line.startswith(b"content-length:")), b":0")
+        await reader.readexactly(int(length.partition(b":")[2]))
+        count += 1
+    writer.close()
+    await writer.wait_closed()
+    return count
