@@ -263,6 +263,8 @@ class Job:
         self._connection = connection
         self._route = f"/v1/jobs/{record.id}"
         self._etag: str | None = None
+        # Signs the deliveries of its webhook, if the server made it: only the answer to the post tells it.
+        self.webhook_secret: str | None = (record.json.get("webhook") or {}).get("secret")
 
     @property
     def id(self) -> str:

@@ -30,6 +30,7 @@ class Settings(TypedDict, total=False):
     ratios: Sequence[float]  # further points of the drift curve
     options: Mapping[str, Any]  # seed, window, evaluation_tokens, ... as the API names them
     labels: Mapping[str, str]
+    webhook: str | Mapping[str, Any] | None  # where to tell of the end: an address, or {"url", "secret", "events"}
 
 
 def compress_body(model: str, corpus: str | dict[str, str], settings: Settings) -> dict[str, Any]:
@@ -39,6 +40,7 @@ def compress_body(model: str, corpus: str | dict[str, str], settings: Settings) 
         "kl": settings.get("kl_budget"),
         "group_gap": settings.get("group_gap"),
     }
+    webhook = settings.get("webhook")
     optional = {
         "budget": dict(settings.get("budget") or {}),
         "method": settings.get("method"),
@@ -48,6 +50,7 @@ def compress_body(model: str, corpus: str | dict[str, str], settings: Settings) 
         "ratios": list(settings.get("ratios", ())),
         "options": dict(settings.get("options", {})),
         "labels": dict(settings.get("labels", {})),
+        "webhook": {"url": webhook} if isinstance(webhook, str) else webhook,
     }
     required = {"ratio": settings.get("ratio", "auto")}
     return job_body("compress", model, corpus, settings.get("revision"), required | optional)

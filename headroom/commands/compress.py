@@ -73,6 +73,7 @@ def read_budget(context: click.Context, option: click.Parameter, value: str | No
     help="Measure on this text too, with a budget of its own; the worst decides. Repeatable.",
 )
 @click.option("--publish", metavar="NS/NAME", help="What the server's hub calls the checkpoint.")
+@click.option("--webhook", metavar="URL", help="Where the server tells of the job's end; needs --server.")
 @click.option("--output", type=click.Path(path_type=Path), metavar="DIR", help="Default: <name>-headroom.")
 @click.option("--tied", type=click.Choice(["keep", "untie"]), help="What becomes of a head tied to the input table.")
 @click.option("--head-dtype", type=click.Choice(["source", "int8", "int4"]), help="Round the kept columns?")
@@ -99,6 +100,8 @@ def command(
 
     Exit codes: 0 succeeded, 2 bad input, 3 rejected by the drift gate, 130 interrupted, 1 anything else.
     """
+    if rest["webhook"] is not None and server is None:
+        raise click.UsageError("--webhook needs --server: without one the service ends with the job, and tells nobody.")
     choice = choose_model(model, Path(models_dir) if models_dir else None, remote=server is not None)
     folder = output or Path(f"{choice.name}-headroom")
     if not dry_run:
@@ -140,6 +143,7 @@ def settings_from(values: dict[str, Any]) -> Settings:
         publish=values["publish"],
         options=reading_options(values) | given,
         labels=values["labels"],
+        webhook=values["webhook"],
     )
 
 

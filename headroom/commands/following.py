@@ -34,6 +34,8 @@ def follow(client: Client, run: Run) -> int:
     with display_for(console_for(sys.stderr)) as display:
         display.note(f"{run.doing}, on {client.url}")
         job = run.post(client)
+        if job.webhook_secret is not None:
+            display.note(f"its webhook is signed with {job.webhook_secret}; keep it, it is not shown again")
         try:
             job.wait(on_update=lambda job: display.update(job.record))
         except KeyboardInterrupt:
@@ -55,16 +57,23 @@ def _cancel(job: Job, as_json: bool) -> int:
     except HeadroomError as error:
         message = f"{job.id} could not be canceled ({error.message})"
     if as_json:
-        print_json(job.record.json | {"report": None, "output": None, "files": []})
+        print_json(_told(job) | {"report": None, "output": None, "files": []})
     print_error("interrupted", message)
     return INTERRUPTED
+
+
+def _told(job: Job) -> dict[str, Any]:
+    """What the server told of it, with the secret that it tells only once."""
+    if job.webhook_secret is None:
+        return job.record.json
+    return job.record.json | {"webhook": {**job.record.json["webhook"], "secret": job.webhook_secret}}
 
 
 def _print_outcome(job: Job, report: dict[str, Any] | None, run: Run) -> None:
     folder = run.folder if job.status == "succeeded" else None
     if run.as_json:
         files = [file.path for file in job.files()] if folder else []
-        print_json(job.record.json | {"report": report, "output": str(folder) if folder else None, "files": files})
+        print_json(_told(job) | {"report": report, "output": str(folder) if folder else None, "files": files})
     elif report is not None:
         show(console_for(sys.stdout), *report_views(job.record, report, folder))
     if job.error:

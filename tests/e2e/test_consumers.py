@@ -47,10 +47,17 @@ def environment(folder: Path) -> dict[str, str]:
     return clean | own | {"PATH": path, "HF_HUB_DISABLE_TELEMETRY": "1"}
 
 
-def run(folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        command, cwd=folder, env=environment(folder), capture_output=True, text=True, timeout=300, check=False
+def start(folder: Path, *command: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        command, cwd=folder, env=environment(folder), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
+
+
+def output_of(process: subprocess.Popen[str]) -> str:
+    """What it printed, once it has ended well."""
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+    return output
 
 
 @pytest.fixture
@@ -58,20 +65,12 @@ def server(tmp_path: Path) -> Iterator[str]:
     """`headroom serve` on a free port, with the one checkpoint that the page asks for."""
     make_tiny_checkpoint(tmp_path / "models/acme/tiny")
     (tmp_path / "corpus.txt").write_text(make_text())
-    process = subprocess.Popen(
-        ["headroom", "serve", "--port", "0", "--models-dir", "models", "--data-dir", "served"],
-        cwd=tmp_path,
-        env=environment(tmp_path),
-        stdout=subprocess.PIPE,
-        text=True,
-    )
+    process = start(tmp_path, "headroom", "serve", "--port", "0", "--models-dir", "models", "--data-dir", "served")
     try:
         assert process.stdout is not None
-        found = re.search(r"http://\S+", process.stdout.readline())
-        assert found, process.poll()
-        given = ("--publish", "acme/tiny-slim", "--export", "dense", "--export", "onnx", "--output", "made")
-        made = run(tmp_path, "headroom", *COMPRESS, *given, "--server", found[0])
-        assert made.returncode == 0, made.stderr
+        found = next(filter(None, (re.search(r"http://\S+", line) for line in process.stdout)))
+        given = ("--publish", "acme/tiny-slim", "--export", "dense", "--export", "onnx", "--output", "python/slim")
+        output_of(start(tmp_path, "headroom", *COMPRESS, *given, "--server", found[0]))
         yield found[0]
     finally:
         process.send_signal(signal.SIGTERM)
@@ -79,15 +78,17 @@ def server(tmp_path: Path) -> Iterator[str]:
 
 
 def test_every_command_and_snippet_of_the_page_works(server: str, tmp_path: Path) -> None:
-    shell = blocks("sh").replace("http://127.0.0.1:8000", server)
-    done = run(tmp_path, "bash", "-c", f"set -euo pipefail\n{shell}")
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert (tmp_path / "slim/config.json").read_bytes() == (tmp_path / "config.json").read_bytes()
-    assert (tmp_path / "original/model.safetensors").is_file()
-
-    # The shell's first, as the snippets of Python read what it fetched; together, as each goes on from the one before.
+    """The snippets of Python in one process, each going on from the last; the shell's beside it, for time."""
     python = blocks("python").replace("dense = ", "assert headroom.kept_columns(model) == 16\ndense = ")
     checked = f"{LOADED_WITHOUT}\n{python}\nassert type(dense.lm_head).__name__ == 'Linear'"
-    done = run(tmp_path, sys.executable, "-c", checked)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "Stats(positions=" in done.stdout
+    shell = blocks("sh").replace("http://127.0.0.1:8000", server)
+    beside = start(tmp_path / "python", sys.executable, "-c", checked)
+    try:
+        output_of(start(tmp_path, "bash", "-c", f"set -euo pipefail\n{shell}"))
+    finally:
+        printed, _ = beside.communicate(timeout=300)
+    assert beside.returncode == 0, printed
+    assert "Stats(positions=" in printed
+    for path in (tmp_path / "config.json", tmp_path / "python/slim/config.json"):  # by curl, by `headroom compress`
+        assert path.read_bytes() == (tmp_path / "slim/config.json").read_bytes()
+    assert (tmp_path / "original/model.safetensors").is_file()

@@ -75,6 +75,24 @@ def test_json_is_one_object_with_the_job_its_report_and_its_files(
     assert printed["files"] == ["config.json", "headroom.json", "report.json"]
 
 
+def test_the_secret_of_a_webhook_is_told_once_the_job_is_posted_and_in_the_json(
+    corpus: Path, services: Services, hand: Any, soon: Soon, capsys: Output
+) -> None:
+    soon(work_on_the_next_job(services, hand, hand.succeed))
+    assert compress(corpus, "--webhook", "https://ci.example.org/hook", "--json") == 0
+    output = capsys.readouterr()
+    webhook = services.store.get(hand.newest()).recipe.webhook
+    assert webhook is not None
+    assert json.loads(output.out)["webhook"] == webhook.model_dump(mode="json") | {"secret": webhook.secret}
+    assert str(webhook.secret) in output.err
+
+
+def test_a_webhook_without_a_server_is_bad_input(corpus: Path, capsys: Output, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("HEADROOM_SERVER")
+    assert compress(corpus, "--webhook", "https://ci.example.org/hook") == 2
+    assert "--webhook needs --server" in capsys.readouterr().err
+
+
 def test_a_rejection_is_exit_code_three_and_writes_nothing(
     corpus: Path, services: Services, hand: Any, soon: Soon, capsys: Output, tmp_path: Path
 ) -> None:
