@@ -94,12 +94,14 @@ async def live_of(request: Request) -> LiveJobs:
 
 AppServices = Annotated[Services, Depends(services_of)]
 Live = Annotated[LiveJobs, Depends(live_of)]
+Bearer = Annotated[HTTPAuthorizationCredentials | None, Depends(BEARER)]
 
 
-async def authenticate(
-    request: Request, bearer: Annotated[HTTPAuthorizationCredentials | None, Depends(BEARER)]
-) -> Caller:
+async def authenticate(request: Request, bearer: Bearer) -> Caller:
     """By `Authorization: Bearer`, else by the cookie of POST /session. Unauthenticated, Forbidden, RateLimited."""
+    known: Caller | None = getattr(request.state, "caller", None)
+    if known is not None:  # another dependency of this request has asked
+        return known
     services: Services = request.app.state.services  # no dependency: each costs every request
     if services.is_open and services.limiter is None:  # nobody is asked, so nobody is waited for
         return admit(request, services, bearer)
@@ -158,7 +160,8 @@ AnyCaller = Annotated[Caller, Depends(authenticate)]
 def needs(scope: Scope) -> Any:
     """A dependency that gives the caller, if its key has this scope."""
 
-    async def check(caller: AnyCaller) -> Caller:
+    async def check(request: Request, bearer: Bearer) -> Caller:
+        caller = await authenticate(request, bearer)
         if not caller.may(scope):
             raise Forbidden(f"the key lacks the scope {scope.value}; ask the operator for one that has it")
         return caller

@@ -65,7 +65,7 @@ async def _load(path: str, port: int, etag: str | None, status: int) -> float:
 async def _ask(port: int, request: bytes, status: int, until: float) -> int:
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     count = 0
-    while time.perf_counter() < until:
+    while count == 0 or time.perf_counter() < until:
         writer.write(request)
         head = (await reader.readuntil(b"\r\n\r\n")).lower()
         if not head.startswith(f"http/1.1 {status} ".encode()):
