@@ -27,6 +27,7 @@ BAD_INPUT_CODES = frozenset(
         "invalid_model_id",
         "invalid_selection",
         "invalid_token",
+        "invalid_webhook",
         "key_not_found",
         "model_not_found",
         "model_too_large",

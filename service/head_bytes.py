@@ -23,7 +23,7 @@ class HeadShape:
 
     def nbytes(self, kept: int, head_dtype: HeadDtype) -> int:
         indexed = self.permutation and head_dtype == "source"
-        mapping = 0 if indexed else self.item * kept * self.hidden_size
+        mapping = INDEX * kept if indexed else self.item * kept * self.hidden_size
         bias = self.item * self.vocab_size if self.bias else 0
         return self.vocab_size * self._row(kept, head_dtype) + mapping + bias
 

@@ -64,9 +64,10 @@ class SlicedFactors:
 
     @property
     def head_nbytes(self) -> int:
-        """Bytes that the head reads for a position: columns, projection, bias."""
+        """Bytes that the head reads for a position: columns, projection or the numbers of columns, bias."""
         stored = (self.weight,) if self.rounded is None else self.rounded.tensors.values()
-        return sum(tensor.nbytes for tensor in (*stored, self.projection, self.bias) if tensor is not None)
+        numbers = 0 if self.order is None else torch.int64.itemsize * self.kept
+        return numbers + sum(tensor.nbytes for tensor in (*stored, self.projection, self.bias) if tensor is not None)
 
     def project(self, hidden: Tensor) -> Tensor:
         """(rows, hidden) -> (rows, k), in float32."""

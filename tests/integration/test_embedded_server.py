@@ -297,9 +297,10 @@ def test_a_server_that_cannot_start_says_why_and_leaves_nothing(
     tmp_path: Path, environment: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HEADROOM_LEASE_SECONDS", "soon")
+    before = psutil.Process().children(recursive=True)  # servers that other tests share
 
     with pytest.raises(ServerFailed, match=r"migration failed.*migration\.log"):
         EmbeddedServer(tmp_path / "data", None, port=0).start()
 
-    assert psutil.Process().children(recursive=True) == []
+    assert set(psutil.Process().children(recursive=True)) <= set(before)
     assert os.listdir(tmp_path / "data" / "broker") != []

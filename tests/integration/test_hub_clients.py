@@ -187,7 +187,7 @@ def test_the_rest_of_the_api_answers(api: HfApi, hub: HubServer, source: Path) -
     files = HfFileSystem(endpoint=hub.url, token=False, skip_instance_cache=True)
     assert f"{REPO}/plots" in files.ls(REPO, detail=False)
     assert files.read_bytes(f"{REPO}/config.json") == (source / "config.json").read_bytes()
-    assert HfApi(endpoint=hub.url, token="hf_any").whoami()["name"] == "anonymous"
+    assert HfApi(endpoint=hub.url, token="hf_any").whoami()["name"] == "local"  # of an open server
 
 
 def test_the_hf_command_downloads_and_verifies_and_finds_damage(hub: HubServer, source: Path, tmp_path: Path) -> None:
