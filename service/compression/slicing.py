@@ -66,8 +66,8 @@ class SlicedFactors:
     def head_nbytes(self) -> int:
         """Bytes that the head reads for a position: columns, projection or the numbers of columns, bias."""
         stored = (self.weight,) if self.rounded is None else self.rounded.tensors.values()
-        numbers = 0 if self.order is None else torch.int64.itemsize * self.kept
-        return numbers + sum(tensor.nbytes for tensor in (*stored, self.projection, self.bias) if tensor is not None)
+        numbers = None if self.order is None else self.order[: self.kept]
+        return sum(tensor.nbytes for tensor in (*stored, self.projection, numbers, self.bias) if tensor is not None)
 
     def project(self, hidden: Tensor) -> Tensor:
         """(rows, hidden) -> (rows, k), in float32."""
