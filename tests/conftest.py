@@ -22,6 +22,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("gpu") and not _has_gpu():
             item.add_marker(pytest.mark.skip(reason="no CUDA device"))
+        if item.get_closest_marker("shared"):  # trained models in bfloat16 take minutes on a CPU without AVX-512
+            item.add_marker(pytest.mark.timeout(900))
         if item.get_closest_marker("shared") and not (SHARED / "models").is_dir():
             item.add_marker(pytest.mark.skip(reason="no ../shared with reference models"))
     items.sort(key=_speed)
