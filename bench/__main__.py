@@ -14,6 +14,7 @@ NAMES = (
     "monitor",
     "methods",
     "precision",
+    "products",
     "models",
     "overhead",
     "large",

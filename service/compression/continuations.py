@@ -15,6 +15,7 @@ from torch import Tensor
 
 from service.compression.bootstrap import interval_of_means
 from service.compression.lm_head import LmHead
+from service.compression.wide_products import fast_products
 
 PROMPT_TOKENS, NEW_TOKENS = 32, 32  # at most; a short window is halved
 REPEATED = 4  # tokens in a row that count as repeated where they come again
@@ -62,7 +63,8 @@ def greedy(model: Any, prompts: Tensor, tokens: int, logits_of: LogitsOf, progre
             known: dict[str, Any] = (
                 {} if cache is None else {"past_key_values": cache}
             )  # not every model has such an argument
-            output = model(input_ids=ids, use_cache=True, **known)
+            with fast_products(model):
+                output = model(input_ids=ids, use_cache=True, **known)
             cache = getattr(output, "past_key_values", None)
             found.append(output.logits[:, -1].argmax(1, keepdim=True))
             ids = found[-1] if cache is not None else torch.cat([ids, found[-1]], dim=1)

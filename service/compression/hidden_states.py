@@ -7,6 +7,8 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
+from service.compression.wide_products import fast_products
+
 HiddenStatesOf: TypeAlias = Callable[[dict[str, Tensor]], Tensor]  # inputs -> (windows, positions, hidden)
 
 
@@ -50,4 +52,5 @@ def hidden_states_of(model: Any, inputs: dict[str, Tensor]) -> Tensor:
 def forward(model: Any, inputs: dict[str, Tensor]) -> Any:
     """The model's own output. Nothing is kept for the next token: there is none."""
     kept = {"use_cache": False} if model.can_generate() else {}  # an encoder knows no such argument
-    return model(**{name: rows.to(model.device) for name, rows in inputs.items()}, **kept)
+    with fast_products(model):
+        return model(**{name: rows.to(model.device) for name, rows in inputs.items()}, **kept)
