@@ -32,7 +32,7 @@ class WideProducts(TorchDispatchMode):
     """Inside, in this thread, products of tensors of `dtype` are computed in float32 and rounded back."""
 
     def __init__(self, dtype: torch.dtype) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]  # torch has no types here
         self._dtype = dtype
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
