@@ -65,6 +65,7 @@ class JobView(View):
     estimated_finish: datetime | None
     phase_seconds: dict[str, float]
     attempt: int
+    version: int = Field(description="grows with every change")
     attempts: list[AttemptView]
     error: JobErrorView | None
     result: dict[str, Any] | None = Field(description="summary figures; the report holds the rest")
@@ -93,7 +94,7 @@ class JobView(View):
 
 JOB_FIELDS = (
     *("id", "owner", "status", "phase", "progress", "created", "queued", "started", "finished"),
-    *("phase_seconds", "attempt", "result"),
+    *("phase_seconds", "attempt", "version", "result"),
 )
 
 
@@ -174,6 +175,7 @@ class ProgressView(View):
     phase: Phase | None
     progress: float
     attempt: int
+    version: int = Field(description="of the job: what has a lower one is older")
     estimated_finish: datetime | None
 
     @classmethod
@@ -183,6 +185,7 @@ class ProgressView(View):
             phase=job.phase,
             progress=job.progress,
             attempt=job.attempt,
+            version=job.version,
             estimated_finish=_estimated_finish(job),
         )
 

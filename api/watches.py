@@ -70,11 +70,14 @@ class ListWatch(Watch):
         super().__init__()
         self._where = where
         self._sent: dict[str, int] = {}  # version last told of each job that may still change
-        self._pending: dict[str, bytes] = {}
+        self._pending: dict[str, tuple[int, bytes]] = {}  # version, message
 
     def begin(self, jobs: Collection[Job]) -> None:
-        """These were sent already, from the store."""
-        self._sent |= {job.id: job.version for job in jobs}
+        """These were sent already, from the store. What was offered meanwhile may be older."""
+        for job in jobs:
+            if job.version >= self._pending.get(job.id, (job.version,))[0]:
+                self._sent[job.id] = job.version
+                self._pending.pop(job.id, None)
 
     def offer(self, change: JobChange) -> None:
         """Takes what matches, and once more what has just ceased to."""
@@ -86,7 +89,7 @@ class ListWatch(Watch):
             self._sent[job.id] = job.version
         else:
             self._sent.pop(job.id, None)
-        self._pending[job.id] = change.message
+        self._pending[job.id] = job.version, change.message
         if len(self._pending) > MAX_JOBS:
             self._pending.clear()
             self.close()
@@ -94,4 +97,4 @@ class ListWatch(Watch):
 
     def take(self) -> list[bytes]:
         pending, self._pending = self._pending, {}
-        return list(pending.values())
+        return [message for _, message in pending.values()]

@@ -92,6 +92,7 @@ class JobRecord:
     estimated_finish: datetime | None
     phase_seconds: Mapping[str, float]
     attempt: int
+    version: int  # grows with every change
     attempts: tuple[Attempt, ...]
     error: JobError | None
     result: Result | None  # of a compress job
@@ -120,6 +121,7 @@ class JobRecord:
             estimated_finish=parse_time(data.get("estimated_finish")),
             phase_seconds=data.get("phase_seconds") or {},
             attempt=data.get("attempt") or 0,
+            version=data.get("version") or 0,
             attempts=tuple(known_fields(Attempt, item) for item in data.get("attempts") or ()),
             error=known_fields(JobError, error) if error else None,
             result=known_fields(Result, result) if result and data["kind"] == "compress" else None,
@@ -128,7 +130,9 @@ class JobRecord:
         )
 
     def at(self, progress: Mapping[str, Any]) -> "JobRecord":
-        """The same job further on: `progress` as its stream of events tells it."""
+        """The same job further on: `progress` as its stream of events tells it, unless that is older."""
+        if progress.get("version", self.version) < self.version:
+            return self
         return JobRecord.from_json({**self.json, **progress})
 
 

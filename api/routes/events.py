@@ -102,7 +102,9 @@ async def _job_messages(services: Services, live: LiveJobs, job_id: str, after: 
             while not await watch.wait(PING_SECONDS):
                 yield PING
             if change := watch.take():
-                job, found, progress = change.job, change.events, change.progress
+                found = change.events
+                if change.job.version > job.version:  # a look may be older than what the store said at the beginning
+                    job, progress = change.job, change.progress
 
 
 async def _stored(services: Services, job_id: str, after: int) -> AsyncIterator[tuple[int, bytes]]:

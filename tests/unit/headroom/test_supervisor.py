@@ -122,17 +122,24 @@ def test_stopping_ends_the_deaf_too_and_the_first_program_last(make: Make, tmp_p
     order = tmp_path / "order"
     first = python("broker", _NOTING, "broker", str(order))
     second = python("api", _NOTING, "api", str(order))
-    deaf = python("worker", "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(300)")
+    is_deaf = tmp_path / "deaf"
+    deaf = python("worker", _DEAF, str(is_deaf))
     made = make(first, second, deaf)
-    until(lambda: order.exists() and len(order.read_text().split()) == 2 and running(deaf) != [])
+    until(lambda: order.exists() and len(order.read_text().split()) == 2 and is_deaf.exists())
     order.write_text("")
-    time.sleep(0.3)  # the deaf one has to become deaf
 
     made.stop()
 
     assert order.read_text().split() == ["api", "broker"]
     assert running(first) + running(second) + running(deaf) == []
 
+
+_DEAF = """
+    import signal, sys, time
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    open(sys.argv[1], "w")
+    time.sleep(300)
+"""
 
 _NOTING = """
     import signal, sys, time
