@@ -21,11 +21,12 @@ from headroom.quantized_head import scaled
 from service.column_counts import kept_columns
 from service.compression.basis import build_basis
 from service.compression.drift import baseline_perplexity
-from service.compression.precision import measure_rounded, round_groups, round_head, round_rows
+from service.compression.precision import round_groups, round_head, round_rows
 from service.compression.slicing import slice_head
 from service.compression.source import Source, open_source
 from service.compression.statistics import Statistics
 from service.compression.sweep import SweepHead, prepare, sweep
+from service.compression.unnested import measure_unnested
 from service.ports import EngineTask, LocalModel
 from service.recipes.compress import CompressRecipe, Method, RoundedDtype
 
@@ -138,7 +139,7 @@ def _rounded(source: Source, statistics: Statistics, full: float) -> dict[str, d
         factors = slice_head(head, basis, kept, statistics.mean_hidden, repair=True)
         for dtype in ROUNDED:
             each = round_head(factors, head, statistics, 0, dtype)
-            drift = measure_rounded(source.evaluation, head, each, ratio, 0, DEVICE).perplexity_drift
+            drift = measure_unnested(source.evaluation, head, each, ratio, 0, DEVICE).perplexity_drift
             share = each.head_nbytes / head.weight.nbytes
             found[f"{dtype} prepared, r = {ratio:g}"] = {"drift": drift, "bytes": share}
     return {name: {key: float(f"{value:.4g}") for key, value in row.items()} for name, row in found.items()}

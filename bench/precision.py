@@ -18,10 +18,11 @@ from headroom.quantized_head import scaled
 from service.column_counts import kept_columns
 from service.compression import precision
 from service.compression.basis import build_basis
-from service.compression.precision import measure_rounded, round_groups, round_head, round_rows
+from service.compression.precision import round_groups, round_head, round_rows
 from service.compression.refining import refine
 from service.compression.slicing import slice_head
 from service.compression.source import open_source
+from service.compression.unnested import measure_unnested
 from service.ports import EngineTask, LocalModel
 from service.recipes.compress import CompressRecipe, Method, RoundedDtype
 
@@ -79,7 +80,7 @@ def _measure(name: str, folder: Path) -> dict[str, dict[str, float]]:
             candidates["refined, int8"] = round_head(candidates["refined"], head, statistics, 0, "int8")
         row = {}
         for label, factors in candidates.items():
-            point = measure_rounded(source.evaluation, head, factors, ratio, 0, DEVICE)
+            point = measure_unnested(source.evaluation, head, factors, ratio, 0, DEVICE)
             row[label] = float(f"{point.perplexity_drift:.3g}")
             row[f"KL, {label}"] = float(f"{point.kl_mean:.3g}")
         bytes_of = {"source": source_dtype} | prepared

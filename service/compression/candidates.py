@@ -9,10 +9,10 @@ from service.compression.drift import DriftPoint
 from service.compression.evaluation_sets import EvaluationSet
 from service.compression.frontier import Candidate, Frontier, sizes_for
 from service.compression.gate import Choice, choose
-from service.compression.precision import measure_rounded
 from service.compression.slicing import SlicedFactors
 from service.compression.source import Source
 from service.compression.sweep import SweepHead
+from service.compression.unnested import measure_unnested
 from service.head_bytes import HeadShape
 from service.recipes.compress import CompressOptions, CompressRecipe, HeadDtype, RoundedDtype
 
@@ -95,7 +95,7 @@ def measured_on(
     found: list[DriftPoint] = []
     for one in sets:
         found.append(
-            measure_rounded(
+            measure_unnested(
                 one.hidden,
                 source.head,
                 factors,

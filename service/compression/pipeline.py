@@ -38,7 +38,7 @@ from service.compression.slicing import SlicedFactors, slice_head, stored_logits
 from service.compression.source import Source, open_source
 from service.compression.statistics import neg_log_alpha
 from service.compression.sweep import SweepHead, prepare
-from service.compression.token_drift import TokenDrift, token_drift
+from service.compression.token_drift import TokenDrift, token_drift, token_drift_of
 from service.compression.validation import (
     PERPLEXITY_TOLERANCE,
     TURNED_TABLE_TOLERANCE,
@@ -85,6 +85,14 @@ def compress(task: EngineTask[CompressRecipe], progress: Progress) -> EngineOutc
     def factors_of(kept: int, head_dtype: HeadDtype) -> SlicedFactors:
         return rounded(sliced(kept), head_dtype)
 
+    def moved_by(
+        kept: int, report_progress: Callable[[float], None], stored: SlicedFactors | None = None
+    ) -> TokenDrift:
+        """Of the nested head of this size, or of what is stored in its place."""
+        if stored is not None and (stored.rounded or stored.refined):
+            return token_drift_of(stored, source.evaluation, source.head, device, report_progress)
+        return token_drift(source.evaluation, head, kept, progress=report_progress)
+
     with timer.phase(Phase.SWEEPING) as report_progress:
         if recipe.budget is None:
             choice = choose(sets, head, recipe, lambda done: report_progress(0.6 * done))
@@ -94,12 +102,7 @@ def compress(task: EngineTask[CompressRecipe], progress: Progress) -> EngineOutc
             waiting = [Waiting.of(candidate, frontier.choice) for candidate in frontier.serving]
             nearest = Waiting.of(frontier.nearest, frontier.choice)
             choice = replace(frontier.choice, asked=(waiting or [nearest])[0].unrounded[0])
-        moved = token_drift(
-            source.evaluation,
-            head,
-            choice.selected.kept_columns,
-            progress=lambda done: report_progress(0.6 + 0.1 * done),
-        )
+        moved = moved_by(choice.selected.kept_columns, lambda done: report_progress(0.6 + 0.1 * done))
         comparisons = compare_methods(
             source.evaluation,
             source.head,
@@ -128,6 +131,10 @@ def compress(task: EngineTask[CompressRecipe], progress: Progress) -> EngineOutc
     }
     if frontier is not None and not waiting:
         report |= _refused(frontier, nearest)
+        if nearest.head_dtype != "source":
+            kept = nearest.unrounded[0].kept_columns
+            moved = moved_by(kept, lambda done: None, factors_of(kept, nearest.head_dtype))
+            report |= _parts(source, moved, statistics.alpha, seed)
     share = 1 / (1 + len(recipe.options.export))  # of the checkpoint itself in the time of validating
     for _ in range(STORED_ATTEMPTS):
         if not waiting:
@@ -154,10 +161,8 @@ def compress(task: EngineTask[CompressRecipe], progress: Progress) -> EngineOutc
             stored, drifts, continuations = _validate(
                 task, source, choice, predicted, device, lambda done: report_progress(share * done)
             )
-            if point is not choice.selected:
-                moved = token_drift(
-                    source.evaluation, head, point.kept_columns, progress=lambda done: report_progress(1.0)
-                )
+            if point is not choice.selected or factors.rounded or factors.refined:
+                moved = moved_by(point.kept_columns, lambda done: report_progress(share), factors)
                 report |= _parts(source, moved, statistics.alpha, seed)
             passes = all(
                 drift.passes(one.set.budget) and of_set.passes(one.set.budget)

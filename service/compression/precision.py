@@ -1,4 +1,4 @@
-"""Kept columns as integers of 8 or 4 bits: prepared so that rounding costs little, rounded, measured. Writes no files.
+"""Kept columns as integers of 8 or 4 bits: prepared so that rounding costs little, and rounded. Writes no files.
 
 The columns that share a scale should be of one size. Column j of U is multiplied by
 s_j = (sqrt(E[x_j^2]) / rms(U_j))^(1/2) and x_j divided by it, which evens out what an error in a column costs; then
@@ -13,20 +13,16 @@ the rounded columns to the ones before, an error weighing as much as its token i
 alpha alpha', the Fisher matrix of the averaged distribution).
 """
 
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from headroom.quantized_head import GROUP, pack, scaled
-from service.compression.block_parallel import map_blocks
-from service.compression.drift import DriftPoint, drift_curve
-from service.compression.hidden_cache import HiddenStates
 from service.compression.lm_head import LmHead
 from service.compression.slicing import Rounded, SlicedFactors
 from service.compression.statistics import Statistics
-from service.compression.sweep import TIE, Sweep, per_window
 from service.recipes.compress import RoundedDtype
 
 LARGEST = 127
@@ -34,7 +30,6 @@ MOST, LEAST = 7, -8  # of four bits
 # Part of the mean variance that is added to every direction of C: those without variance would take any error.
 DAMPING = 0.01
 REFIT_RIDGE = 1e-6  # likewise, of the mean of D'AD
-POSITIONS_AT_ONCE = 64
 ROWS_AT_ONCE = 8192
 
 
@@ -46,7 +41,7 @@ def round_head(
     A mean repair is set anew for the rounded head, so that it is exact for the mean again.
     """
     dtype, kept = head.weight.dtype, factors.kept
-    weight, projection = factors.weight.float(), _projection(factors).double()
+    weight, projection = factors.weight.float(), projection_of(factors).double()
     size = (projection @ statistics.second_moment @ projection.T).diagonal().clamp_min(0).sqrt()
     rms = weight.square().mean(0, dtype=torch.float64).sqrt()
     wanted = (size / rms).sqrt()
@@ -183,7 +178,8 @@ def refit(dense: Tensor, before: Iterable[Tensor], alpha: Tensor) -> Tensor:
     return found
 
 
-def _projection(factors: SlicedFactors) -> Tensor:
+def projection_of(factors: SlicedFactors) -> Tensor:
+    """(kept, hidden), of a permutation too."""
     if factors.order is None:
         assert factors.projection is not None
         return factors.projection
@@ -196,61 +192,3 @@ def _normal(size: int, seed: int) -> Tensor:
 
 def _parts(count: int) -> list[slice]:
     return [slice(start, min(start + ROWS_AT_ONCE, count)) for start in range(0, count, ROWS_AT_ONCE)]
-
-
-@dataclass(frozen=True, eq=False)
-class _Both:
-    """The original head and the rounded one, in float32 on one device."""
-
-    head: LmHead
-    projection: Tensor  # (kept, hidden)
-    weight: Tensor  # (vocab, hidden)
-    own_bias: Tensor  # (vocab,)
-    columns: Tensor  # (vocab, kept)
-    bias: Tensor  # (vocab,)
-
-    def measure(self, hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(rows, hidden), (rows,) -> likelihood (rows, 2), rounded first, top-1 agreement and KL (rows, 1)."""
-        full = self.head.logits_of(hidden.float() @ self.weight.T + self.own_bias).log_softmax(1)
-        raw = self.head.logits_of(hidden.float() @ self.projection.T @ self.columns.T + self.bias)
-        best = raw.gather(1, full.argmax(1, keepdim=True))
-        top = raw.amax(1, keepdim=True)
-        rounded = raw.log_softmax(1)
-        likelihood = -torch.stack([rounded, full], 1).gather(2, targets[:, None, None].expand(-1, 2, 1))[..., 0]
-        divergence = (full.exp() * (full - rounded)).sum(1, keepdim=True).clamp_min(0)
-        return likelihood.cpu(), (best >= top - TIE * top.abs()).cpu(), divergence.cpu()
-
-
-def measure_rounded(
-    hidden: HiddenStates,
-    head: LmHead,
-    factors: SlicedFactors,
-    ratio: float,
-    seed: int,
-    device: torch.device,
-    progress: Callable[[float], None] = lambda fraction: None,
-) -> DriftPoint:
-    """The drift of a rounded head on the cached hidden states: full logits of a few positions at a time."""
-    zeros = torch.zeros(head.vocab_size, device=device)
-    both = _Both(
-        head,
-        _projection(factors).to(device, torch.float32),
-        head.weight.to(device, torch.float32),
-        zeros if head.module_bias is None else head.module_bias.to(device, torch.float32),
-        factors.weight.to(device, torch.float32),
-        zeros if factors.bias is None else factors.bias.to(device, torch.float32),
-    )
-    blocks = zip(hidden.blocks(POSITIONS_AT_ONCE, device), hidden.targets.split(POSITIONS_AT_ONCE), strict=True)
-    found: list[tuple[Tensor, Tensor, Tensor]] = []
-    for block in map_blocks(lambda pair: both.measure(pair[0], pair[1].to(device)), blocks, device):
-        found.append(block)
-        progress(len(found) * POSITIONS_AT_ONCE / max(hidden.positions, 1))
-    likelihood, agreement, divergence = (torch.cat(parts) for parts in zip(*found, strict=True))
-    swept = Sweep(
-        [factors.kept],  # the full head's column of the likelihood comes last, as in every sweep
-        per_window(likelihood, hidden),
-        per_window(agreement, hidden),
-        divergence,
-        hidden.lengths,
-    )
-    return drift_curve(swept, {factors.kept: ratio}, seed)[0]

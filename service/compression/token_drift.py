@@ -3,7 +3,7 @@
 Cost: one product positions x hidden x vocabulary, two exponentials and two partial sorts per logit (docs/report.md).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,8 +13,11 @@ from torch import Tensor
 from service.compression.bootstrap import interval_of_means
 from service.compression.drift import quantiles
 from service.compression.hidden_cache import HiddenStates
-from service.compression.sweep import SweepHead, sweep_positions
+from service.compression.lm_head import LmHead
+from service.compression.slicing import SlicedFactors
+from service.compression.sweep import Positions, SweepHead, sweep_positions
 from service.compression.tiles import Tiles
+from service.compression.unnested import positions_of
 
 TOP = 5
 WITH_INTERVAL = ("perplexity_drift", "kl_mean", "top1_agreement", "delta_p_mean")
@@ -43,8 +46,24 @@ def token_drift(
 ) -> TokenDrift:
     """kept: 1..hidden. Memory: a few numbers a position."""
     sizes = sorted({kept, head.head.hidden_size})
+    return _joined(sweep_positions(hidden, head, sizes, top=TOP, tiles=tiles), hidden, progress)
+
+
+def token_drift_of(
+    factors: SlicedFactors,
+    hidden: HiddenStates,
+    head: LmHead,
+    device: torch.device,
+    progress: Callable[[float], None] = lambda fraction: None,
+) -> TokenDrift:
+    """Of a head that is not nested: rounded, or refined."""
+    return _joined(positions_of(factors, hidden, head, device, top=TOP), hidden, progress)
+
+
+def _joined(found: Iterator[Positions], hidden: HiddenStates, progress: Callable[[float], None]) -> TokenDrift:
+    """found: block after block, the smaller head first, the full one last."""
     blocks, done = [], 0
-    for block in sweep_positions(hidden, head, sizes, top=TOP, tiles=tiles):
+    for block in found:
         blocks.append(block)
         done += block.likelihood.shape[0]
         progress(done / hidden.positions)

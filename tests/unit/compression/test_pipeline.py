@@ -133,8 +133,15 @@ def test_without_repair_the_dense_model_can_be_saved_and_loaded_as_a_plain_one(
     torch.testing.assert_close(plain(ids).logits, before, rtol=1e-4, atol=1e-4)
 
 
-def test_bands_are_of_the_selected_size_and_of_every_evaluated_position(make_task: MakeTask, run: Run) -> None:
-    report = run(make_task()).report
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"head_dtype": "int8"}, {"head_dtype": "int4"}, {"refine": True}],
+    ids=["plain", "8", "4", "refined"],
+)
+def test_bands_are_of_the_stored_head_and_of_every_evaluated_position(
+    make_task: MakeTask, run: Run, options: dict[str, Any]
+) -> None:
+    report = run(make_task(options=options)).report
     everything, *bands = report["bands"]
     assert [band["tokens"] for band in bands] == [3, 24, 237]
     assert sum(band["positions"] for band in bands) == everything["positions"] == report["corpus"]["evaluation_tokens"]

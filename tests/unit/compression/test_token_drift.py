@@ -15,10 +15,11 @@ from service.compression.bootstrap import interval_of_means
 from service.compression.examples import next_token_examples
 from service.compression.hidden_cache import HiddenStates
 from service.compression.lm_head import LmHead, Transform
+from service.compression.slicing import slice_head
 from service.compression.statistics import calibrate
 from service.compression.sweep import SweepHead, prepare
 from service.compression.tiles import Tiles
-from service.compression.token_drift import TOP, TokenDrift, figures, token_drift
+from service.compression.token_drift import TOP, TokenDrift, figures, token_drift, token_drift_of
 from service.recipes.compress import Method
 
 VOCAB, HIDDEN, WINDOWS, WINDOW, KEPT = 300, 16, 6, 21, 6
@@ -30,6 +31,7 @@ class Measured:
     hidden: HiddenStates
     head: SweepHead
     alpha: Tensor
+    mean_hidden: Tensor
     before: Tensor  # (positions, vocab) log-probabilities from the definition
     after: Tensor
     drift: TokenDrift
@@ -51,7 +53,7 @@ def measured(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     prepared = prepare(head, basis, statistics.mean_hidden, repair=True, device=CPU)
     before, after = (slow_log_p(h, prepared, kept) for kept in (HIDDEN, KEPT))
     drift = token_drift(hidden, prepared, KEPT, tiles=Tiles(rows=17, columns=64))
-    return Measured(hidden, prepared, statistics.alpha, before, after, drift)
+    return Measured(hidden, prepared, statistics.alpha, statistics.mean_hidden, before, after, drift)
 
 
 def slow_log_p(h: Tensor, head: SweepHead, kept: int) -> Tensor:
@@ -107,6 +109,17 @@ def test_every_figure_of_every_band_agrees_with_a_slow_loop(measured: Measured) 
     assert sum(band["positions"] for band in found[1:]) == found[0]["positions"] == measured.hidden.positions
     assert abs(found[0]["perplexity_drift"]) > 0.01  # or the figures above would say little
     assert 0 < found[0]["top5_overlap"] < 1
+
+
+def test_a_head_measured_by_itself_has_the_figures_of_the_nested_one(measured: Measured) -> None:
+    head = measured.head
+    factors = slice_head(head.head, head.basis, KEPT, measured.mean_hidden, repair=True)
+    found = token_drift_of(factors, measured.hidden, head.head, CPU)
+    for name in ("before", "after", "divergence", "overlap"):
+        torch.testing.assert_close(getattr(found, name), getattr(measured.drift, name), rtol=1e-3, atol=1e-4)
+    assert torch.equal(found.agreement, measured.drift.agreement)
+    assert torch.equal(found.window, measured.drift.window)
+    assert torch.equal(found.target, measured.drift.target)
 
 
 def test_nothing_removed_moves_nothing(measured: Measured) -> None:
