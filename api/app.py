@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry
 from api.audit import Audit
 from api.dependencies import Services
 from api.errors import install_error_handlers
-from api.job_versions import JobVersions
+from api.job_answers import JobAnswers
 from api.limits import BodyLimit, RequestIds
 from api.live_jobs import LiveJobs
 from api.metrics import CountRequests, RequestFigures, ServiceState
@@ -47,7 +47,7 @@ def create_app(services: Services) -> FastAPI:
     )
     app.state.services = services
     app.state.live = live
-    app.state.versions = JobVersions(services.store)
+    app.state.answers = JobAnswers(services.store)
     app.state.registry = registry = CollectorRegistry()
     registry.register(ServiceState(services))
     for module in (jobs, events, deliveries, files, corpora, models, audit, session, hub, health, metrics):
@@ -59,7 +59,8 @@ def create_app(services: Services) -> FastAPI:
         upload_path=corpora.UPLOAD_PATH,
         max_upload_bytes=services.max_corpus_bytes,
     )
-    app.add_middleware(RateLimitHeaders)
+    if services.limiter is not None:
+        app.add_middleware(RateLimitHeaders)
     app.add_middleware(Audit, services=services)
     app.add_middleware(CountRequests, figures=RequestFigures(registry))
     app.add_middleware(RequestIds)  # added last: it is the outermost

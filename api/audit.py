@@ -62,17 +62,21 @@ class Audit:
             await self._app(scope, receive, send)
             return
 
+        scope.setdefault("state", {})
+
         async def send_recorded(message: Message) -> None:
             if message["type"] == "http.response.start":
-                entry = self._entry(scope, message["status"], Headers(raw=message["headers"]))
-                if entry is not None:
-                    await to_thread.run_sync(self._write, entry)
+                status = message["status"]
+                if status == 401 or "audited" in scope["state"]:  # nothing more for all others
+                    entry = self._entry(scope, status, Headers(raw=message["headers"]))
+                    if entry is not None:
+                        await to_thread.run_sync(self._write, entry)
             await send(message)
 
         await self._app(scope, receive, send_recorded)
 
     def _entry(self, scope: Scope, status: int, headers: Mapping[str, str]) -> AuditEntry | None:
-        state = scope.setdefault("state", {})
+        state = scope["state"]
         action: str | None = state.get("audited")
         address = scope["client"][0] if scope.get("client") else ""
         if status == 401:

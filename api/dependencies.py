@@ -14,6 +14,7 @@ from anyio import CapacityLimiter
 from fastapi import Depends, Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from fastapi.security.base import SecurityBase
 
 from api.live_jobs import LiveJobs
 from api.loopback import names_loopback
@@ -94,15 +95,15 @@ async def live_of(request: Request) -> LiveJobs:
 
 AppServices = Annotated[Services, Depends(services_of)]
 Live = Annotated[LiveJobs, Depends(live_of)]
-Bearer = Annotated[HTTPAuthorizationCredentials | None, Depends(BEARER)]
 
 
-async def authenticate(request: Request, bearer: Bearer) -> Caller:
+async def authenticate(request: Request) -> Caller:
     """By `Authorization: Bearer`, else by the cookie of POST /session. Unauthenticated, Forbidden, RateLimited."""
     known: Caller | None = getattr(request.state, "caller", None)
     if known is not None:  # another dependency of this request has asked
         return known
     services: Services = request.app.state.services  # no dependency: each costs every request
+    bearer = await BEARER(request)
     if services.is_open and services.limiter is None:  # nobody is asked, so nobody is waited for
         return admit(request, services, bearer)
     return await run_in_threadpool(admit, request, services, bearer)
@@ -154,19 +155,28 @@ def refuse_other_names(request: Request) -> None:
         raise Forbidden("while it asks for no key this server answers to localhost only; use that name, or make keys")
 
 
-AnyCaller = Annotated[Caller, Depends(authenticate)]
+class Needs(SecurityBase):
+    """Gives the caller, if its key has this scope; to OpenAPI it is the scheme of BEARER."""
 
+    model = BEARER.model
+    scheme_name = BEARER.scheme_name
 
-def needs(scope: Scope) -> Any:
-    """A dependency that gives the caller, if its key has this scope."""
+    def __init__(self, scope: Scope | None) -> None:
+        self._scope = scope
 
-    async def check(request: Request, bearer: Bearer) -> Caller:
-        caller = await authenticate(request, bearer)
-        if not caller.may(scope):
-            raise Forbidden(f"the key lacks the scope {scope.value}; ask the operator for one that has it")
+    async def __call__(self, request: Request) -> Caller:
+        caller = await authenticate(request)
+        if self._scope is not None and not caller.may(self._scope):
+            raise Forbidden(f"the key lacks the scope {self._scope.value}; ask the operator for one that has it")
         return caller
 
-    return Depends(check)
+
+def needs(scope: Scope | None) -> Any:
+    """A dependency; None: any key will do."""
+    return Depends(Needs(scope))
+
+
+AnyCaller = Annotated[Caller, needs(None)]
 
 
 JobsReader = Annotated[Caller, needs(Scope.JOBS_READ)]

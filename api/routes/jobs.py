@@ -5,7 +5,6 @@ from functools import partial
 from typing import Annotated, Any, Self
 
 from fastapi import APIRouter, Query, Request, Response
-from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import HTMLResponse, JSONResponse
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -15,16 +14,15 @@ from api.dependencies import (
     AppServices,
     JobsReader,
     JobsWriter,
-    Services,
     VisibleJob,
-    find_visible_job,
     needs,
 )
 from api.idempotency import IdempotencyKey, keyed, once
-from api.job_versions import JobVersions
+from api.job_answers import JobAnswers
 from api.schemas import DryRunView, JobList, JobView
 from api.strict_requests import StrictRoute
 from service.access import Caller, Scope
+from service.errors import JobNotFound
 from service.jobs import Job, Status
 from service.ports import JobFilter
 from service.recipes.job_recipe import LABEL_KEY
@@ -109,13 +107,17 @@ def list_jobs(options: Annotated[ListOptions, Query()], services: AppServices, c
 @router.get("/{job_id}", response_model=JobView, responses={304: {"description": "Not changed"}})
 async def read(job_id: str, request: Request, caller: JobsReader) -> Response:
     """One job. Send its ETag back in If-None-Match: 304 while nothing has changed."""
-    condition = request.headers.get("if-none-match")
-    if condition is not None:
-        versions: JobVersions = request.app.state.versions
-        version = await versions.find(job_id, caller.sees)
-        if version is not None and is_unchanged(condition, etag := _etag(job_id, version)):
+    answers: JobAnswers = request.app.state.answers
+    version = await answers.version(job_id, caller.sees)
+    if version is not None:
+        etag = _etag(job_id, version)
+        if is_unchanged(request.headers.get("if-none-match"), etag):
             return Response(status_code=304, headers={"ETag": etag} | REVALIDATED)
-    return await run_in_threadpool(_whole, request.app.state.services, job_id, caller)
+        if found := await answers.body(job_id, version):
+            version, body = found
+            headers = {"ETag": _etag(job_id, version)} | REVALIDATED
+            return Response(body, headers=headers, media_type="application/json")
+    raise JobNotFound(f"there is no job {job_id!r}; list the jobs to see their ids")
 
 
 @router.delete("/{job_id}", status_code=204, dependencies=[audited("job.delete"), needs(Scope.JOBS_WRITE)])
@@ -156,11 +158,6 @@ def report(job: VisibleJob, request: Request, services: AppServices) -> Response
 def figures(job: VisibleJob, services: AppServices) -> Response:
     """The plots of the report by name, as plotly figures: `{"data", "layout"}` each."""
     return JSONResponse(figures_of(services.store.report(job.id)))
-
-
-def _whole(services: Services, job_id: str, caller: Caller) -> Response:
-    job = find_visible_job(job_id, caller, services)
-    return _json(JobView.of(job), headers={"ETag": _etag(job.id, job.version)} | REVALIDATED)
 
 
 def _etag(job_id: str, version: int) -> str:

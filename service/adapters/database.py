@@ -58,7 +58,8 @@ def serialize(connection: Connection, what: str) -> None:
 def _make_engine(url: URL, enforce_foreign_keys: bool) -> Engine:
     strict_json = partial(json.dumps, allow_nan=False)  # NaN is no JSON, and PostgreSQL refuses it
     if url.get_backend_name() == "sqlite":
-        engine = create_engine(url, json_serializer=strict_json, connect_args={"timeout": BUSY_SECONDS})
+        # A connection for each thread that may ask, and all are kept: to open one costs more than most queries.
+        engine = create_engine(url, json_serializer=strict_json, connect_args={"timeout": BUSY_SECONDS}, pool_size=0)
         _begin_explicitly(engine, enforce_foreign_keys)
         return engine
     if url.drivername == "postgresql":

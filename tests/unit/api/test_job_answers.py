@@ -1,11 +1,15 @@
 """Many conditional requests at once: one look at the store for all that wait, and none is told what is old."""
 
 import asyncio
+import json
 import threading
 from collections.abc import Collection
 from datetime import UTC, datetime
 
-from api.job_versions import JobVersions
+import pytest
+
+from api import job_answers
+from api.job_answers import JobAnswers
 from service.adapters.memory_store import MemoryJobStore
 from service.errors import StoreUnavailable
 from service.jobs import Phase
@@ -38,12 +42,12 @@ def test_what_is_asked_during_a_look_is_answered_by_the_next_one_together() -> N
     job, other = add_running_job(store, owner="a"), add_job(store, owner="b")
 
     async def ask() -> None:
-        versions = JobVersions(store)
-        first = asyncio.create_task(versions.find(job.id, "a"))
+        answers = JobAnswers(store)
+        first = asyncio.create_task(answers.version(job.id, "a"))
         await until_looks(store, 1)
         after = store.report_progress(job.id, 1, Phase.ENCODING, 0.5)
         asked = [(job.id, "a"), (job.id, None), (job.id, "b"), (other.id, "b"), ("job_none", None)]
-        others = [asyncio.create_task(versions.find(*question)) for question in asked]
+        others = [asyncio.create_task(answers.version(*question)) for question in asked]
         await asyncio.sleep(0)
         store.may_go_on.release(2)
         assert await first == after.version - 1
@@ -58,8 +62,8 @@ def test_a_client_that_goes_away_takes_no_answer_from_the_others() -> None:
     job = add_job(store, owner="a")
 
     async def ask() -> None:
-        versions = JobVersions(store)
-        gone, stays = (asyncio.create_task(versions.find(job.id, "a")) for _ in range(2))
+        answers = JobAnswers(store)
+        gone, stays = (asyncio.create_task(answers.version(job.id, "a")) for _ in range(2))
         await until_looks(store, 1)
         gone.cancel()
         store.may_go_on.release()
@@ -73,11 +77,52 @@ def test_a_store_that_is_away_is_told_to_all_who_wait_and_to_nobody_after() -> N
     job = add_job(store, owner="a")
 
     async def ask() -> None:
-        versions = JobVersions(store)
+        answers = JobAnswers(store)
         store.away = True
-        told = await asyncio.gather(*(versions.find(job.id, "a") for _ in range(3)), return_exceptions=True)
+        told = await asyncio.gather(*(answers.version(job.id, "a") for _ in range(3)), return_exceptions=True)
         assert [type(error) for error in told] == [StoreUnavailable] * 3
         store.away = False
-        assert await versions.find(job.id, "a") == 0
+        assert await answers.version(job.id, "a") == 0
+
+    asyncio.run(ask())
+
+
+def test_the_json_of_a_version_is_written_once_and_never_told_of_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    store = MemoryJobStore(lambda: datetime.now(UTC))
+    job = add_running_job(store, owner="a")
+    looks: list[set[str]] = []
+    several = store.several
+    monkeypatch.setattr(store, "several", lambda ids: looks.append(set(ids)) or several(ids))
+    monkeypatch.setattr(store, "owned_versions", lambda ids: {one.id: (one.owner, one.version) for one in several(ids)})
+
+    async def ask() -> None:
+        answers = JobAnswers(store)
+        for step in (1, 1, 2):
+            after = store.report_progress(job.id, 1, Phase.ENCODING, step / 10)
+            version = await answers.version(job.id, "a")
+            assert version == after.version
+            found = await answers.body(job.id, version)
+            assert found is not None
+            assert (found[0], json.loads(found[1])["progress"]) == (after.version, step / 10)
+        # One that has learnt of a version is told a newer one, if there is one by then.
+        assert await answers.body(job.id, version - 1) == found
+        assert await answers.body("job_none", 0) is None
+
+    asyncio.run(ask())
+    assert looks == [{job.id}, {job.id}, {"job_none"}]
+
+
+def test_only_so_many_bodies_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(job_answers, "BODIES", 2)
+    store = MemoryJobStore(lambda: datetime.now(UTC))
+    jobs = [add_job(store, owner="a") for _ in range(4)]
+
+    async def ask() -> None:
+        answers = JobAnswers(store)
+        for job in [*jobs, *jobs]:
+            found = await answers.body(job.id, 0)
+            assert found is not None
+            assert json.loads(found[1])["id"] == job.id
+            assert len(answers._bodies) <= 2
 
     asyncio.run(ask())
