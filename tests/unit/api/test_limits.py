@@ -65,7 +65,7 @@ def test_what_nobody_expected_is_a_500_with_a_request_id_and_no_insides(
     def broken(*_: object) -> None:
         raise RuntimeError("secret detail")
 
-    monkeypatch.setattr(services.store, "owned_versions", broken)
+    monkeypatch.setattr(services.store, "several", broken)
     answer = client.get("/v1/jobs/job_1", headers={"x-request-id": "trace-me"})
     assert (answer.status_code, answer.json()["code"]) == (500, "internal_error")
     assert answer.json()["request_id"] == answer.headers["x-request-id"] == "trace-me"
