@@ -57,6 +57,7 @@ RESULT = {
     "perplexity_before": 213.0,
     "largest_passing_ratio": 0.8,
     "refusals": [],
+    "revisions": [{"name": "k96", "ratio": 0.5, "kept_columns": 96, "passes": False, "perplexity_drift": 0.026}],
     "checkpoint_bytes_before": 8_590_624,
     "checkpoint_bytes_after": 8_640_128,
     "head_bytes_before": 3_145_728,

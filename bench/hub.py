@@ -30,7 +30,7 @@ def run() -> dict[str, Any]:
     with memory_folder() as folder:
         job, published = publish(folder / "data", files | SMALL)
         manifest = json.loads((published.parent / "manifest.json").read_bytes())
-        commit = Commit.of(job, [StoredFile(**entry) for entry in manifest["files"]])
+        commit, *_ = Commit.all_of(job, [StoredFile(**entry) for entry in manifest["files"]])
         assert job.repository is not None
         repository = Repository(job.repository, (commit,))
         with served(serve_api, folder / "data") as ours, served(serve_ready, repository, published) as theirs:

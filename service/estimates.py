@@ -25,6 +25,7 @@ from service.model_files import ModelInspection
 from service.recipes.compare import CompareRecipe
 from service.recipes.compress import CompressRecipe, Method
 from service.recipes.recipe import Recipe
+from service.revisions import revision_sizes
 from service.safetensors_header import DTYPE_BITS
 
 BYTES_PER_TOKEN = 4
@@ -75,10 +76,12 @@ def head_facts(model: ModelInspection) -> HeadFacts:
 
 
 def estimate(recipe: Recipe, model: ModelInspection, corpus_bytes: Sequence[int]) -> Estimate:
-    """corpus_bytes: of each of recipe.corpora. RatioTooSmall if the ratio would remove nothing. Formulas: above."""
+    """corpus_bytes: of each of recipe.corpora. RatioTooSmall if a ratio would remove nothing. Formulas: above."""
     head = head_facts(model)
     slicing = recipe if isinstance(recipe, CompressRecipe) else None
     kept = _kept(slicing, head) if slicing else None
+    if slicing:
+        revision_sizes(slicing, head.hidden_size)
     held = 2 if isinstance(recipe, CompareRecipe) else 1  # models at a time
     working = working_bytes(head.vocab_size, head.hidden_size)
     return Estimate(

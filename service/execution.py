@@ -33,6 +33,7 @@ from service.ports import (
     ModelSource,
     Progress,
     Verdict,
+    same_content,
 )
 from service.recipes.compress import CompressRecipe
 from service.recipes.job_recipe import JobRecipe
@@ -40,6 +41,7 @@ from service.recipes.recipe import Recipe
 from service.report_page import PAGE_NAME, write_page
 from service.reports import finite, summarize, with_timing
 from service.retries import RetryPolicy, clear_away, retry_or_fail
+from service.revisions import of_revision
 from service.rollout import roll_out
 
 logger = logging.getLogger(__name__)
@@ -89,15 +91,21 @@ def _attempt(job: Job, services: Services, engine: Engine, progress: Progress) -
     fetching_seconds = time.monotonic() - started
     task = _prepare(job, services, models, corpora)
     outcome = engine(task, progress)
-    report = finite(with_timing(outcome.report, Phase.FETCHING.value, fetching_seconds))
-    if "selected" in report:
-        report |= {"rollout": roll_out(report, can_widen=_can_widen(job.recipe, report))}
+    report = _completed(job, outcome.report, fetching_seconds)
     _write(services, lambda: services.store.save_report(job.id, job.attempt, report))
     if outcome.verdict is Verdict.PUBLISH:
-        return _publish(job, services, task, outcome.hashes, report, progress)
+        revisions = {path: _completed(job, found, fetching_seconds) for path, found in outcome.revisions.items()}
+        return _publish(job, services, task, outcome.hashes, {"": report} | revisions, progress)
     services.artifacts.discard(job.id, job.attempt)
     status = Status.REJECTED if outcome.verdict is Verdict.REJECT else Status.SUCCEEDED
     return _finish(job, services, status, summarize(report))
+
+
+def _completed(job: Job, found: dict[str, Any], fetching_seconds: float) -> dict[str, Any]:
+    report: dict[str, Any] = finite(with_timing(found, Phase.FETCHING.value, fetching_seconds))
+    if "selected" in report:
+        report |= {"rollout": roll_out(report, can_widen=_can_widen(job.recipe, report))}
+    return report
 
 
 def _can_widen(recipe: Recipe, report: dict[str, Any]) -> bool:
@@ -155,22 +163,25 @@ def _publish(
     services: Services,
     task: EngineTask[JobRecipe],
     known: dict[str, HashedFile],
-    report: dict[str, Any],
+    reports: dict[str, dict[str, Any]],
     progress: Progress,
 ) -> Job:
-    staging = task.staging
+    """`reports`: by folder; '' of the checkpoint that was chosen, others of further points of its curve."""
     progress(Phase.PUBLISHING, 0.0)
-    write_whole(staging / REPORT_NAME, as_json(report))
-    write_whole(staging / PAGE_NAME, write_page(report).encode())
-    write_whole(staging / CARD_NAME, write_card(job, task.model, report).encode())
-    hashed = hash_files(staging, known, lambda fraction: progress(Phase.PUBLISHING, 0.9 * fraction))
+    for folder, report in reports.items():
+        write_whole(task.staging / folder / REPORT_NAME, as_json(report))
+        write_whole(task.staging / folder / PAGE_NAME, write_page(report).encode())
+        write_whole(task.staging / folder / CARD_NAME, write_card(job, task.model, report, folder).encode())
+    hashed = hash_files(task.staging, known, lambda fraction: progress(Phase.PUBLISHING, 0.9 * fraction))
     hashes = {path: file.sha256 for path, file in hashed.items()}
-    write_whole(staging / MANIFEST_NAME, as_json(describe_artifact(job, task.model, hashes)))
+    for folder in reports:
+        described = describe_artifact(job, task.model, of_revision(hashes, folder))
+        write_whole(task.staging / folder / MANIFEST_NAME, as_json(described))
     progress(Phase.PUBLISHING, 0.9)
     published = {file.path: file.sha256 for file in services.artifacts.publish(job.id, job.attempt, hashed)}
     if published.get(REPORT_NAME) != hashes[REPORT_NAME]:
         return _adopt(job, services)  # an attempt that had lost its fence was faster; its files are the ones to keep
-    return _finish(job, services, Status.SUCCEEDED, summarize(report))
+    return _finish(job, services, Status.SUCCEEDED, summarize(reports[""]))
 
 
 def _adopt(job: Job, services: Services) -> Job:
@@ -202,7 +213,7 @@ def _finish(
     job: Job, services: Services, status: Status, result: dict[str, Any] | None, error: JobError | None = None
 ) -> Job:
     files = services.artifacts.files(job.id) if status is Status.SUCCEEDED else []
-    size = sum(file.size for file in files)
+    size = sum(file.size for file in same_content(files).values())
     try:
         ended = _write(services, lambda: services.store.finish(job.id, job.attempt, status, result, error, size))
     except AttemptSuperseded:

@@ -58,8 +58,8 @@ LIMITS = """## Limits
 """
 
 
-def write_card(job: Job, model: LocalModel, report: dict[str, Any]) -> str:
-    """The model card as Markdown with Hugging Face's front matter."""
+def write_card(job: Job, model: LocalModel, report: dict[str, Any], folder: str = "") -> str:
+    """The model card as Markdown with Hugging Face's front matter. folder: of a further point of the curve."""
     if report.get("kind") == "steer":
         auto_class = report["model"]["auto_class"]
         return f"{_front_matter(model, auto_class, ['steered'])}\n{write_steering_card(job, model, report)}"
@@ -71,11 +71,13 @@ def write_card(job: Job, model: LocalModel, report: dict[str, Any]) -> str:
             _front_matter(model, auto_class, ["compressed", "pruned-head"]),
             f"# {name}, with a smaller output head",
             "",
+            *([_further_point(folder, figures)] if folder else []),
             _what_was_removed(job, model, report, figures),
             _drift_table(figures, (report.get("baseline") or {}).get("kind", "perplexity")),
             frontier_card(report),
             LOADING.replace("AUTO_CLASS", auto_class),
             _exports(report),
+            _revisions(report),
             LIMITS,
             "The plots, a roll-out in stages and what to check before signing off are in `report.html`.\n",
             f"Made by Headroom, job `{job.id}`. `headroom.json` holds the recipe and the hash of every file, "
@@ -163,6 +165,32 @@ def _exports(report: dict[str, Any]) -> str:
         measured = "" if drift is None else f" Perplexity drift {_percent(drift)}."
         found.append(f"- {texts[export['kind']]}{measured}{without}")
     return "\n".join(["## Also here", "", *found, ""]) if found else ""
+
+
+def _further_point(folder: str, figures: dict[str, Any]) -> str:
+    name = folder.rpartition("/")[2]
+    if figures["passes"]:
+        return f"Revision `{name}`: a further point of the curve, inside the budget. `main` is the chosen one.\n"
+    return (
+        f"**Revision `{name}` is outside the budget of its job.** It was stored on request, for comparisons; `main` is "
+        "the checkpoint that passed.\n\n" + "".join(f"- {sentence}\n" for sentence in figures["refusals"])
+    )
+
+
+def _revisions(report: dict[str, Any]) -> str:
+    """Empty without any."""
+    found = [
+        f"| `{point['name']}` | {point['kept_columns']} | {_percent(point['perplexity_drift'])} | "
+        f"{'inside' if point['passes'] else '**outside**'} |"
+        for point in report.get("revisions") or []
+    ]
+    head = [
+        "## Further revisions",
+        "",
+        "| revision | kept columns | drift as stored | the budget |",
+        "|---|---|---|---|",
+    ]
+    return "\n".join([*head, *found, ""]) if found else ""
 
 
 def _number(value: float | None, form: str) -> str:

@@ -1,6 +1,6 @@
 """Boundaries we do not own, as Protocols. One contract suite each in tests/contract; see docs/decisions/0009."""
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -309,6 +309,14 @@ def pick_file(job_id: str, files: list[StoredFile], path: str) -> StoredFile:
     raise FileNotFound(f"job {job_id} has no file {path!r}; list its files to see their names")
 
 
+def same_content(files: Iterable[StoredFile]) -> dict[tuple[str, str], StoredFile]:
+    """The first of all files with one name and one content: a store has these once, under all their paths."""
+    found: dict[tuple[str, str], StoredFile] = {}
+    for file in files:
+        found.setdefault((file.path.rpartition("/")[2], file.sha256), file)
+    return found
+
+
 NO_HASHES: Mapping[str, HashedFile] = {}
 
 
@@ -465,6 +473,7 @@ class EngineOutcome:
     verdict: Verdict
     report: dict[str, Any]
     hashes: dict[str, HashedFile] = field(default_factory=dict)  # of large files of staging, by relative path
+    revisions: dict[str, dict[str, Any]] = field(default_factory=dict)  # reports of further points, by their folder
 
 
 class Engine(Protocol):

@@ -24,6 +24,8 @@ FIGURES_OF_BYTES = {
     "head_bytes_after": "head_after",
 }
 
+FIGURES_OF_REVISION = ("name", "ratio", "kept_columns", "passes", "perplexity_drift")
+
 FIGURES_OF_ENCODING = ("r2", "r2_adjusted", "r2_held_out", "spearman", "slope_cosine_mean_hidden")
 
 
@@ -61,6 +63,9 @@ def _of_compression(report: dict[str, Any]) -> dict[str, Any]:
             "perplexity_before": (report.get("baseline") or {}).get("perplexity"),
             "largest_passing_ratio": report.get("largest_passing_ratio"),
             "refusals": refusals(report),
+            "revisions": [
+                {name: point[name] for name in FIGURES_OF_REVISION} for point in report.get("revisions") or ()
+            ],
         }
         | {name: sizes.get(figure) for name, figure in FIGURES_OF_BYTES.items()}
     )

@@ -17,7 +17,6 @@ from api.downloads import send_file
 from api.hub_errors import HubRoute
 from api.rate_limits import UNCOUNTED
 from service.hub import MAIN, Commit, Repository, open_repository
-from service.ports import pick_file
 
 PAGE_ENTRIES = 1000
 
@@ -90,7 +89,7 @@ def whoami(caller: AnyCaller) -> dict[str, Any]:
 )
 def resolve(commit: FoundCommit, path: str, request: Request, services: AppServices) -> Response:
     """One file, or a range of it. The ETag is the sha256 of its content: it names the file in the client's cache."""
-    file = pick_file(commit.job_id, list(commit.files), path)
+    file = commit.stored(path)
     headers = {
         "X-Repo-Commit": commit.id,
         "X-Linked-Size": str(file.size),

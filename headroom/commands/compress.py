@@ -73,6 +73,14 @@ def read_budget(context: click.Context, option: click.Parameter, value: str | No
     help="Measure on this text too, with a budget of its own; the worst decides. Repeatable.",
 )
 @click.option("--publish", metavar="NS/NAME", help="What the server's hub calls the checkpoint.")
+@click.option(
+    "--publish-ratio",
+    "publish_ratios",
+    type=float,
+    multiple=True,
+    metavar="0.5",
+    help="Store the checkpoint of this ratio too, as a further revision, in the budget or not. Repeatable.",
+)
 @click.option("--webhook", metavar="URL", help="Where the server tells of the job's end; needs --server.")
 @click.option("--output", type=click.Path(path_type=Path), metavar="DIR", help="Default: <name>-headroom.")
 @click.option("--tied", type=click.Choice(["keep", "untie"]), help="What becomes of a head tied to the input table.")
@@ -130,7 +138,7 @@ def command(
 def settings_from(values: dict[str, Any]) -> Settings:
     """Options of the command line as settings of the client; what was not given is left to the server."""
     names = ("head_dtype", "tied", "repair", "keep_removed", "refine", "export", "column_multiple", "group_field")
-    given = {name: values[name] for name in names if values[name] not in (None, ())}
+    given = {name: values[name] for name in (*names, "publish_ratios") if values[name] not in (None, ())}
     return Settings(
         revision=values["revision"],
         ratio=values["ratio"],

@@ -92,11 +92,15 @@ def _exit_code(job: Job) -> int:
 
 def listed_files(folder: Path) -> list[str]:
     """The files of an earlier output in the same folder, by its own list."""
-    try:
-        listed = json.loads((folder / "headroom.json").read_bytes())["files"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return []
-    return [name for name in listed if isinstance(name, str)]
+    found: list[str] = []
+    for part in ("", *(f"revisions/{path.name}/" for path in folder.glob("revisions/*"))):
+        try:
+            listed = json.loads((folder / part / "headroom.json").read_bytes())["files"]
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+        own = ["headroom.json"] if part else []  # of the folder itself it is written anew
+        found += [f"{part}{name}" for name in (*own, *listed) if isinstance(name, str)]
+    return found
 
 
 def remove_leftovers(folder: Path, earlier: list[str], paths: list[Path]) -> None:

@@ -1,6 +1,7 @@
 """ObjectArtifacts: published files in an object store. Who may publish is decided by the job's fence.
 
-artifacts/files/<job>/<attempt>/<path>    each attempt's uploads, under names of their own
+artifacts/files/<job>/<attempt>/<path>    each attempt's uploads, under names of their own; of files with the same name
+                                          and content only the first
 artifacts/manifests/<job>.json            attempt, and path, size and sha256 of each file: put last, and only if there
                                           is none, so that all files are visible at once and the first attempt stays
 artifacts/uploading/<job>.<attempt>       put first: these files are not published, and go if that stays so
@@ -24,7 +25,7 @@ from service.adapters.staging_folders import FILES, JOB_ID, StagingFolders, chec
 from service.errors import AttemptSuperseded, FileNotFound, StorageRefused, StorageUnavailable
 from service.file_headers import content_headers
 from service.hashed_files import HashedFile
-from service.ports import NO_HASHES, StoredFile, pick_file
+from service.ports import NO_HASHES, StoredFile, pick_file, same_content
 
 logger = logging.getLogger(__name__)
 
@@ -68,7 +69,7 @@ class ObjectArtifacts:
             with disk_full_is_typed("publishing the result"):
                 manifest = self._staging.seal(job_id, attempt, hashes)
             self._bucket.put(_uploading(job_id, attempt), UPLOADING)
-            self._upload(job_id, attempt, (StoredFile(**entry) for entry in manifest["files"]))
+            self._upload(job_id, attempt, same_content(_files_of(manifest)).values())
             if self._bucket.create(_manifest(job_id), json.dumps(manifest, indent=1).encode()):
                 self._confirm(job_id, attempt)
         self.discard(job_id, attempt)
@@ -156,7 +157,9 @@ class ObjectArtifacts:
         return found
 
     def _key(self, job_id: str, file: StoredFile) -> str:
-        return _object(job_id, self._known_manifest(job_id)["attempt"], file.path)
+        manifest = self._known_manifest(job_id)
+        stored = same_content(_files_of(manifest))[file.path.rpartition("/")[2], file.sha256]
+        return _object(job_id, manifest["attempt"], stored.path)
 
     def _known_manifest(self, job_id: str) -> dict[str, Any]:
         """Perhaps one of a minute ago: the hub asks for many at a time. That there is none is not remembered."""

@@ -26,7 +26,7 @@ from service.adapters.durable_files import (
 )
 from service.errors import InternalError
 from service.hashed_files import HashedFile, hash_file
-from service.ports import StoredFile
+from service.ports import StoredFile, same_content
 
 JOB_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 FILES = "files"
@@ -56,6 +56,7 @@ class StagingFolders:
         if not (folder / FILES).is_dir():
             raise InternalError(f"attempt {attempt} of job {job_id} has no staging folder to publish")
         files = sorted(_sealed_files(folder / FILES, hashes), key=lambda file: file.path)
+        _share(folder / FILES, files)
         manifest = {"job_id": job_id, "attempt": attempt, "files": [asdict(file) for file in files]}
         (folder / MANIFEST).unlink(missing_ok=True)  # of a publication that was cut off
         write_synced(folder / MANIFEST, json.dumps(manifest, indent=1).encode())
@@ -95,6 +96,20 @@ def _sealed_files(folder: Path, hashes: Mapping[str, HashedFile]) -> Iterator[St
             yield _sealed_file(path, folder, hashes.get(path.relative_to(folder).as_posix()))
         os.chmod(parent, FOLDER_MODE)
         sync(Path(parent))
+
+
+def _share(folder: Path, files: list[StoredFile]) -> None:
+    """One file on the disk for all of the same name and content."""
+    first = same_content(files)
+    for file in files:
+        path = folder / file.path
+        same = folder / first[path.name, file.sha256].path
+        if not path.samefile(same):
+            arriving = path.with_name(path.name + ".arriving")
+            with suppress(OSError):  # a file system without links has them twice
+                os.link(same, arriving)
+                os.replace(arriving, path)
+                sync(path.parent)
 
 
 def _sealed_file(path: Path, folder: Path, known: HashedFile | None) -> StoredFile:

@@ -5,10 +5,11 @@ written. Measures nothing, loads no model.
 """
 
 import json
+import os
 import shutil
 import struct
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from io import RawIOBase
 from pathlib import Path
@@ -37,6 +38,10 @@ DTYPE_NAMES = {
     torch.int32: "I32",
     torch.int64: "I64",
 }
+
+
+# Shards that hold nothing but copied tensors, by what they hold: where each was written, and its hash.
+Bodies = dict[tuple[tuple[str, TensorEntry], ...], tuple[Path, HashedFile]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -200,13 +205,20 @@ def _embedding_tensors(name: str, factors: SlicedFactors) -> dict[str, Tensor | 
 
 
 def write_checkpoint(
-    plan: Plan, source: ModelInspection, folder: Path, max_shard_bytes: int, progress: Callable[[float], None]
+    plan: Plan,
+    source: ModelInspection,
+    folder: Path,
+    max_shard_bytes: int,
+    progress: Callable[[float], None],
+    bodies: Bodies | None = None,
 ) -> dict[str, HashedFile]:
     """Fill an empty staging folder: shards, index, config, tokenizer and generation files. fsync is the store's.
 
+    bodies: of checkpoints of the same source that were written before, and after this one its own. New tensors are then
+    kept apart from copied ones, and a shard of copied ones that is there already is linked, not written again.
     Gives the hashes of the large files, by name.
     """
-    shards = list(_shards(plan.tensors, max_shard_bytes))
+    shards = list(_shards(plan.tensors, max_shard_bytes, apart=bodies is not None))
     names = _shard_names(len(shards))
     written, total = 0, max(plan.nbytes, 1)
 
@@ -219,7 +231,17 @@ def write_checkpoint(
     with ExitStack() as stack:
         files = {name: stack.enter_context((source.path / name).open("rb", buffering=0)) for name in source.files}
         for name, shard in zip(names, shards, strict=True):
+            copied = tuple((tensor, item) for tensor, item in shard.items() if isinstance(item, TensorEntry))
+            if bodies is not None and len(copied) == len(shard) and copied in bodies:
+                there, known = bodies[copied]
+                with suppress(OSError):  # a file system without links has it twice
+                    os.link(there, folder / name)
+                    hashes[name] = known
+                    on_bytes(sum(item.nbytes for _, item in copied))
+                    continue
             hashes[name] = _write_shard(folder / name, shard, files, on_bytes)
+            if bodies is not None and len(copied) == len(shard):
+                bodies[copied] = folder / name, hashes[name]
         if plan.removed:
             hashes[REMOVED_NAME] = _write_shard(folder / REMOVED_NAME, plan.removed, files, lambda count: None)
     if len(shards) > 1:
@@ -231,15 +253,19 @@ def write_checkpoint(
     return hashes
 
 
-def _shards(tensors: dict[str, Tensor | TensorEntry], max_bytes: int) -> Iterable[dict[str, Tensor | TensorEntry]]:
+def _shards(
+    tensors: dict[str, Tensor | TensorEntry], max_bytes: int, *, apart: bool
+) -> Iterable[dict[str, Tensor | TensorEntry]]:
+    """In file order. apart: none holds both new and copied tensors."""
     shard: dict[str, Tensor | TensorEntry] = {}
-    size = 0
+    size, copies = 0, False
     for name, item in tensors.items():
-        if shard and size + _nbytes(item) > max_bytes:
+        is_copy = isinstance(item, TensorEntry)
+        if shard and (size + _nbytes(item) > max_bytes or (apart and is_copy is not copies)):
             yield shard
             shard, size = {}, 0
         shard[name] = item
-        size += _nbytes(item)
+        size, copies = size + _nbytes(item), is_copy
     yield shard
 
 

@@ -88,8 +88,9 @@ def choose(
     """One sweep over the grid, the ratios asked for and `further` sizes; for `auto` a second near the budget's edge."""
     size, multiple = head.head.hidden_size, recipe.options.column_multiple
     asked = None if recipe.ratio == "auto" else checked_kept_columns(size, recipe.ratio, multiple)
+    published = sorted(recipe.options.publish_ratios)
     # Later entries win: a ratio that was asked for names its size before the grid does.
-    ratio_of = {kept_columns(size, ratio, multiple): ratio for ratio in (*GRID, *recipe.ratios)}
+    ratio_of = {kept_columns(size, ratio, multiple): ratio for ratio in (*GRID, *recipe.ratios, *published)}
     if recipe.ratio != "auto" and asked is not None:
         ratio_of[asked] = recipe.ratio
     if recipe.ratio != 0:

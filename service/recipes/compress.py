@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from enum import StrEnum
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -77,15 +77,16 @@ class CompressOptions(ReadingOptions):
     continuations: Annotated[int, Field(ge=0, le=64)] = 8  # 0: none
     keep_removed: bool = False
     refine: bool = False
+    publish_ratios: list[Ratio] = Field(default_factory=list, max_length=8)
     export: list[Literal["dense", "onnx"]] = Field(default_factory=list, max_length=2)
     column_multiple: Annotated[int, Field(ge=1, le=256)] = 8
     max_shard_bytes: Annotated[int, Field(ge=1_000_000, le=50_000_000_000)] = 5_000_000_000
 
-    @field_validator("export")
+    @field_validator("export", "publish_ratios")
     @classmethod
-    def _each_once(cls, value: list[str]) -> list[str]:
+    def _each_once(cls, value: list[Any]) -> list[Any]:
         if len(set(value)) < len(value):
-            raise ValueError("name each export once")
+            raise ValueError("name each one once")
         return value
 
 

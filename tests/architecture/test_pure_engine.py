@@ -19,7 +19,9 @@ AT_THE_EDGE = {
     "onnx_export",
     "phase_timer",
     "pipeline",
+    "revisions",
     "source",
+    "storing",
     "validation",
 }
 OUTSIDE = {"io", "os", "pathlib", "random", "shutil", "socket", "subprocess", "tempfile", "time"}

@@ -268,3 +268,26 @@ def test_a_full_disk_is_named_and_nothing_is_published(artifacts: ArtifactStore,
     with pytest.raises(DiskFull):
         artifacts.publish(JOB, 1)
     assert artifacts.files(JOB) == []
+
+
+def test_files_of_one_name_and_content_are_kept_once_and_read_under_all_their_paths(
+    request: pytest.FixtureRequest, artifacts: ArtifactStore, tmp_path: Path
+) -> None:
+    folder = stage(artifacts, 1, body="abc", other="abc")
+    for name, content in (("one", "abc"), ("two", "abc"), ("three", "changed")):
+        (folder / "points" / name).mkdir(parents=True)
+        (folder / "points" / name / "body").write_text(content)
+
+    files = artifacts.publish(JOB, 1)
+
+    paths = ["body", "other", "points/one/body", "points/three/body", "points/two/body"]
+    assert [file.path for file in files] == paths
+    assert [content_of(artifacts, path) for path in paths] == ["abc", "abc", "abc", "changed", "abc"]
+    if isinstance(artifacts, DirectoryArtifacts):
+        root = tmp_path / "artifacts/published" / JOB / "files"
+        kept = {(root / path).stat().st_ino for path in paths}
+    else:
+        kept = set(Bucket(request.getfixturevalue("bucket_url")).entries("artifacts/files/"))
+    assert len(kept) == 3
+    artifacts.withdraw(JOB)
+    assert artifacts.files(JOB) == []

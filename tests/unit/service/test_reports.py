@@ -19,6 +19,9 @@ SELECTED = {
 }
 
 
+FURTHER = {"ratio": 0.5, "kept_columns": 160, "passes": False, "perplexity_drift": 0.2}
+
+
 def test_the_summary_names_every_figure_of_the_report() -> None:
     report = {
         "kind": "compress",
@@ -27,9 +30,11 @@ def test_the_summary_names_every_figure_of_the_report() -> None:
         "selected": SELECTED,
         "bytes": {"checkpoint_before": 9, "checkpoint_after": 8, "head_before": 7, "head_after": 5},
         "largest_passing_ratio": 0.8,
+        "revisions": [{"name": "k160", "path": "revisions/k160", "checkpoint_bytes": 8} | FURTHER],
     }
 
     assert summarize(report) == {
+        "revisions": [{"name": "k160"} | FURTHER],
         "ratio": 0.3,
         "kept_columns": 224,
         "hidden_size": 320,
