@@ -23,6 +23,7 @@ COMMANDS = {
     "jobs": "List jobs, newest first.",
     "show": "Show one job and what it measured.",
     "cancel": "Stop a job.",
+    "webhooks": "List what a job's webhook was told; send it again.",
     "delete": "Remove jobs that have ended, with their files.",
     "download": "Fetch and verify a job's files.",
     "restore": "Give a sliced checkpoint its removed columns back.",

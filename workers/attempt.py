@@ -59,16 +59,17 @@ class Ending(Enum):
     FENCED = auto()  # the job has ended, or this attempt has lost it
 
 
-def run_attempt(job_id: str, parts: Parts, is_stopping: Callable[[], bool], start: Callable[[Job], JobProcess]) -> None:
-    """Claim a job and see it through. Does nothing if somebody else has it, it is not due, or it has ended."""
+def run_attempt(job_id: str, parts: Parts, is_stopping: Callable[[], bool], start: Callable[[Job], JobProcess]) -> bool:
+    """Claim a job and see it through. False, and nothing done, if somebody else has it, it is not due, or has ended."""
     job = parts.store.claim(job_id, worker_name(), parts.settings.lease_seconds)
     if job is None:
         logger.info("%s is not to be had: the message was a duplicate, or came early", job_id)
-        return
+        return False
     structlog.contextvars.bind_contextvars(job_id=job.id, attempt=job.attempt)
     with parts.tracer.span("attempt", attributes_of(job), job.trace) as span:
         _run_claimed(replace(job, trace=parts.tracer.context() or job.trace), parts, is_stopping, start)
         _describe(span, parts.store, job)
+    return True
 
 
 def _run_claimed(job: Job, parts: Parts, is_stopping: Callable[[], bool], start: Callable[[Job], JobProcess]) -> None:

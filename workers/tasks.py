@@ -25,8 +25,8 @@ def run_job(job_id: str) -> None:
     before = signal.signal(signal.SIGTERM, lambda *_: stopping.tell())
     parts = open_parts(settings)
     try:
-        run_attempt(job_id, parts, stopping.is_due, start_job_process)
-        limit_caches(parts)
+        if run_attempt(job_id, parts, stopping.is_due, start_job_process):
+            limit_caches(parts)  # a message of a job that was canceled or taken costs no more than the claim
     except StoreUnavailable as error:
         logger.warning("%s was not begun: %s; the sweeper sends it again", job_id, error)
     finally:

@@ -194,5 +194,5 @@ def test_a_duplicate_message_starts_nothing(parts: Parts, job: Job) -> None:
     def start(claimed: Job) -> StandIn:
         raise AssertionError("started")
 
-    run_attempt(job.id, parts, lambda: False, start)
-    run_attempt("job_" + "0" * 32, parts, lambda: False, start)
+    assert run_attempt(job.id, parts, lambda: False, start) is False
+    assert run_attempt("job_" + "0" * 32, parts, lambda: False, start) is False

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from headroom import cli
 from headroom.client import Client
 from service.jobs import Phase, Status
 from service.ports import JobFilter
+from tests.factories import add_job, make_recipe
 
 Soon = Callable[[Callable[[], None]], None]
 Output = pytest.CaptureFixture[str]
@@ -323,3 +325,20 @@ def test_a_job_that_has_ended_is_deleted_and_one_that_has_not_is_kept(
     assert json.loads(capsys.readouterr().out) == {"deleted": [job_id]}
     assert services.artifacts.files(job_id) == []
     assert cli.run(["show", job_id]) == 2
+
+
+def test_the_messages_of_a_webhook_are_listed_and_sent_again(services: Services, hand: Any, capsys: Output) -> None:
+    recipe = make_recipe(webhook={"url": "https://ci.example.org/hook", "secret": "whsec_" + "A" * 32})
+    job = add_job(services.store, recipe=recipe)
+    assert cli.run(["webhooks", job.id]) == 0
+    assert "No messages" in capsys.readouterr().out
+
+    services.store.request_cancel(job.id)
+    assert cli.run(["webhooks", job.id]) == 0
+    assert re.search(r"1 +job\.canceled +pending +0", capsys.readouterr().out)
+    assert cli.run(["webhooks", job.id, "--replay", "1", "--json"]) == 0
+    listed = json.loads(capsys.readouterr().out)["data"]
+    assert sorted((one["number"], one["replay_of"]) for one in listed) == [(1, None), (2, 1)]
+
+    assert cli.run(["webhooks", job.id, "--replay", "9"]) != 0
+    assert "delivery_not_found" in capsys.readouterr().err

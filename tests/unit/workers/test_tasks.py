@@ -1,0 +1,37 @@
+"""The task of one message: it looks after the machine's caches only where it ran something."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from service.adapters.directory_artifacts import DirectoryArtifacts
+from service.adapters.directory_corpora import DirectoryCorpora
+from service.adapters.memory_store import MemoryJobStore
+from service.settings import Settings
+from tests.factories import add_job
+from workers import tasks
+from workers.parts import Parts
+
+
+def test_the_message_of_a_canceled_job_costs_a_claim_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = MemoryJobStore(lambda: datetime.now(UTC))
+    corpora = DirectoryCorpora(tmp_path / "corpora", 1000, lambda: datetime.now(UTC))
+    parts = Parts(Settings(data_dir=tmp_path), store, DirectoryArtifacts(tmp_path / "a"), corpora, store._clock)
+    asked: list[str] = []
+    claim = store.claim
+    monkeypatch.setattr(store, "claim", lambda *of: asked.append("claim") or claim(*of))
+    monkeypatch.setattr(tasks, "open_parts", lambda settings: parts)
+    monkeypatch.setattr(tasks, "limit_caches", lambda parts: asked.append("caches"))
+    monkeypatch.setattr(tasks, "start_job_process", lambda job: pytest.fail("a process was started"))
+    job = add_job(store)
+    store.request_cancel(job.id)
+
+    tasks.run_job(job.id)
+    assert asked == ["claim"]
+
+    monkeypatch.setattr(tasks, "run_attempt", lambda *of: True)
+    tasks.run_job(job.id)
+    assert asked == ["claim", "caches"]
