@@ -18,7 +18,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
 from api.reference import operations_of, problems_of, schemas_of
-from service.recipes.compress import Method
+from service.recipes.compress import CompressOptions, Method
 
 router = APIRouter(include_in_schema=False)
 
@@ -74,7 +74,12 @@ def jobs_page(request: Request) -> Response:
 
 @router.get("/new")
 def new_page(request: Request) -> Response:
-    return _page(request, "new", methods=[method.value for method in Method])
+    return _page(
+        request,
+        "new",
+        methods=[method.value for method in Method],
+        compared=[one.value for one in CompressOptions().compare],
+    )
 
 
 @router.get("/models")

@@ -202,6 +202,61 @@ def test_mistakes_are_told_beside_their_fields_and_take_the_focus(page: Page) ->
     assert page.url.endswith("/new")
 
 
+def test_further_texts_groups_revisions_and_a_webhook_are_asked_for_and_its_secret_is_shown_once(
+    page: Page, server: EmbeddedServer, tmp_path: Path
+) -> None:
+    path = tmp_path / "words.jsonl"
+    path.write_text('{"text": "some words of another text", "language": "en"}\n' * 400)
+    headers = {"Content-Type": "text/plain"}
+    assert httpx.post(
+        f"{server.url}/v1/corpora", content="other words " * 900, headers=headers, trust_env=False
+    ).is_success
+    fill_in(page, LONG | {"options.publish_ratios": "10, 150"}, path)
+    page.get_by_text("Further texts to measure on").click()
+    add = page.get_by_role("button", name="Add a text")
+    for name in ("first", "second", "third"):
+        add.focus()
+        page.keyboard.press("Enter")
+        expect(page.locator("#evaluation fieldset").last.get_by_label("Name")).to_be_focused()
+        page.keyboard.type(name)
+    page.get_by_role("group", name="Text 2").get_by_role("button", name="Remove").click()
+    expect(add).to_be_focused()
+    page.get_by_role("group", name="Text 2").get_by_label("Growth of perplexity").fill("3")
+    page.get_by_text("Groups of texts").click()
+    page.get_by_label("Field that names the group").fill("language")
+    page.get_by_label("fisher").check()
+    page.get_by_text("Tell an address when it ends").click()
+    page.get_by_label("Address").fill("http://127.0.0.1:9/hook")
+
+    page.get_by_role("button", name="Start the job").click()
+    expect(page.locator("[id='e-options.publish_ratios']")).to_contain_text("not a share")
+    page.get_by_label("Further revisions").fill("10, 50")
+    page.get_by_role("button", name="Start the job").click()
+    expect(page.locator("[id='e-webhook.url'], #form-alert").last).to_contain_text("https")
+    page.get_by_label("Address").fill("https://127.0.0.1:9/hook")
+    page.get_by_role("button", name="Start the job").click()
+    expect(page.locator("#form-alert pre")).to_contain_text("whsec_")
+    page.get_by_role("link", name="To the job").click()
+
+    expect(page).to_have_url(re.compile("/jobs/job_[0-9a-f]{32}$"))
+    route = f"{server.url}/v1{page.url.removeprefix(server.url)}"
+    job = httpx.get(route, trust_env=False).json()
+    assert [(one["name"], (one["drift"] or {}).get("perplexity")) for one in job["evaluation"]] == [
+        ("first", None),
+        ("third", 0.03),
+    ]
+    assert job["options"]["publish_ratios"] == [0.1, 0.5]
+    assert job["options"]["group_field"] == "language"
+    assert sorted(job["options"]["compare"]) == ["fisher", "random", "slope"]
+    assert job["webhook"]["url"] == "https://127.0.0.1:9/hook"
+    httpx.post(f"{route}/cancel", trust_env=False)
+
+    page.goto(f"/new?from={job['id']}")
+    expect(page.get_by_role("group", name="Text 2").get_by_label("Name")).to_have_value("third")
+    expect(page.get_by_role("group", name="Text 2").get_by_label("Growth of perplexity")).to_have_value("3")
+    expect(page.get_by_label("Further revisions")).to_have_value("10, 50")
+
+
 def test_a_text_is_uploaded_listed_and_deleted(page: Page, tmp_path: Path) -> None:
     path = tmp_path / "words.txt"
     path.write_text("some words of text " * 100)

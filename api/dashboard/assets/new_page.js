@@ -2,6 +2,7 @@ import { announce, calm, command, complain, facts, fill, find, h } from "./dom.j
 import { bytes, change, count, percent, seconds, time } from "./format.js";
 import { get, post, upload } from "./http.js";
 import { jobPath } from "./job_view.js";
+import { addText, showTexts } from "./evaluation_texts.js";
 import { FieldMistake, bodyOf, fieldsOf } from "./request_body.js";
 
 const form = find("job-form");
@@ -121,6 +122,19 @@ async function tryOut(body) {
   announce("The job would run.");
 }
 
+// A secret that was made for the webhook is in this one answer only: it is shown before the page is left.
+function leave(job) {
+  if (!job.webhook?.secret) {
+    location.assign(jobPath(job.id));
+    return;
+  }
+  alertPlace.replaceChildren(h("div", { class: "notice" },
+    h("p", {}, h("strong", {}, "The job is queued. Keep this secret: it is shown only now."), h("br"), "It signs what the address will get."),
+    command(job.webhook.secret, "secret of the webhook"),
+    h("p", {}, h("a", { class: "button primary", href: jobPath(job.id) }, "To the job"))));
+  alertPlace.focus();
+}
+
 form.addEventListener("submit", async (event) => {
   event.preventDefault();
   clearMarks();
@@ -132,7 +146,7 @@ form.addEventListener("submit", async (event) => {
     bodyOf(entries(), null); // mistakes are told before a file is sent
     const body = bodyOf(entries(), await corpusOf());
     if (!starts) await tryOut(body);
-    else location.assign(jobPath((await post("/v1/jobs", body)).id));
+    else leave(await post("/v1/jobs", body));
   } catch (error) {
     tell(error);
   }
@@ -143,11 +157,15 @@ form.addEventListener("input", (event) => {
   follow();
 });
 
+find("add-text").addEventListener("click", () => { addText(); follow(); });
+find("evaluation").addEventListener("click", follow);
+
 async function offer() {
   const [models, corpora, before] = await Promise.all([get("/v1/models"), get("/v1/corpora"), asked.get("from") ? get(`/v1/jobs/${encodeURIComponent(asked.get("from"))}`) : null]);
   const local = models.data.filter((model) => model.kind === "local");
   find("model-list").replaceChildren(...local.map((model) => h("option", { value: model.id })));
   form.elements.corpus.replaceChildren(...corpora.data.map((corpus) => h("option", { value: corpus.id }, `${bytes(corpus.size)} of ${corpus.format === "jsonl" ? "JSON lines" : "text"}, ${time(corpus.created)}`)));
+  showTexts(corpora.data);
   if (!corpora.data.length) form.elements.source.value = "upload";
   if (before) set(fieldsOf(before));
   else if (local.length === 1 && !asked.get("model")) set({ model: local[0].id });
@@ -156,13 +174,15 @@ async function offer() {
   if (asked.get("ratio")) set({ amount: "fixed", ratio: String(Number((100 * Number(asked.get("ratio"))).toPrecision(10))) });
 }
 
-function set(fields) {
+function set({ evaluation = [], ...fields }) {
+  for (const text of evaluation) addText(text);
   for (const [name, value] of Object.entries(fields)) {
     const control = form.elements[name];
     if (control instanceof RadioNodeList && control[0].type === "checkbox") for (const box of control) box.checked = value.includes(box.value);
     else if (control?.type === "checkbox") control.checked = Boolean(value);
     else if (control) control.value = value;
   }
+  for (const part of form.querySelectorAll("details")) part.open ||= [...part.querySelectorAll("input:not([type=checkbox])")].some((input) => input.value);
 }
 
 follow();

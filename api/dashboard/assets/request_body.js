@@ -2,9 +2,11 @@
 
 const WHOLE = new Set(["options.window", "options.seed", "options.calibration_tokens", "options.evaluation_tokens", "options.continuations"]);
 const NUMBERS = new Set(["drift.kl", "max_kl"]);
-const PERCENTS = new Set(["drift.perplexity", "ratio"]);
+const PERCENTS = new Set(["drift.perplexity", "drift.group_gap", "ratio"]);
 const DEFAULTS = { "options.head_dtype": "source", "options.repair": "mean", "options.tied": "keep", method: "probability", kind: "compress" };
-const APART = new Set(["amount", "source", "corpus", "corpus.text", "file", "field", "do", "labels", "tokens", "checkpoints", "other", "model", "model.revision", "options.export", "options.keep_removed"]);
+const APART = new Set(["amount", "source", "corpus", "corpus.text", "file", "field", "do", "labels", "tokens", "checkpoints", "other", "model", "model.revision", "options.export", "options.keep_removed", "options.compare", "options.publish_ratios", "webhook.secret"]);
+const COMPARED = ["slope", "random"]; // by default
+const EVALUATION = /^evaluation\.(\d+)\.(.+)$/;
 
 // A mistake in one field, in words.
 export class FieldMistake extends Error {
@@ -20,11 +22,19 @@ export function bodyOf(entries, corpus) {
   const body = { kind: values.kind, model: modelOf(values.model ?? "", values["model.revision"] ?? ""), corpus };
   if (values.kind === "compress") body.ratio = values.amount === "auto" ? "auto" : fraction(values.ratio);
   for (const [name, value] of entries) {
-    if (APART.has(name) || name === "kind" || name === "ratio" || value === "" || value === DEFAULTS[name]) continue;
+    if (APART.has(name) || EVALUATION.test(name) || name === "kind" || name === "ratio" || value === "" || value === DEFAULTS[name]) continue;
     place(body, name, PERCENTS.has(name) ? fraction(value) : WHOLE.has(name) || NUMBERS.has(name) ? Number(value) : value);
   }
   const exported = entries.filter(([name]) => name === "options.export").map(([, value]) => value);
   if (exported.length) place(body, "options.export", exported);
+  if (values.kind === "compress") {
+    const compared = entries.filter(([name]) => name === "options.compare").map(([, value]) => value);
+    if (String(compared.toSorted()) !== String(COMPARED.toSorted())) place(body, "options.compare", compared);
+    const evaluation = evaluationOf(entries);
+    if (evaluation.length) body.evaluation = evaluation;
+    if (values["options.publish_ratios"]?.trim()) place(body, "options.publish_ratios", ratiosOf(values["options.publish_ratios"]));
+  }
+  if (values["webhook.url"] && values["webhook.secret"]) place(body, "webhook.secret", values["webhook.secret"].trim());
   if ("options.keep_removed" in values) place(body, "options.keep_removed", true);
   if (values.other !== undefined) body.other = values.other.trim();
   if (values.checkpoints !== undefined) body.checkpoints = lines(values.checkpoints).map((line) => modelOf(...line.split("@")));
@@ -56,6 +66,23 @@ function tokenOf(line) {
   return { text: match[3] ?? JSON.parse(`"${match[1]}"`), multiplier };
 }
 
+function evaluationOf(entries) {
+  const texts = [];
+  for (const [name, value] of entries) {
+    const match = EVALUATION.exec(name);
+    if (match && value !== "") place((texts[match[1]] ??= {}), match[2], match[2] === "drift.perplexity" ? fraction(value) : value.trim());
+  }
+  return texts;
+}
+
+function ratiosOf(text) {
+  return text.split(",").filter((part) => part.trim()).map((part) => {
+    const ratio = fraction(part);
+    if (!(ratio > 0 && ratio < 1)) throw new FieldMistake("options.publish_ratios", `“${part.trim()}” is not a share between 0 and 100 %.`);
+    return ratio;
+  });
+}
+
 function labelsOf(text) {
   const found = {};
   for (const part of text.split(",").map((one) => one.trim()).filter(Boolean)) {
@@ -77,11 +104,15 @@ export function fieldsOf(job) {
     found.method = job.method;
   }
   if (job.drift) Object.assign(found, { "drift.perplexity": shown(job.drift.perplexity), "drift.kl": job.drift.kl ?? "" });
+  if (job.drift?.group_gap) found["drift.group_gap"] = shown(job.drift.group_gap);
+  if (job.evaluation) found.evaluation = job.evaluation.map((one) => ({ name: one.name, corpus: one.corpus, "drift.perplexity": one.drift ? shown(one.drift.perplexity) : "" }));
+  if (job.webhook) found["webhook.url"] = job.webhook.url;
   if (job.other) found.other = job.other.id;
   if (job.checkpoints) found.checkpoints = job.checkpoints.map(reference).join("\n");
   if (job.tokens) found.tokens = job.tokens.map((token) => `${token.id === null ? JSON.stringify(token.text) : `#${token.id}`} ${token.multiplier}`).join("\n");
   if (job.max_kl) found.max_kl = job.max_kl;
   if (job.publish) found["publish.repo"] = job.publish.repo;
   for (const [name, value] of Object.entries(job.options)) found[`options.${name}`] = value;
+  if (job.options.publish_ratios) found["options.publish_ratios"] = job.options.publish_ratios.map(shown).join(", ");
   return found;
 }
