@@ -18,11 +18,12 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
-from headroom.client import Client, Job
+from headroom.client import Client
 from headroom.commands.signals import signals_as_interrupts
 from headroom.embedded import EmbeddedServer
 from headroom.errors import HeadroomError
 from headroom.figures import percent, size
+from headroom.job import Job
 from headroom.progress import display_for
 from headroom.rendering import bytes_view, console_for, drift_view, places_view, remarks_view, show, verdict
 

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import click
 
-from headroom.client import Job
 from headroom.commands.options import json_option, server_option
 from headroom.commands.output import print_json
 from headroom.commands.server import connect
+from headroom.job import Job
 from headroom.progress import DownloadBar
 from headroom.rendering import console_for, places_view, show
 

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from headroom.client import Client, Job
+from headroom.client import Client
 from headroom.commands.download import fetch
 from headroom.commands.output import print_error, print_json
 from headroom.errors import BAD_INPUT_CODES, HeadroomError
+from headroom.job import Job
 from headroom.progress import display_for
 from headroom.rendering import console_for, show
 from headroom.report_views import report_views
