@@ -20,22 +20,13 @@ from api.live_jobs import LiveJobs
 from api.loopback import names_loopback
 from api.same_origin import SAFE_METHODS, is_same_origin
 from service.access import LOCAL_CALLER, Caller, Scope
+from service.access_ports import AuditLog, CorpusHolds, KeyStore, RateLimiter
 from service.authentication import BAD_KEY, Authentication
 from service.errors import Forbidden, RateLimited, Unauthenticated
+from service.file_ports import ArtifactStore, CorpusStore
 from service.jobs import Job
 from service.owned_corpora import OwnedCorpora
-from service.ports import (
-    ArtifactStore,
-    AuditLog,
-    Clock,
-    CorpusHolds,
-    CorpusStore,
-    JobQueue,
-    JobStore,
-    KeyStore,
-    ModelSource,
-    RateLimiter,
-)
+from service.ports import Clock, JobQueue, JobStore, ModelSource
 from service.quotas import NO_QUOTAS, Quotas
 from service.submission import Submission
 from service.tracing import NoTracer, Tracer

@@ -11,7 +11,7 @@ from starlette.types import Receive, Scope, Send
 
 from api.conditions import Slice, Unsatisfiable, is_unchanged, slice_of
 from service.file_headers import content_headers
-from service.ports import ArtifactStore, StoredFile
+from service.file_ports import ArtifactStore, StoredFile
 
 CHUNK_BYTES = 1 << 20  # 64 KiB chunks gave a third of the rate
 

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from datetime import datetime
 from typing import Any
 
+from service.file_ports import StoredFile
 from service.hub import MAIN, Commit, Repository
-from service.ports import StoredFile
 
 TAGS = ["transformers", "safetensors", "headroom"]
 

@@ -8,8 +8,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from api import schemas
+from service.file_ports import Corpus, StoredFile
 from service.jobs import AttemptRecord, Event, Job, Phase, Status
-from service.ports import Corpus, StoredFile
 from service.recipes.recipe import RECIPES
 from service.webhooks import Delivery, DeliveryStatus
 

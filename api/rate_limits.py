@@ -7,7 +7,7 @@ from fastapi import Depends, Request
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.ports import Allowance
+from service.access_ports import Allowance
 
 POLICY = '"owner"'
 

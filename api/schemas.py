@@ -5,8 +5,8 @@ from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from service.file_ports import Corpus, StoredFile
 from service.jobs import Event, Job, Phase, Status, phase_shares
-from service.ports import Corpus, StoredFile
 from service.recipes.job_recipe import ModelReference
 from service.submission import DryRun
 from service.webhooks import Delivery, DeliveryStatus

@@ -15,8 +15,8 @@ from huggingface_hub.utils.tqdm import disable_progress_bars
 from api import hub_views
 from bench.published import memory_folder, publish, serve_api, served
 from bench.timing import ratio
+from service.file_ports import StoredFile
 from service.hub import Commit, Repository
-from service.ports import StoredFile
 
 SHARDS = 6
 SHARD_MEBIBYTES = 50

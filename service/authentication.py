@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from service.access import Caller, Key, digest_of, key_id_of
+from service.access_ports import KeyStore
 from service.errors import StoreUnavailable, Unauthenticated
-from service.ports import Clock, KeyStore
+from service.ports import Clock
 
 logger = logging.getLogger(__name__)
 

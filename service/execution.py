@@ -17,24 +17,12 @@ from typing import Any, TypeVar
 
 from service.errors import AttemptSuperseded, InternalError, JobCanceled, ServiceError, StoreUnavailable
 from service.failures import as_service_error, is_retryable
+from service.file_ports import ArtifactStore, CorpusStore, same_content
 from service.hashed_files import HashedFile
 from service.jobs import Job, JobError, Phase, Status
 from service.manifest import MANIFEST_NAME, REPORT_NAME, as_json, describe_artifact, hash_files, write_whole
 from service.model_card import CARD_NAME, write_card
-from service.ports import (
-    ArtifactStore,
-    Clock,
-    CorpusFile,
-    CorpusStore,
-    Engine,
-    EngineTask,
-    JobStore,
-    LocalModel,
-    ModelSource,
-    Progress,
-    Verdict,
-    same_content,
-)
+from service.ports import Clock, CorpusFile, Engine, EngineTask, JobStore, LocalModel, ModelSource, Progress, Verdict
 from service.recipes.compress import CompressRecipe
 from service.recipes.job_recipe import JobRecipe
 from service.recipes.recipe import Recipe

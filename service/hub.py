@@ -12,8 +12,9 @@ from datetime import datetime
 from typing import Any, Self
 
 from service.errors import FileNotFound, RepositoryNotFound, RevisionNotFound
+from service.file_ports import ArtifactStore, StoredFile, pick_file
 from service.jobs import Job, Status
-from service.ports import ArtifactStore, JobFilter, JobStore, StoredFile, pick_file
+from service.ports import JobFilter, JobStore
 from service.revisions import of_revision, revision_folder, revision_name
 
 MAIN = "main"

@@ -9,8 +9,10 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from service.access import Caller
+from service.access_ports import CorpusHolds
 from service.errors import CorpusInUse, CorpusNotFound, QuotaExceeded, StoreUnavailable
-from service.ports import Corpus, CorpusHolds, CorpusStore, JobStore
+from service.file_ports import Corpus, CorpusStore
+from service.ports import JobStore
 from service.quotas import NO_QUOTAS, Quotas
 
 

@@ -1,15 +1,12 @@
 """Boundaries we do not own, as Protocols. One contract suite each in tests/contract; see docs/decisions/0009."""
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, BinaryIO, Generic, Protocol, TypeAlias, TypeVar
+from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 
-from service.access import Key
-from service.audit import AuditEntry, AuditFilter, AuditPage
-from service.errors import FileNotFound
 from service.hashed_files import HashedFile
 from service.jobs import Event, Job, JobError, Phase, Status
 from service.model_files import ModelInspection
@@ -203,81 +200,6 @@ class JobStore(Protocol):
         """Give back connections."""
 
 
-class KeyStore(Protocol):
-    """Keys and browser sessions. Of a secret only its digest comes here."""
-
-    def add(self, key: Key, digest: str) -> None: ...
-
-    def find(self, key_id: str) -> tuple[Key, str] | None:
-        """The key, valid or not, and the digest of its secret."""
-
-    def all(self) -> list[Key]:
-        """Newest first, also those that are no longer valid."""
-
-    def revoke(self, key_id: str) -> Key:
-        """From now on; the first time counts. KeyNotFound."""
-
-    def note_use(self, key_id: str, time: datetime) -> None: ...
-
-    def add_session(self, digest: str, key_id: str, expires: datetime) -> None: ...
-
-    def find_session(self, digest: str) -> tuple[Key, datetime] | None:
-        """The key that it was opened with, valid or not, and when it expires."""
-
-    def remove_session(self, digest: str) -> None:
-        """Unknown ones are ignored."""
-
-
-class CorpusHolds(Protocol):
-    """Which owner holds which corpus."""
-
-    def hold(self, owner: str, corpus_id: str, size: int) -> tuple[datetime, bool]:
-        """Since when, and whether only now."""
-
-    def since(self, owner: str, corpus_id: str) -> datetime | None:
-        """None: this owner does not hold it."""
-
-    def held(self, owner: str) -> dict[str, datetime]:
-        """Ids of all that this owner holds."""
-
-    def last(self, corpus_id: str) -> datetime | None:
-        """When somebody last took hold of it who still has it; None: nobody has."""
-
-    def bytes(self, owner: str) -> int:
-        """Sum over all that this owner holds."""
-
-    def release(self, owner: str | None, corpus_id: str, remove: Callable[[], None]) -> None:
-        """End this owner's hold, or everybody's. Calls `remove` if nobody holds the corpus then, and lets nobody take
-        hold of it meanwhile."""
-
-
-class AuditLog(Protocol):
-    """Append-only."""
-
-    def append(self, entry: AuditEntry) -> None: ...
-
-    def page(self, where: AuditFilter, limit: int, after: int | None) -> AuditPage:
-        """Newest first; `after` is the number of the last entry of the page before."""
-
-
-@dataclass(frozen=True)
-class Allowance:
-    """What is left to an owner after one more request."""
-
-    is_allowed: bool
-    limit: int  # requests in a window
-    window_seconds: int
-    remaining: int
-    seconds: int  # until there is more
-
-
-class RateLimiter(Protocol):
-    """Counts requests of owners."""
-
-    def take(self, owner: str) -> Allowance:
-        """Count one. Never raises, and never waits long."""
-
-
 class JobQueue(Protocol):
     """Carries job ids to workers. Loses nothing that matters: the outbox sends again."""
 
@@ -292,105 +214,6 @@ class JobQueue(Protocol):
 
     def workers(self) -> int:
         """How many workers answered lately."""
-
-
-@dataclass(frozen=True)
-class StoredFile:
-    path: str  # relative, '/'-separated
-    size: int
-    sha256: str
-
-
-def pick_file(job_id: str, files: list[StoredFile], path: str) -> StoredFile:
-    """The one of a job's files with exactly this path; FileNotFound."""
-    for file in files:
-        if file.path == path:
-            return file
-    raise FileNotFound(f"job {job_id} has no file {path!r}; list its files to see their names")
-
-
-def same_content(files: Iterable[StoredFile]) -> dict[tuple[str, str], StoredFile]:
-    """The first of all files with one name and one content: a store has these once, under all their paths."""
-    found: dict[tuple[str, str], StoredFile] = {}
-    for file in files:
-        found.setdefault((file.path.rpartition("/")[2], file.sha256), file)
-    return found
-
-
-NO_HASHES: Mapping[str, HashedFile] = {}
-
-
-class ArtifactStore(Protocol):
-    """Published files of jobs. Readers see all files of a job or none.
-
-    Over an object store every method but `staging` may raise StorageUnavailable and StorageRefused.
-    """
-
-    def staging(self, job_id: str, attempt: int) -> Path:
-        """An empty folder on this machine's disk for this attempt."""
-
-    def publish(self, job_id: str, attempt: int, hashes: Mapping[str, HashedFile] = NO_HASHES) -> list[StoredFile]:
-        """Make the files of the attempt's staging folder durable, then visible all at once; replaces nothing.
-        If the job is published already, the staging folder is removed and the published files are listed.
-        Files that are still what `hashes` says, by relative path, are not read to be hashed again."""
-
-    def discard(self, job_id: str, attempt: int) -> None:
-        """Remove a staging folder, if there is one, and what was stored from it without being published."""
-
-    def discard_stale(self, keep: set[tuple[str, int]]) -> int:
-        """Do so for attempts that are not in `keep`; returns how many. Also ends the removal of withdrawn files."""
-
-    def withdraw(self, job_id: str) -> None:
-        """Remove published files of a job, if any; a reader that has one open can read it to its end. Not while the
-        job may go on: a later attempt adopts them."""
-
-    def files(self, job_id: str) -> list[StoredFile]:
-        """Sorted by path; empty when nothing is published."""
-
-    def published_before(self, moment: datetime) -> list[str]:
-        """Ids of jobs whose files were published before this moment."""
-
-    def file(self, job_id: str, path: str) -> StoredFile:
-        """FileNotFound unless `path` is exactly one of `files`."""
-
-    def open(self, job_id: str, path: str, start: int = 0, end: int | None = None) -> BinaryIO:
-        """One of `files`, from byte `start` on; nothing at or after `end` is wanted. FileNotFound."""
-
-    def link(self, job_id: str, path: str) -> str | None:
-        """A URL from which anybody can GET one of `files` for some minutes, if this store gives such links."""
-
-    def ping(self) -> None:
-        """Raise unless files could be stored and read now."""
-
-
-@dataclass(frozen=True)
-class Corpus:
-    id: str  # "corpus_" + first 32 hex digits of sha256 over the decoded content
-    sha256: str
-    size: int  # bytes, decoded
-    format: str  # "text" or "jsonl"
-    field: str | None  # the field of each JSON line that holds the text
-    created: datetime
-
-
-class CorpusStore(Protocol):
-    """Evaluation texts, content-addressed.
-
-    Over an object store every method may raise StorageUnavailable and StorageRefused.
-    """
-
-    def add(self, chunks: Iterator[bytes], format: str, field: str | None) -> Corpus:
-        """Store decoded bytes as they come. CorpusTooLarge, CorpusEmpty, CorpusNotText; DiskFull."""
-
-    def get(self, corpus_id: str) -> Corpus:
-        """CorpusNotFound if there is none."""
-
-    def path(self, corpus_id: str) -> Path:
-        """A file on this machine's disk with the content, fetched if need be. CorpusNotFound, DiskFull."""
-
-    def all(self) -> list[Corpus]: ...
-
-    def delete(self, corpus_id: str) -> None: ...
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
 
+from service.access_ports import CorpusHolds
 from service.errors import CorpusInUse, CorpusNotFound, JobNotFound
-from service.ports import ArtifactStore, CorpusHolds, CorpusStore, JobStore
+from service.file_ports import ArtifactStore, CorpusStore
+from service.ports import JobStore
 
 logger = logging.getLogger(__name__)
 

@@ -4,8 +4,9 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from service.errors import ServiceError
+from service.file_ports import ArtifactStore
 from service.jobs import Job, JobError, Status
-from service.ports import ArtifactStore, JobStore
+from service.ports import JobStore
 
 # The outcome of an attempt that was given up on purpose, because its worker was told to stop.
 STOPPED = "worker_stopped"

@@ -18,9 +18,10 @@ from service.errors import (
     StoreUnavailable,
 )
 from service.estimates import Estimate, HeadFacts, estimate, head_facts
+from service.file_ports import ArtifactStore
 from service.jobs import WITHOUT_FILES, Job, Status, new_job_id
 from service.owned_corpora import OwnedCorpora
-from service.ports import ArtifactStore, Clock, FoundModel, JobFilter, JobQueue, JobStore, ModelSource
+from service.ports import Clock, FoundModel, JobFilter, JobQueue, JobStore, ModelSource
 from service.receipts import Receipt
 from service.recipes.job_recipe import CorpusReference, InlineText
 from service.recipes.recipe import Recipe

@@ -6,7 +6,8 @@ from datetime import UTC, datetime
 from service.adapters.otlp_tracing import open_tracer
 from service.adapters.sql_store import SqlJobStore
 from service.adapters.storage import open_storage
-from service.ports import ArtifactStore, Clock, CorpusStore, JobStore
+from service.file_ports import ArtifactStore, CorpusStore
+from service.ports import Clock, JobStore
 from service.retention import Retention
 from service.retries import RetryPolicy
 from service.settings import Settings

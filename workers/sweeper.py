@@ -14,13 +14,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from service.access_ports import CorpusHolds
 from service.adapters.celery_queue import CeleryQueue
 from service.adapters.database import Database
 from service.adapters.outward_http import OutwardHttp
 from service.adapters.sql_holds import SqlHolds
 from service.errors import AttemptSuperseded, ServiceError, WorkerLost
 from service.logs import configure_logging
-from service.ports import CorpusHolds, JobQueue
+from service.ports import JobQueue
 from service.receipts import KEPT_FOR
 from service.retention import Retirement
 from service.retries import retry_or_fail

@@ -13,7 +13,7 @@ from api.schemas import CorpusList, CorpusView
 from api.strict_requests import media_type
 from service.access import Caller
 from service.adapters.decompression import decompressed
-from service.ports import Corpus
+from service.file_ports import Corpus
 
 UPLOAD_PATH = "/v1/corpora"
 FORMATS = {

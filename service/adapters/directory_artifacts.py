@@ -19,12 +19,12 @@ from typing import Any, BinaryIO
 from service.adapters.durable_files import disk_full_is_typed, make_folder, sync
 from service.adapters.staging_folders import FILES, JOB_ID, MANIFEST, StagingFolders, checked
 from service.errors import FileNotFound
+from service.file_ports import NO_HASHES, StoredFile, pick_file
 from service.hashed_files import HashedFile
-from service.ports import NO_HASHES, StoredFile, pick_file
 
 
 class DirectoryArtifacts:
-    """ports.ArtifactStore below one folder; several processes and hosts may share it.
+    """file_ports.ArtifactStore below one folder; several processes and hosts may share it.
 
     grace_seconds: a younger staging folder is never stale, since its attempt may have begun after `keep` was read.
     """

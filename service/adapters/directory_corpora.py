@@ -15,11 +15,12 @@ from pathlib import Path
 from service.adapters.durable_files import disk_full_is_typed, make_folder, sync, write_synced
 from service.adapters.received_corpus import CORPUS_ID, incoming_folder, not_found, read_record, receive, record_of
 from service.errors import CorpusNotFound
-from service.ports import Clock, Corpus
+from service.file_ports import Corpus
+from service.ports import Clock
 
 
 class DirectoryCorpora:
-    """ports.CorpusStore below one folder; several processes may share it."""
+    """file_ports.CorpusStore below one folder; several processes may share it."""
 
     def __init__(self, root: Path, max_bytes: int, clock: Clock) -> None:
         self._root = root

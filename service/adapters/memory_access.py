@@ -11,7 +11,7 @@ from service.ports import Clock
 
 
 class MemoryKeys:
-    """ports.KeyStore over dictionaries. Thread-safe."""
+    """access_ports.KeyStore over dictionaries. Thread-safe."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -62,7 +62,7 @@ class MemoryKeys:
 
 
 class MemoryHolds:
-    """ports.CorpusHolds over a dictionary. Thread-safe."""
+    """access_ports.CorpusHolds over a dictionary. Thread-safe."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock

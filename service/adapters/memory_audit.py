@@ -7,7 +7,7 @@ from service.audit import AuditEntry, AuditFilter, AuditPage
 
 
 class MemoryAudit:
-    """ports.AuditLog over a list. Thread-safe."""
+    """access_ports.AuditLog over a list. Thread-safe."""
 
     def __init__(self) -> None:
         self._mutex = threading.Lock()

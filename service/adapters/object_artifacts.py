@@ -24,8 +24,8 @@ from service.adapters.durable_files import disk_full_is_typed
 from service.adapters.staging_folders import FILES, JOB_ID, StagingFolders, checked
 from service.errors import AttemptSuperseded, FileNotFound, StorageRefused, StorageUnavailable
 from service.file_headers import content_headers
+from service.file_ports import NO_HASHES, StoredFile, pick_file, same_content
 from service.hashed_files import HashedFile
-from service.ports import NO_HASHES, StoredFile, pick_file, same_content
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ REMEMBERED_SECONDS = 60.0  # a manifest never changes, and its files outlive it 
 
 
 class ObjectArtifacts:
-    """ports.ArtifactStore over a bucket; any number of machines may share it.
+    """file_ports.ArtifactStore over a bucket; any number of machines may share it.
 
     staging: below a folder of this machine alone. grace_seconds: a younger upload is never stale, since its attempt may
     have begun after `keep` was read. reading_seconds: how long withdrawn files stay for those who read them.

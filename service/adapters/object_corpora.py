@@ -29,7 +29,8 @@ from service.adapters.received_corpus import (
     record_of,
 )
 from service.errors import InternalError
-from service.ports import Clock, Corpus
+from service.file_ports import Corpus
+from service.ports import Clock
 
 CONTENTS = "corpora/contents/"
 RECORDS = "corpora/records/"
@@ -37,7 +38,7 @@ PARALLEL = 8
 
 
 class ObjectCorpora:
-    """ports.CorpusStore over a bucket. incoming, cache: folders of this machine alone."""
+    """file_ports.CorpusStore over a bucket. incoming, cache: folders of this machine alone."""
 
     def __init__(self, bucket: Bucket, incoming: Path, cache: Path, max_bytes: int, clock: Clock) -> None:
         self._bucket = bucket

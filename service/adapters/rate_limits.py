@@ -15,7 +15,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 from redis.retry import Retry
 
-from service.ports import Allowance
+from service.access_ports import Allowance
 
 logger = logging.getLogger(__name__)
 
@@ -24,7 +24,7 @@ AWAY_SECONDS = 10.0  # before it is asked again
 
 
 class RateLimits:
-    """ports.RateLimiter. `rate`: such as "600/minute", over a sliding window."""
+    """access_ports.RateLimiter. `rate`: such as "600/minute", over a sliding window."""
 
     def __init__(self, rate: str, broker_url: str) -> None:
         self._item = parse(rate)

@@ -16,7 +16,8 @@ from typing import Any
 from service.adapters.durable_files import FILE_MODE, age_seconds, make_folder
 from service.adapters.text_check import JsonLinesCheck, PlainTextCheck
 from service.errors import CorpusNotFound, CorpusTooLarge
-from service.ports import Clock, Corpus
+from service.file_ports import Corpus
+from service.ports import Clock
 
 CORPUS_ID = re.compile(r"corpus_[0-9a-f]{32}")
 DEFAULT_FIELD = "text"

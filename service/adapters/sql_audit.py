@@ -13,7 +13,7 @@ WIDTHS = {column.name: column.type.length for column in audit.columns if hasattr
 
 
 class SqlAudit:
-    """ports.AuditLog over the database of the jobs."""
+    """access_ports.AuditLog over the database of the jobs."""
 
     def __init__(self, database: Database) -> None:
         self._database = database

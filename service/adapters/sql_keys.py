@@ -12,7 +12,7 @@ from service.ports import Clock
 
 
 class SqlKeys:
-    """ports.KeyStore over the database of the jobs."""
+    """access_ports.KeyStore over the database of the jobs."""
 
     def __init__(self, database: Database, clock: Clock) -> None:
         self._database = database

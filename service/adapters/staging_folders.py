@@ -25,8 +25,8 @@ from service.adapters.durable_files import (
     write_synced,
 )
 from service.errors import InternalError
+from service.file_ports import StoredFile, same_content
 from service.hashed_files import HashedFile, hash_file
-from service.ports import StoredFile, same_content
 
 JOB_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 FILES = "files"

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from service.adapters.directory_artifacts import DirectoryArtifacts
 from service.adapters.directory_corpora import DirectoryCorpora
 from service.errors import StorageRefused
-from service.ports import ArtifactStore, Clock, CorpusStore
+from service.file_ports import ArtifactStore, CorpusStore
+from service.ports import Clock
 from service.settings import Settings
 
 

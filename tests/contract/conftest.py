@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from service.access_ports import AuditLog, CorpusHolds, KeyStore
 from service.adapters.database import Database
 from service.adapters.memory_access import MemoryHolds, MemoryKeys
 from service.adapters.memory_audit import MemoryAudit
@@ -15,7 +16,7 @@ from service.adapters.sql_audit import SqlAudit
 from service.adapters.sql_holds import SqlHolds
 from service.adapters.sql_keys import SqlKeys
 from service.adapters.sql_store import SqlJobStore
-from service.ports import AuditLog, CorpusHolds, JobStore, KeyStore
+from service.ports import JobStore
 from tests.factories import StoppedClock
 
 

@@ -13,8 +13,8 @@ from service.adapters.bucket import Bucket
 from service.adapters.directory_artifacts import DirectoryArtifacts
 from service.adapters.object_artifacts import ObjectArtifacts
 from service.errors import DiskFull, FileNotFound, InternalError
+from service.file_ports import ArtifactStore
 from service.hashed_files import HashedFile
-from service.ports import ArtifactStore
 
 JOB = "job_" + "a" * 32
 

@@ -3,11 +3,11 @@
 from pathlib import Path
 
 from service.access import Caller
+from service.access_ports import CorpusHolds
 from service.adapters.directory_corpora import DirectoryCorpora
 from service.adapters.memory_store import MemoryJobStore
 from service.errors import StoreUnavailable
 from service.owned_corpora import OwnedCorpora
-from service.ports import CorpusHolds
 from tests.factories import StoppedClock, run_at_once
 
 ID = "corpus_" + "a" * 32

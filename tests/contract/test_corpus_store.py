@@ -15,7 +15,7 @@ from service.adapters.bucket import Bucket
 from service.adapters.directory_corpora import DirectoryCorpora
 from service.adapters.object_corpora import ObjectCorpora
 from service.errors import CorpusEmpty, CorpusNotFound, CorpusNotText, CorpusTooLarge, DiskFull
-from service.ports import CorpusStore
+from service.file_ports import CorpusStore
 
 TEXT = "Käse und Brot\n".encode()
 

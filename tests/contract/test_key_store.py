@@ -7,8 +7,8 @@ from datetime import timedelta
 import pytest
 
 from service.access import Key, Scope
+from service.access_ports import KeyStore
 from service.errors import KeyNotFound
-from service.ports import KeyStore
 from tests.factories import StoppedClock
 
 Open = Callable[[str], KeyStore]

@@ -2,9 +2,10 @@
 
 import pytest
 
+from service.access_ports import CorpusHolds
 from service.errors import JobNotFinished, JobNotFound, QuotaExceeded
 from service.jobs import Status
-from service.ports import CorpusHolds, JobFilter, JobStore
+from service.ports import JobFilter, JobStore
 from service.quotas import Quotas
 from tests.factories import add_job, add_running_job, make_job, make_recipe, run_at_once
 

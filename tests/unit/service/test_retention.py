@@ -10,8 +10,8 @@ from service.adapters.directory_corpora import DirectoryCorpora
 from service.adapters.memory_access import MemoryHolds
 from service.adapters.memory_store import MemoryJobStore
 from service.errors import CorpusNotFound, ReportNotReady
+from service.file_ports import ArtifactStore
 from service.jobs import Job, Status
-from service.ports import ArtifactStore
 from service.retention import Retention, Retirement
 from tests.factories import StoppedClock, add_job, add_running_job, claim_job, make_recipe
 
