@@ -33,6 +33,29 @@ def groups_view(report: Mapping[str, Any]) -> RenderableType:
     return Group(caption, _parts_table("group", ((group["group"], group) for group in groups)))
 
 
+def revisions_view(report: Mapping[str, Any]) -> RenderableType:
+    """Further points that were stored beside the chosen one; nothing where there are none."""
+    points = report.get("revisions") or []
+    if not points:
+        return Group()
+    table = figures_table()
+    table.add_column("revision", no_wrap=True)
+    for name in ("kept", "drift, %", "95 % interval", "KL, nats", "top-1, %"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("")
+    for point in points:
+        table.add_row(
+            Text(printable(point["name"])),
+            f"{point['kept_columns']:,}",
+            drift_percent(point["perplexity_drift"]),
+            f"{drift_percent(point['perplexity_drift_low'])} … {drift_percent(point['perplexity_drift_high'])}",
+            number(point["kl_mean"], ".5f"),
+            number(hundredfold(point["top1_agreement"]), ".2f"),
+            Text("passes", "green") if point["passes"] else Text("over", "bold red"),
+        )
+    return Group(Text("Further revisions, as stored", "bold"), table)
+
+
 def corpora_view(report: Mapping[str, Any]) -> RenderableType:
     """Each corpus with its budget and verdict; nothing where the job had but one."""
     corpora = report.get("corpora") or []

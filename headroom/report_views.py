@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 from rich.console import RenderableType
 
 from headroom.comparison_view import comparison_verdict, comparison_view
-from headroom.drift_parts import bands_view, corpora_view, groups_view
+from headroom.drift_parts import bands_view, corpora_view, groups_view, revisions_view
 from headroom.dynamics_view import dynamics_view
 from headroom.frontier_view import frontier_view
 from headroom.records import JobRecord
@@ -35,6 +35,7 @@ def _compression(job: JobRecord, report: Mapping[str, Any], folder: Path | None)
     sizes = [] if folder else [bytes_view(report)]
     drift = [drift_view(job, report), frontier_view(report)]
     drift += [corpora_view(report), groups_view(report), bands_view(report)]
+    drift.append(revisions_view(report))
     return [*drift, *written, verdict(job, perplexity_name(report)), *sizes, remarks_view(report)]
 
 

@@ -7,8 +7,9 @@ evaluated, of all corpora together.
   them: b k d for a general basis, 8 k for a permutation. With 8-bit columns V k + 4 V + b (V + k d), with 4-bit ones
   V (k / 2 + 2 ceil(k / 32)) + b (V + k d). This is what the head reads for each token, tied or not;
   a tied model's file does not shrink, since its embedding keeps the other columns.
-- seconds = (2 P T [backbone] + 4 V d T [two passes of the sweep] + 2 P E [validation] + 60 d^3 [decompositions])
-  / 3e10, for each model of the job, + 10: one CPU core and the start of a process. A GPU takes a small part of it.
+- seconds = (2 P T [backbone] + 4 V d T [two passes of the sweep] + 2 P E [validation, of each stored checkpoint]
+  + 60 d^3 [decompositions]) / 3e10, for each model of the job, + 10: one CPU core and the start of a process. A GPU
+  takes a small part of it.
 - memory_bytes and least_memory_bytes: service/memory_needs.py, with the model held whole and offloaded.
 - T counts 4 bytes of text for a token, up to what the recipe asks for.
 """
@@ -110,10 +111,11 @@ def _seconds(recipe: Recipe, model: ModelInspection, head: HeadFacts, corpus_byt
     evaluated = sum(min(recipe.options.evaluation_tokens, tokens) for tokens in available)
     read = evaluated + min(recipe.options.calibration_tokens, max(available[0] - recipe.options.evaluation_tokens, 0))
     parameters = sum(math.prod(entry.shape) for entry in model.tensors.values())
+    stored = 1 + len(recipe.options.publish_ratios) if isinstance(recipe, CompressRecipe) else 1
     operations = (
         2 * parameters * read
         + 4 * head.vocab_size * head.hidden_size * read
-        + 2 * parameters * evaluated
+        + 2 * parameters * evaluated * stored
         + 60 * head.hidden_size**3
     )
     return (1 + len(recipe.other_models)) * operations / FLOPS_PER_SECOND + START_SECONDS

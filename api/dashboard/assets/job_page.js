@@ -157,7 +157,8 @@ function bands(found) {
 }
 
 function published(job, files) {
-  const total = files.reduce((sum, file) => sum + file.size, 0);
+  const stored = new Map(files.map((file) => [`${file.path.split("/").at(-1)} ${file.sha256}`, file.size])); // the same file is kept once
+  const total = [...stored.values()].reduce((sum, size) => sum + size, 0);
   const rows = files.map((file) => ({ cells: [h("a", { href: `${here}/files/${file.path.split("/").map(encodeURIComponent).join("/")}`, download: file.path.split("/").at(-1) }, file.path), bytes(file.size), h("code", { title: file.sha256 }, `${file.sha256.slice(0, 12)}…`)] }));
   const repository = job.links.hub;
   const origin = location.origin;
@@ -165,11 +166,19 @@ function published(job, files) {
   return h("div", { class: "card" },
     h("h2", {}, "Files"), h("p", { class: "dim" }, `${files.length} files, ${bytes(total)}`, repository && [", in the hub as ", h("code", {}, repository)]),
     table("Files", ["File", "Size", "sha256"], rows),
+    repository && revisions(job.result?.revisions ?? [], repository, origin),
     h("h3", {}, "Get them"),
     repository && command(`HF_ENDPOINT=${origin}/hub hf download ${repository}`, "With the Hugging Face client"),
     command(`headroom download ${job.id} --output slim --server ${origin}`, "With the headroom command, which verifies every hash"),
     command(`curl --fail --location --remote-name --continue-at - ${origin}${here}/files/${first.path}`, "One file with curl"),
     repository && job.kind === "compress" && [h("h3", {}, "Use it"), command(`import headroom  # registers the format\nfrom transformers import AutoModelForCausalLM, AutoTokenizer\n\nmodel = AutoModelForCausalLM.from_pretrained("slim")\ntokenizer = AutoTokenizer.from_pretrained("slim")`, "In Python, after the download")]);
+}
+
+function revisions(points, repository, origin) {
+  if (!points.length) return null;
+  const rows = points.map((point) => ({ cells: [h("code", {}, point.name), count(point.kept_columns), percent(point.ratio), percent(point.perplexity_drift, true), point.passes ? "inside the budget" : h("strong", {}, "outside the budget")] }));
+  return [h("h3", {}, "Further revisions"), table("Further revisions", ["Revision", "Columns", "Removed", "Drift", "Verdict"], rows, "words"),
+    command(`HF_ENDPOINT=${origin}/hub hf download ${repository} --revision ${points[0].name}`, "One of them, with the Hugging Face client")];
 }
 
 function asked(job) {

@@ -1,12 +1,13 @@
 """Tables and sentences, read back as text."""
 
 import io
+import re
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console, RenderableType
 
-from headroom.drift_parts import bands_view, corpora_view, groups_view
+from headroom.drift_parts import bands_view, corpora_view, groups_view, revisions_view
 from headroom.dynamics_view import dynamics_view
 from headroom.frontier_view import frontier_view
 from headroom.records import DryRun, JobRecord
@@ -270,3 +271,12 @@ def test_an_analysis_names_the_largest_columns_and_what_is_needed() -> None:
     assert found["largest slopes, columns"].startswith("1 (-0.50, Spearman -0.30), 2 (+0.20")
     assert found["components needed, share of R²"] == "2 for 90%, 3 for 95%, 3 for 99%"
     assert found["from 64 tokens"] == "R² 0.3000, cosine with the slope of all 0.8000"
+
+
+def test_further_revisions_are_told_with_their_verdicts() -> None:
+    drift = {"perplexity_drift": 0.02, "perplexity_drift_low": 0.01, "perplexity_drift_high": 0.03}
+    point = {"name": "k8", "kept_columns": 8, "kl_mean": 0.1, "top1_agreement": 0.9, "passes": False} | drift
+    text = text_of(revisions_view({"revisions": [point | {"name": "k16", "passes": True}, point]}))
+    assert re.search(r"k16 .*passes", text)
+    assert re.search(r"k8 .*\+1\.000 … \+3\.000.*over", text)
+    assert not text_of(revisions_view({"revisions": []})).strip()

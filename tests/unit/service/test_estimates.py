@@ -52,6 +52,10 @@ def test_the_seconds_of_a_small_job_by_hand(tmp_path: Path) -> None:
     options = {"calibration_tokens": 4_000_000, "evaluation_tokens": 4_000_000}
     operations = 2 * parameters * tokens + 4 * 32 * 16 * tokens + 2 * parameters * 4_000_000 + 60 * 16**3
     told = estimate(make_recipe(options=options), found, [32_000_000])
+    further = options | {"publish_ratios": [0.5, 0.9]}
+    assert estimate(make_recipe(options=further), found, [32_000_000]).seconds > told.seconds
+    with pytest.raises(RatioTooSmall):
+        estimate(make_recipe(options=options | {"publish_ratios": [1e-6]}), found, [1000])
     assert told.seconds == pytest.approx(operations / FLOPS_PER_SECOND + START_SECONDS, abs=0.05)
     assert told.seconds > START_SECONDS + 0.5
     assert estimate(make_recipe(options=options), found, [400]).seconds < told.seconds

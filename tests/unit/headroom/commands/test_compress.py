@@ -6,11 +6,11 @@ from pathlib import Path
 import click
 import pytest
 
-from headroom.commands.compress import check_output, command, read_budget
+from headroom.commands.compress import check_output, command, read_budget, settings_from
 from headroom.commands.corpus_argument import read_evaluations
 from headroom.commands.following import listed_files, remove_leftovers
 from headroom.errors import InvalidArgument
-from headroom.recipe import Evaluation
+from headroom.recipe import Evaluation, compress_body
 
 
 def test_a_new_or_empty_folder_may_be_written(tmp_path: Path) -> None:
@@ -53,6 +53,22 @@ def test_a_damaged_list_removes_nothing(tmp_path: Path) -> None:
     assert listed_files(tmp_path) == []
     (tmp_path / "headroom.json").write_text(json.dumps({"files": {"a": "0", "b": "1"}}))
     assert listed_files(tmp_path) == ["a", "b"]
+
+
+def test_files_of_further_revisions_are_of_the_earlier_output_too(tmp_path: Path) -> None:
+    point = tmp_path / "revisions/k8"
+    point.mkdir(parents=True)
+    (tmp_path / "headroom.json").write_text(json.dumps({"files": {"a": "0"}}))
+    (point / "headroom.json").write_text(json.dumps({"files": {"b": "1"}}))
+    assert listed_files(tmp_path) == ["a", "revisions/k8/headroom.json", "revisions/k8/b"]
+
+
+def test_further_revisions_are_an_option_of_the_job() -> None:
+    context = command.make_context(
+        "compress", ["a/b", "--corpus", "c", "--publish-ratio", "0.1", "--publish-ratio", "0.5"]
+    )
+    settings = settings_from(context.params)
+    assert compress_body("a/b", "c", settings)["options"] == {"publish_ratios": (0.1, 0.5)}
 
 
 def test_a_budget_is_a_name_and_a_number() -> None:
