@@ -158,7 +158,8 @@ def _publish(
     progress(Phase.PUBLISHING, 0.0)
     for folder, report in reports.items():
         write_whole(task.staging / folder / REPORT_NAME, as_json(report))
-        write_whole(task.staging / folder / PAGE_NAME, write_page(report).encode())
+        if not folder:  # with its plots some megabytes: once
+            write_whole(task.staging / PAGE_NAME, write_page(report).encode())
         write_whole(task.staging / folder / CARD_NAME, write_card(job, task.model, report, folder).encode())
     hashed = hash_files(task.staging, known, lambda fraction: progress(Phase.PUBLISHING, 0.9 * fraction))
     hashes = {path: file.sha256 for path, file in hashed.items()}

@@ -79,7 +79,8 @@ def write_card(job: Job, model: LocalModel, report: dict[str, Any], folder: str 
             _exports(report),
             _revisions(report),
             LIMITS,
-            "The plots, a roll-out in stages and what to check before signing off are in `report.html`.\n",
+            f"The plots, a roll-out in stages and what to check before signing off are in `report.html`"
+            f"{' of `main`' if folder else ''}.\n",
             f"Made by Headroom, job `{job.id}`. `headroom.json` holds the recipe and the hash of every file, "
             "`report.json` everything that was measured.\n",
         ]

@@ -159,13 +159,14 @@ function bands(found) {
 function published(job, files) {
   const stored = new Map(files.map((file) => [`${file.path.split("/").at(-1)} ${file.sha256}`, file.size])); // the same file is kept once
   const total = [...stored.values()].reduce((sum, size) => sum + size, 0);
-  const rows = files.map((file) => ({ cells: [h("a", { href: `${here}/files/${file.path.split("/").map(encodeURIComponent).join("/")}`, download: file.path.split("/").at(-1) }, file.path), bytes(file.size), h("code", { title: file.sha256 }, `${file.sha256.slice(0, 12)}…`)] }));
+  const rows = (shown) => shown.map((file) => ({ cells: [h("a", { href: `${here}/files/${file.path.split("/").map(encodeURIComponent).join("/")}`, download: file.path.split("/").at(-1) }, file.path), bytes(file.size), h("code", { title: file.sha256 }, `${file.sha256.slice(0, 12)}…`)] }));
   const repository = job.links.hub;
   const origin = location.origin;
   const first = files.find((file) => file.path.endsWith(".safetensors")) ?? files[0];
   return h("div", { class: "card" },
     h("h2", {}, "Files"), h("p", { class: "dim" }, `${files.length} files, ${bytes(total)}`, repository && [", in the hub as ", h("code", {}, repository)]),
-    table("Files", ["File", "Size", "sha256"], rows),
+    table("Files", ["File", "Size", "sha256"], rows(files.filter((file) => !isFurther(file)))),
+    files.some(isFurther) && h("details", {}, h("summary", {}, "Files of further revisions"), table("Files of further revisions", ["File", "Size", "sha256"], rows(files.filter(isFurther)))),
     repository && revisions(job.result?.revisions ?? [], repository, origin),
     h("h3", {}, "Get them"),
     repository && command(`HF_ENDPOINT=${origin}/hub hf download ${repository}`, "With the Hugging Face client"),
@@ -173,6 +174,8 @@ function published(job, files) {
     command(`curl --fail --location --remote-name --continue-at - ${origin}${here}/files/${first.path}`, "One file with curl"),
     repository && job.kind === "compress" && [h("h3", {}, "Use it"), command(`import headroom  # registers the format\nfrom transformers import AutoModelForCausalLM, AutoTokenizer\n\nmodel = AutoModelForCausalLM.from_pretrained("slim")\ntokenizer = AutoTokenizer.from_pretrained("slim")`, "In Python, after the download")]);
 }
+
+const isFurther = (file) => file.path.startsWith("revisions/");
 
 function revisions(points, repository, origin) {
   if (!points.length) return null;
