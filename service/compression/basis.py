@@ -51,6 +51,13 @@ class Basis:
         assert self.analysis is not None
         return wide @ self.analysis.T.to(hidden.device, wide.dtype)
 
+    def hidden_from(self, x: Tensor) -> Tensor:
+        """What has these coordinates: (positions, hidden) -> (positions, hidden), in the dtype of x; W h = U x."""
+        if self.order is not None:
+            return x[:, self.order.argsort().to(x.device)]
+        assert self.synthesis is not None
+        return x @ self.synthesis.T.to(x.device, x.dtype)
+
 
 def _by_rows(weight: Tensor, turn: Callable[[Tensor], Tensor], rows_at_once: int = 8192) -> Tensor:
     """`turn` of all rows in float32, a block at a time, so that the result is held once."""

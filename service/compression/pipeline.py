@@ -29,7 +29,8 @@ from service.compression.slicing import SlicedFactors, slice_head
 from service.compression.source import open_source
 from service.compression.statistics import neg_log_alpha
 from service.compression.storing import Storing, described_gap
-from service.compression.sweep import prepare
+from service.compression.sweep import SweepHead, prepare
+from service.compression.token_drift import token_drift
 from service.jobs import Phase
 from service.ports import EngineOutcome, EngineTask, Progress, Verdict
 from service.recipes.compress import CompressRecipe, HeadDtype
@@ -56,8 +57,10 @@ def compress(task: EngineTask[CompressRecipe], progress: Progress) -> EngineOutc
         report_progress(0.4)
         basis = build_basis(recipe.method, source.head.weight, statistics, recipe.options.seed)
         report_progress(0.9)
-        head = prepare(source.head, basis, statistics.mean_hidden, repair=repair, device=device)
     seed, frontier = recipe.options.seed, None
+
+    def prepared() -> SweepHead:
+        return prepare(source.head, basis, statistics.mean_hidden, repair=repair, device=device)
 
     def sliced(kept: int) -> SlicedFactors:
         return slice_head(source.head, basis, kept, statistics.mean_hidden, repair=repair)
@@ -69,6 +72,7 @@ def compress(task: EngineTask[CompressRecipe], progress: Progress) -> EngineOutc
         return rounded(sliced(kept), head_dtype)
 
     with timer.phase(Phase.SWEEPING) as report_progress:
+        head = prepared()
         if recipe.budget is None:
             choice = choose(sets, head, recipe, lambda done: report_progress(0.6 * done))
             waiting = waiting_for(choice, recipe.options)
@@ -78,9 +82,27 @@ def compress(task: EngineTask[CompressRecipe], progress: Progress) -> EngineOutc
             nearest = Waiting.of(frontier.nearest, frontier.choice)
             choice = replace(frontier.choice, asked=(waiting or [nearest])[0].unrounded[0])
         storing = Storing(
-            task, source, sets, choice, frontier, head, statistics.alpha, outside, device, sliced, rounded
+            task,
+            source,
+            sets,
+            choice,
+            frontier,
+            basis,
+            statistics.mean_hidden if repair else None,
+            prepared,
+            statistics.alpha,
+            outside,
+            device,
+            sliced,
+            rounded,
         )
-        moved = storing.moved_by(choice.selected.kept_columns, lambda done: report_progress(0.6 + 0.1 * done))
+        moved = token_drift(
+            source.evaluation,
+            head,
+            choice.selected.kept_columns,
+            progress=lambda done: report_progress(0.6 + 0.1 * done),
+        )
+        del head  # in float32 it is twice the model's own: slicing needs the room
         comparisons = compare_methods(
             source.evaluation,
             source.head,

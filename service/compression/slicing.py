@@ -110,8 +110,27 @@ def slice_head(head: LmHead, basis: Basis, kept: int, mean_hidden: Tensor, *, re
 
 def stored_logits(head: LmHead, factors: SlicedFactors, hidden: Tensor) -> Tensor:
     """(rows, hidden) -> (rows, vocab) as stored, in float32 on the CPU."""
-    output = factors.project(hidden) @ factors.weight.float().T
+    output = _logits(factors.project(hidden), factors.weight)
     return head.logits_of(output if factors.bias is None else output + factors.bias.float())
+
+
+def nested_logits(head: LmHead, basis: Basis, kept: int, mean_hidden: Tensor | None, hidden: Tensor) -> Tensor:
+    """(rows, hidden) -> (rows, vocab), float32 on the CPU: what the sweep measures at this size, from W itself.
+
+    mean_hidden: with mean repair, which sets the coordinates that are removed to their mean; None sets them to 0.
+    """
+    x = basis.coordinates(hidden.cpu().double())
+    x[:, kept:] = 0.0 if mean_hidden is None else basis.coordinates(mean_hidden[None].cpu().double())[:, kept:]
+    output = _logits(basis.hidden_from(x).float(), head.weight.detach().cpu())
+    return head.transform(output if head.bias is None else output + head.bias.cpu().float())
+
+
+def _logits(hidden: Tensor, weight: Tensor) -> Tensor:
+    """float32, a block of the vocabulary at a time: the columns are never held in float32 at once."""
+    logits = torch.empty(hidden.shape[0], weight.shape[0])  # at once: small results in between would keep blocks apart
+    for rows, into in zip(weight.split(ROWS_AT_ONCE), logits.split(ROWS_AT_ONCE, dim=1), strict=True):
+        into.copy_(hidden @ rows.float().T)
+    return logits
 
 
 def _well_conditioned(basis: Basis, kept: int) -> tuple[Tensor, Tensor, Tensor]:

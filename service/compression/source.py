@@ -3,6 +3,7 @@
 A warm cache means that neither the backbone nor even the model is loaded: the head's matrix is read from its file.
 """
 
+import gc
 import hashlib
 import json
 import math
@@ -106,6 +107,7 @@ def open_source(
     was_warm = cache.hold(key) and cache.is_whole(key)
     if not was_warm:
         _fill(cache, key, task, inspection, tokenizer_folder, reading, text, device, progress)
+        gc.collect()  # a model holds itself in circles: gigabytes that would wait for the collector
         cache.hold(key)
     progress(1.0)
     meta = cache.read_meta(key)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from headroom.head import SlicedEmbedding
 from service.compression.bands import drift_by_band
+from service.compression.basis import Basis
 from service.compression.candidates import Waiting, measured_on
 from service.compression.checkpoint import Bodies, Plan, plan_checkpoint, write_checkpoint
 from service.compression.continuations import continuations_section, continue_text
@@ -23,7 +24,7 @@ from service.compression.offloading import room_of
 from service.compression.reading import Objective
 from service.compression.refining import Refinement, refine
 from service.compression.report import corpora_section, sizes, stored_section
-from service.compression.slicing import SlicedFactors, stored_logits
+from service.compression.slicing import SlicedFactors, nested_logits, stored_logits
 from service.compression.source import Source
 from service.compression.sweep import SweepHead
 from service.compression.token_drift import TokenDrift, token_drift, token_drift_of
@@ -72,7 +73,9 @@ class Storing:
     sets: list[EvaluationSet]
     choice: Choice
     frontier: Frontier | None
-    head: SweepHead
+    basis: Basis
+    mean_hidden: Tensor | None  # with mean repair
+    prepared: Callable[[], SweepHead]  # the whole head in float32, made when it is needed: it is the largest tensor
     alpha: Tensor  # (vocab,) mean probability of each token
     outside: list[float] | None  # as evaluation_sets.outside_shares gives them
     device: torch.device
@@ -148,7 +151,7 @@ class Storing:
         """Of the nested head of this size, or of what is stored in its place."""
         if stored is not None and (stored.rounded or stored.refined):
             return token_drift_of(stored, self.source.evaluation, self.source.head, self.device, progress)
-        return token_drift(self.source.evaluation, self.head, kept, progress=progress)
+        return token_drift(self.source.evaluation, self.prepared(), kept, progress=progress)
 
     def parts(self, moved: TokenDrift) -> dict[str, Any]:
         """One size by parts of the held-out text."""
@@ -190,13 +193,12 @@ class Storing:
     @torch.inference_mode()
     def _difference(self, factors: SlicedFactors, stored: StoredMeasurement) -> float:
         """Largest difference between the stored model's logits and the ones that were measured before storing."""
-        head = self.head
-        hidden = next(self.source.evaluation.blocks(stored.first_logits.shape[0]))
+        head, hidden = self.source.head, next(self.source.evaluation.blocks(stored.first_logits.shape[0]))
         if factors.rounded is not None or factors.refined:
-            return float((stored_logits(self.source.head, factors, hidden) - stored.first_logits).abs().max())
-        x = (head.basis.coordinates(hidden.to(head.columns.device)) - head.center)[:, : factors.kept]
-        predicted = self.source.head.transform(x @ head.columns[:, : factors.kept].T + head.constant)
-        return float((predicted.cpu() - stored.first_logits).abs().max())
+            predicted = stored_logits(head, factors, hidden)
+        else:
+            predicted = nested_logits(head, self.basis, factors.kept, self.mean_hidden, hidden)
+        return float((predicted - stored.first_logits).abs().max())
 
 
 def described_gap(gap: Gap | None) -> dict[str, Any] | None:

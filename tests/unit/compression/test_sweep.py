@@ -11,7 +11,7 @@ from service.compression.drift import baseline_perplexity
 from service.compression.examples import next_token_examples
 from service.compression.hidden_cache import HiddenStates
 from service.compression.lm_head import LmHead, Transform
-from service.compression.slicing import slice_head
+from service.compression.slicing import nested_logits, slice_head
 from service.compression.statistics import Statistics, calibrate, neg_log_alpha
 from service.compression.sweep import prepare, sweep
 from service.compression.tiles import Tiles
@@ -120,6 +120,23 @@ def test_stored_factors_give_the_swept_logits_at_every_size(tmp_path: Path, meth
         slow = slow_logits(h, head, basis, statistics.mean_hidden, kept, repair=True)
         torch.testing.assert_close(stored.double(), slow, rtol=1e-3, atol=2e-3)
         assert factors.weight.shape[1] + factors.rest.shape[1] == HIDDEN
+
+
+@pytest.mark.parametrize("transform", TRANSFORMS, ids=str)
+@pytest.mark.parametrize("repair", [True, False])
+@pytest.mark.parametrize("method", [Method.SLOPE, Method.PROBABILITY])
+def test_logits_of_a_size_can_be_had_without_the_turned_columns(
+    tmp_path: Path, transform: Transform, repair: bool, method: Method
+) -> None:
+    hidden, h = make_hidden(tmp_path)
+    head = make_head(transform)
+    mean = make_statistics(hidden, head).mean_hidden
+    basis = build_basis(method, head.weight, make_statistics(hidden, head), seed=0)
+    torch.testing.assert_close(basis.hidden_from(basis.coordinates(h.double())), h.double(), rtol=1e-6, atol=1e-6)
+    for kept in (1, 7, HIDDEN):
+        found = nested_logits(head, basis, kept, mean if repair else None, h)
+        slow = slow_logits(h, head, basis, mean, kept, repair)
+        torch.testing.assert_close(found.double(), slow, rtol=1e-4, atol=1e-4)
 
 
 def test_the_probability_basis_is_the_best_of_its_rank_in_its_own_norm(tmp_path: Path) -> None:
