@@ -1,6 +1,7 @@
 """/v1/jobs: post, read, list and cancel jobs; their reports. Events are in events.py, files in files.py."""
 
 import re
+from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Annotated, Any, Self
 
@@ -14,6 +15,7 @@ from api.dependencies import (
     AppServices,
     JobsReader,
     JobsWriter,
+    Needs,
     VisibleJob,
     needs,
 )
@@ -104,7 +106,6 @@ def list_jobs(options: Annotated[ListOptions, Query()], services: AppServices, c
     return JobList(data=[JobView.of(job) for job in page.jobs], has_more=page.has_more)
 
 
-@router.get("/{job_id}", response_model=JobView, responses={304: {"description": "Not changed"}})
 async def read(job_id: str, request: Request, caller: JobsReader) -> Response:
     """One job. Send its ETag back in If-None-Match: 304 while nothing has changed."""
     answers: JobAnswers = request.app.state.answers
@@ -118,6 +119,28 @@ async def read(job_id: str, request: Request, caller: JobsReader) -> Response:
             headers = {"ETag": _etag(job_id, version)} | REVALIDATED
             return Response(body, headers=headers, media_type="application/json")
     raise JobNotFound(f"there is no job {job_id!r}; list the jobs to see their ids")
+
+
+class ReadRoute(StrictRoute):
+    """Finds what `read` takes by itself, by the same dependency: to have it found costs a 304 a sixth of its time."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        caller_of = Needs(Scope.JOBS_READ)
+
+        async def handle(request: Request) -> Response:
+            return await read(request.path_params["job_id"], request, await caller_of(request))
+
+        return handle
+
+
+router.add_api_route(
+    "/{job_id}",
+    read,
+    methods=["GET"],
+    response_model=JobView,
+    responses={304: {"description": "Not changed"}},
+    route_class_override=ReadRoute,
+)
 
 
 @router.delete("/{job_id}", status_code=204, dependencies=[audited("job.delete"), needs(Scope.JOBS_WRITE)])

@@ -5,7 +5,20 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Select, String, delete, false, func, insert, or_, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Select,
+    String,
+    bindparam,
+    delete,
+    false,
+    func,
+    insert,
+    or_,
+    select,
+    update,
+)
 from sqlalchemy.exc import IntegrityError
 
 from service.adapters import sql_receipts
@@ -40,6 +53,11 @@ from service.recipes.job_recipe import LABEL_KEY
 from service.transitions import HELD, Change, cancel_requested, claimed, ended, progressed, requeued
 
 IDS_PER_QUERY = 1000
+
+# The questions that are asked most, of which most are for one job: put together once, they cost a third.
+_OWNED = select(jobs.c.id, jobs.c.owner, jobs.c.version)
+OWNED_VERSION = _OWNED.where(jobs.c.id == bindparam("id"))
+OWNED_VERSIONS = _OWNED.where(jobs.c.id.in_(bindparam("ids", expanding=True)))
 
 
 class SqlJobStore:
@@ -227,8 +245,9 @@ class SqlJobStore:
         found: dict[str, tuple[str, int]] = {}
         with self._database.reading() as connection:
             for ids in _portions(filter(is_storable, job_ids)):
-                query = select(jobs.c.id, jobs.c.owner, jobs.c.version).where(jobs.c.id.in_(ids))
-                found |= {job_id: (owner, version) for job_id, owner, version in connection.execute(query)}
+                one, many = (OWNED_VERSION, {"id": ids[0]}), (OWNED_VERSIONS, {"ids": ids})
+                rows = connection.execute(*(one if len(ids) == 1 else many))
+                found |= {job_id: (owner, version) for job_id, owner, version in rows}
         return found
 
     def several(self, job_ids: Collection[str]) -> list[Job]:
