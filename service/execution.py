@@ -22,13 +22,24 @@ from service.hashed_files import HashedFile
 from service.jobs import Job, JobError, Phase, Status
 from service.manifest import MANIFEST_NAME, REPORT_NAME, as_json, describe_artifact, hash_files, write_whole
 from service.model_card import CARD_NAME, write_card
-from service.ports import Clock, CorpusFile, Engine, EngineTask, JobStore, LocalModel, ModelSource, Progress, Verdict
+from service.ports import (
+    Clock,
+    CorpusFile,
+    Engine,
+    EngineTask,
+    JobStore,
+    LocalModel,
+    ModelSource,
+    Progress,
+    ShardPool,
+    Verdict,
+)
 from service.recipes.compress import CompressRecipe
 from service.recipes.job_recipe import JobRecipe
 from service.recipes.recipe import Recipe
 from service.report_page import PAGE_NAME, write_page
 from service.reports import finite, summarize, with_timing
-from service.retries import RetryPolicy, clear_away, retry_or_fail
+from service.retries import RetryPolicy, clear_away, patiently, retry_or_fail
 from service.revisions import of_revision
 from service.rollout import roll_out
 
@@ -51,6 +62,7 @@ class Services:
     clock: Clock
     patience_seconds: float  # how long a write waits for a database that is away
     pause: Callable[[float], None] = time.sleep
+    pool_of: Callable[[Job], ShardPool | None] = lambda job: None  # of a job that is spread over workers
 
 
 def execute(job: Job, services: Services, engine: Engine, progress: Progress) -> Job:
@@ -143,6 +155,7 @@ def _prepare(
         cache_dir=services.cache_dir,
         staging=services.artifacts.staging(job.id, job.attempt),
         device=services.device,
+        pool=services.pool_of(job),
     )
 
 
@@ -215,12 +228,4 @@ def _finish(
 
 
 def _write(services: Services, action: Callable[[], Result]) -> Result:
-    """Run `action` until the database answers: hours of work are not thrown away over a short outage."""
-    deadline = time.monotonic() + services.patience_seconds
-    while True:
-        try:
-            return action()
-        except StoreUnavailable:
-            if time.monotonic() >= deadline:
-                raise
-            services.pause(0.5)
+    return patiently(action, services.patience_seconds, services.pause)

@@ -1,4 +1,4 @@
-"""Boundaries of files, as Protocols: what jobs publish, and the texts that were uploaded. See ports.py."""
+"""Boundaries of files, as Protocols: what jobs publish, uploaded texts, what workers hand each other. See ports.py."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -107,3 +107,22 @@ class CorpusStore(Protocol):
     def all(self) -> list[Corpus]: ...
 
     def delete(self, corpus_id: str) -> None: ...
+
+
+class ShardFiles(Protocol):
+    """Files that the workers on one job hand to each other. They never change, and go when the job has ended.
+
+    Over an object store every method may raise StorageUnavailable and StorageRefused.
+    """
+
+    def put(self, job_id: str, name: str, file: Path) -> None:
+        """Moves `file` to where every worker can read it: there whole or not at all. DiskFull."""
+
+    def get(self, job_id: str, name: str) -> Path | None:
+        """A file on this machine's disk with the content, fetched if need be; None if there is none. DiskFull."""
+
+    def jobs(self) -> set[str]:
+        """Ids of the jobs of which there are files, or copies on this machine."""
+
+    def remove(self, job_id: str) -> None:
+        """All of a job. Unknown ones are ignored."""

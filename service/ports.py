@@ -14,6 +14,7 @@ from service.quotas import NO_QUOTAS, Quotas
 from service.receipts import Answer, KeyedRequest, Receipt, Reservation
 from service.recipes.job_recipe import JobRecipe
 from service.recipes.webhook import Webhook
+from service.shards import GivenBack, Question, Shard
 from service.webhooks import Delivery
 
 Clock: TypeAlias = Callable[[], datetime]  # timezone-aware UTC
@@ -90,12 +91,48 @@ class WebhookStore(Protocol):
         """How an attempt ended; ignored if another has begun since. DISABLED goes for all pending ones of the job."""
 
 
+class ShardStore(Protocol):
+    """Shards of jobs that run. They go when their job ends; an attempt that is lost gives back those that it held."""
+
+    def ask(self, job_id: str, attempt: int, question: Question, count: int) -> None:
+        """Make the shards of this question unless they are there; those of other ones that are not done go.
+        AttemptSuperseded if the attempt does not own the job."""
+
+    def of(self, job_id: str) -> list[Shard]:
+        """All, by step and number; empty for a job without any."""
+
+    def claim(self, shard: Shard, holder: str, lease_seconds: float) -> Shard | None:
+        """Take an open one, as it was read. None if somebody was faster, or the job has ended."""
+
+    def heartbeat(self, shard: Shard, lease_seconds: float, progress: float) -> None:
+        """Extend the lease. AttemptSuperseded if the shard is not running under this claim."""
+
+    def finish(self, shard: Shard) -> None:
+        """Its answer is there. AttemptSuperseded like `heartbeat`."""
+
+    def give_back(self, shard: Shard, why: GivenBack) -> None:
+        """Ignored if the shard is not running under this claim."""
+
+    def release(self, job_id: str, holder: str) -> int:
+        """Give back, as lost, all that this holder has of a job; how many there were."""
+
+    def unsent(self, older_than_seconds: float, limit: int) -> list[Shard]:
+        """Open ones of running jobs that another worker may do, of which no message was sent, or one this long ago."""
+
+    def mark_sent(self, shard: Shard) -> None:
+        """The message left. Unknown ones are ignored."""
+
+
 class JobStore(Protocol):
     """The store of truth. Every method is one transaction; StoreUnavailable when the database is away."""
 
     @property
     def webhooks(self) -> WebhookStore:
         """The messages that changes of these jobs call for."""
+
+    @property
+    def shards(self) -> ShardStore:
+        """The pieces of these jobs that any worker may do."""
 
     def add(self, job: Job, receipt: Receipt | None = None, quotas: Quotas = NO_QUOTAS) -> None:
         """Insert a queued job, its first event, its outbox row and the receipt of its request together.
@@ -259,6 +296,32 @@ class CorpusFile:
     field: str | None
 
 
+# Answer a question for the shard of this number, into a new file at this path; the fraction done is told meanwhile.
+ShardWork: TypeAlias = Callable[[int, Path, Callable[[float], None]], None]
+
+
+class ShardPool(Protocol):
+    """The workers on one job, as its engine sees them."""
+
+    @property
+    def shards(self) -> int:
+        """How many shards were asked for."""
+
+    def get(self, name: str) -> Path | None:
+        """A file that `put` made, on this machine's disk."""
+
+    def put(self, name: str, write: Callable[[Path], None]) -> None:
+        """Make a file that every worker can read."""
+
+    def answer(self, question: Question, count: int, work: ShardWork, progress: Callable[[float], None]) -> list[Path]:
+        """The answers of all shards, in order. This process does shards with `work`, as other workers do.
+        WorkerLost when a shard took too many workers with it. Also raises what `work` raises."""
+
+    @property
+    def losses(self) -> int:
+        """How many times a shard was lost with its worker so far, and done again."""
+
+
 RecipeT = TypeVar("RecipeT", bound=JobRecipe, covariant=True)
 
 
@@ -278,6 +341,7 @@ class EngineTask(Generic[RecipeT]):
     other_models: tuple[LocalModel, ...] = ()  # as recipe.other_models names them
     other_corpora: tuple[CorpusFile, ...] = ()  # as recipe.corpora names them, without the first
     memory_bytes: int | None = None  # of the device; a model that does not fit is offloaded. None: every one fits
+    pool: ShardPool | None = None  # of a job that is spread over workers
 
 
 OFFLOADED_NAME = ".offloaded"  # in staging while an engine runs: weights of a model that does not fit into memory

@@ -1,12 +1,17 @@
 """What becomes of a job whose attempt ended without a verdict: back to the queue, or failed. Ends no process."""
 
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import TypeVar
 
-from service.errors import ServiceError
+from service.errors import ServiceError, StoreUnavailable
 from service.file_ports import ArtifactStore
 from service.jobs import Job, JobError, Status
 from service.ports import JobStore
+
+Result = TypeVar("Result")
 
 # The outcome of an attempt that was given up on purpose, because its worker was told to stop.
 STOPPED = "worker_stopped"
@@ -59,3 +64,15 @@ def clear_away(artifacts: ArtifactStore, job: Job, ended: Job) -> None:
     artifacts.discard(job.id, job.attempt)
     if ended.status.is_final and ended.status is not Status.SUCCEEDED:
         artifacts.withdraw(job.id)
+
+
+def patiently(action: Callable[[], Result], seconds: float, pause: Callable[[float], None] = time.sleep) -> Result:
+    """Run `action` until the database answers: hours of work are not thrown away over a short outage."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            return action()
+        except StoreUnavailable:
+            if time.monotonic() >= deadline:
+                raise
+            pause(0.5)

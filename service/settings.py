@@ -121,6 +121,10 @@ class Settings(BaseSettings):
         return self.data_dir / "corpora"
 
     @property
+    def shards_dir(self) -> Path:
+        return self.data_dir / "shards"
+
+    @property
     def local_models_dir(self) -> Path:
         return self.models_dir or self.data_dir / "models"
 

@@ -1,6 +1,11 @@
 """Makers of whole reports, shaped as docs/report.md says."""
 
+from collections.abc import Iterator
 from typing import Any
+
+import pytest
+
+NOT_MEASURED = ("job_id", "timing", "backbone_from_cache", "shards", "versions")
 
 SPARSITY = {
     "sparsity": [{"columns": 1, "r2": 0.6}, {"columns": 3, "r2": 0.9}],
@@ -130,3 +135,27 @@ def make_report(drifts: dict[float, float], chosen: float, hidden: int = 100) ->
         "advice": "Compare with an 8-bit head.",
         "warnings": [],
     }
+
+
+def figures_of(value: Any, place: str = "") -> Iterator[tuple[str, Any]]:
+    """Every leaf of a report that is measured, with where it is."""
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            if name not in NOT_MEASURED:
+                yield from figures_of(inner, f"{place}.{name}")
+    elif isinstance(value, list):
+        for number, inner in enumerate(value):
+            yield from figures_of(inner, f"{place}[{number}]")
+    else:
+        yield place, value
+
+
+def assert_same_figures(one: dict[str, Any], other: dict[str, Any]) -> None:
+    # Sums in another order differ in their last bits, and a drift is a small difference of two of them.
+    found, expected = dict(figures_of(one)), dict(figures_of(other))
+    assert found.keys() == expected.keys()
+    for place, value in expected.items():
+        if isinstance(value, float):
+            assert found[place] == pytest.approx(value, rel=1e-4, abs=2e-6), place
+        else:
+            assert found[place] == value, place

@@ -29,19 +29,14 @@ from service.tracing import from_variables
 from workers.device import choose_device, free_memory, set_threads
 from workers.parts import Parts, open_parts
 from workers.phase_spans import PhaseSpans
+from workers.shard_pool import StoreShardPool
 
 logger = logging.getLogger(__name__)
 
 
 def main(arguments: list[str]) -> None:
     job_id, attempt = arguments[0], int(arguments[1])
-    threading.Thread(target=_end_with_parent, name="watchdog", daemon=True).start()
-    stopping = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: stopping.set())
-    faulthandler.enable()
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # a log is no terminal
-    settings = Settings()
-    configure_logging(settings.log_format)
+    settings, stopping = prepare_process()
     structlog.contextvars.bind_contextvars(job_id=job_id, attempt=attempt)
     parts = open_parts(settings)
     try:
@@ -52,6 +47,18 @@ def main(arguments: list[str]) -> None:
         logger.warning("stopped: %s", error)
     finally:
         parts.close()
+
+
+def prepare_process() -> tuple[Settings, threading.Event]:
+    """Ties this process to its parent; the event is set when it is told to stop."""
+    threading.Thread(target=_end_with_parent, name="watchdog", daemon=True).start()
+    stopping = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stopping.set())
+    faulthandler.enable()
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # a log is no terminal
+    settings = Settings()
+    configure_logging(settings.log_format)
+    return settings, stopping
 
 
 def _run(job_id: str, attempt: int, parts: Parts, stopping: threading.Event) -> None:
@@ -81,21 +88,28 @@ def _services(parts: Parts) -> Services:
         retry=parts.retry,
         clock=parts.clock,
         patience_seconds=settings.lease_seconds,
+        pool_of=lambda job: StoreShardPool(job, job.recipe.shards, parts) if job.recipe.shards > 1 else None,
     )
 
 
 def run_on_device(task: EngineTask[JobRecipe], progress: Progress) -> EngineOutcome:
     """The engine, loaded only now: a job whose model cannot be had never waits for torch."""
+    prepared = on_this_device(task)
+    from service.compression.kinds import run_engine
+
+    return run_engine(prepared, progress)
+
+
+def on_this_device(task: EngineTask[JobRecipe]) -> EngineTask[JobRecipe]:
+    """The same with the device that this machine has, and its memory. From here on the process reaches no hub."""
     for name in ("HEADROOM_HUB_TOKEN", "HEADROOM_HUB_TOKEN_FILE"):
         os.environ.pop(name, None)
-    from service.compression.kinds import run_engine
     from service.compression.model_loading import go_offline
 
     go_offline()  # the model has been fetched; what is in it must not make loading it fetch more
     settings, device = Settings(), choose_device(task.device)
     set_threads(settings.threads)
-    memory = settings.memory_bytes or free_memory(device)
-    return run_engine(replace(task, device=device, memory_bytes=memory), progress)
+    return replace(task, device=device, memory_bytes=settings.memory_bytes or free_memory(device))
 
 
 def _end_with_parent() -> None:

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from service.adapters.otlp_tracing import open_tracer
 from service.adapters.sql_store import SqlJobStore
 from service.adapters.storage import open_storage
-from service.file_ports import ArtifactStore, CorpusStore
+from service.file_ports import ArtifactStore, CorpusStore, ShardFiles
 from service.ports import Clock, JobStore
 from service.retention import Retention
 from service.retries import RetryPolicy
@@ -22,6 +22,7 @@ class Parts:
     store: JobStore
     artifacts: ArtifactStore
     corpora: CorpusStore
+    shard_files: ShardFiles
     clock: Clock
     tracer: Tracer = field(default_factory=NoTracer)
 
@@ -42,7 +43,8 @@ class Parts:
 def open_parts(settings: Settings) -> Parts:
     """Connects lazily: a database that is away shows at the first call. `close` it when done."""
     store, storage = SqlJobStore(settings.database, utc_now), open_storage(settings, utc_now)
-    return Parts(settings, store, storage.artifacts, storage.corpora, utc_now, open_tracer("headroom-worker"))
+    files = (storage.artifacts, storage.corpora, storage.shards)
+    return Parts(settings, store, *files, utc_now, open_tracer("headroom-worker"))
 
 
 def utc_now() -> datetime:

@@ -54,6 +54,7 @@ class Sweeper:
         retirement = Retirement(parts.store, holds, parts.artifacts, parts.corpora)
         self._steps = {
             "sending": Step(lambda: send_outbox(parts, queue)),
+            "waking": Step(lambda: send_shards(parts, queue)),
             "reclaiming": Step(lambda: reclaim_lapsed(parts)),
             "discarding": Step(lambda: discard_stale(parts), REMOTE_SECONDS if is_remote else 0.0),
             "forgetting": Step(lambda: forget_requests(parts)),
@@ -86,6 +87,13 @@ def send_outbox(parts: Parts, queue: JobQueue) -> None:
     for job_id in parts.store.due_outbox(parts.settings.resend_after_seconds, MESSAGES_PER_SWEEP):
         queue.send(job_id)
         parts.store.mark_sent(job_id)
+
+
+def send_shards(parts: Parts, queue: JobQueue) -> None:
+    """Wake a worker for each shard that waits: the id of its job is enough, since it looks for shards itself."""
+    for shard in parts.store.shards.unsent(parts.settings.resend_after_seconds, MESSAGES_PER_SWEEP):
+        queue.send(shard.job_id)
+        parts.store.shards.mark_sent(shard)
 
 
 def reclaim_lapsed(parts: Parts) -> None:

@@ -10,6 +10,7 @@ from service.errors import StoreUnavailable
 from service.settings import Settings
 from workers.attempt import run_attempt, start_job_process
 from workers.caches import limit_caches
+from workers.helping import help_with_shards, start_shard_process
 from workers.parts import open_parts
 from workers.stopping import Stopping
 
@@ -18,14 +19,16 @@ logger = logging.getLogger(__name__)
 
 @shared_task(name=TASK_NAME, ignore_result=True)  # type: ignore[untyped-decorator]
 def run_job(job_id: str) -> None:
-    """Run a job if it is still to be had. SIGTERM to this pool process ends the attempt, after
-    `drain_seconds`, and requeues the job."""
+    """Run a job if it is still to be had, or do shards of it if it runs elsewhere. SIGTERM to this pool process ends
+    the attempt, after `drain_seconds`, and requeues the job or the shard."""
     settings = Settings()
     stopping = Stopping(settings.drain_seconds)
     before = signal.signal(signal.SIGTERM, lambda *_: stopping.tell())
     parts = open_parts(settings)
     try:
-        if run_attempt(job_id, parts, stopping.is_due, start_job_process):
+        if run_attempt(job_id, parts, stopping.is_due, start_job_process) or help_with_shards(
+            job_id, parts, stopping.is_due, start_shard_process
+        ):
             limit_caches(parts)  # a message of a job that was canceled or taken costs no more than the claim
     except StoreUnavailable as error:
         logger.warning("%s was not begun: %s; the sweeper sends it again", job_id, error)

@@ -89,6 +89,7 @@ def read_budget(context: click.Context, option: click.Parameter, value: str | No
 @click.option("--keep-removed", is_flag=True, default=None, help="Store what `headroom restore` needs.")
 @click.option("--refine", is_flag=True, default=None, help="Train the kept columns further on the hidden states.")
 @click.option("--export", type=click.Choice(["dense", "onnx"]), multiple=True, help="Write this too. Repeatable.")
+@click.option("--shards", type=int, metavar="N", help="Share the windows out among the server's workers, N pieces.")
 @click.option("--column-multiple", type=int, metavar="N", help="Kept columns are a multiple of this.")
 @job_options
 @click.option("--dry-run", is_flag=True, help="Check everything and estimate; make no job.")
@@ -138,7 +139,7 @@ def command(
 def settings_from(values: dict[str, Any]) -> Settings:
     """Options of the command line as settings of the client; what was not given is left to the server."""
     names = ("head_dtype", "tied", "repair", "keep_removed", "refine", "export", "column_multiple", "group_field")
-    given = {name: values[name] for name in (*names, "publish_ratios") if values[name] not in (None, ())}
+    given = {name: values[name] for name in (*names, "shards", "publish_ratios") if values[name] not in (None, ())}
     return Settings(
         revision=values["revision"],
         ratio=values["ratio"],

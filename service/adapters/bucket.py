@@ -109,6 +109,15 @@ class Bucket:
                 _refuse_missing_bucket(error, self.url)
                 return None
 
+    def size(self, key: str) -> int | None:
+        """Bytes of an object; None if there is no such one."""
+        with _typed_errors(self.url):
+            try:
+                return int(obstore.head(self._store, key)["size"])
+            except FileNotFoundError as error:
+                _refuse_missing_bucket(error, self.url)
+                return None
+
     def open(self, key: str, start: int, end: int) -> BinaryIO:
         """The bytes from `start` up to `end`, read some megabytes at a time. Its first ones are read here, so that an
         object that cannot be had is told now: FileNotFoundError."""

@@ -8,6 +8,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
+from service.adapters.memory_shards import MemoryShards
 from service.adapters.memory_webhooks import MemoryWebhooks
 from service.errors import (
     AttemptSuperseded,
@@ -25,6 +26,7 @@ from service.jobs import WITHOUT_FILES, Event, Job, JobError, Phase, Status
 from service.ports import ENDED_JOBS, Clock, EndedJob, JobFilter, JobPage, StoreFigures
 from service.quotas import NO_QUOTAS, Quotas
 from service.receipts import Answer, KeyedRequest, Receipt, Reservation, answer_of
+from service.shards import GivenBack, parent_holder
 from service.transitions import (
     HELD,
     Change,
@@ -50,6 +52,12 @@ class MemoryJobStore:
         self._reports: dict[str, str] = {}
         self._receipts: dict[tuple[str, str, str], tuple[Reservation, Answer | None]] = {}
         self.webhooks = MemoryWebhooks(clock)
+        self.shards = MemoryShards(
+            clock,
+            self._mutex,
+            lambda job_id, attempt: self._fenced(job_id, attempt, Change),
+            lambda job_id: self._jobs[job_id].status is Status.RUNNING,
+        )
         self._updated: dict[str, datetime] = {}  # job -> when its version last grew
 
     def add(self, job: Job, receipt: Receipt | None = None, quotas: Quotas = NO_QUOTAS) -> None:
@@ -294,6 +302,9 @@ class MemoryJobStore:
             self._outbox.pop(job.id, None)
         elif before is None or before.status is not Status.QUEUED:
             self._outbox[job.id] = None
+            self.shards.release(job.id, parent_holder(job.attempt), GivenBack.STOPPED)
+        if job.status.is_final:
+            self.shards.remove(job.id)
         return job
 
 

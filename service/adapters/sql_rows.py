@@ -7,10 +7,12 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, RowMapping, delete, func, insert, select, update
 
+from service.adapters import sql_shards
 from service.adapters.sql_webhooks import append_deliveries, insert_webhook
 from service.adapters.tables import attempts, events, jobs, outbox
 from service.jobs import AttemptRecord, Event, Job, JobError, Phase, Status
 from service.recipes.recipe import RECIPES
+from service.shards import GivenBack, parent_holder
 from service.transitions import Change
 
 
@@ -64,6 +66,9 @@ def save_change(connection: Connection, before: Job, change: Change, now: dateti
             connection.execute(delete(outbox).where(outbox.c.job_id == after.id))
         elif after.status is Status.QUEUED:
             _put_in_outbox(connection, after)
+            sql_shards.release(connection, after.id, parent_holder(after.attempt), GivenBack.STOPPED)
+        if after.status.is_final:
+            sql_shards.remove_all(connection, after.id)
     append_events(connection, change, now)
     append_deliveries(connection, change, now)
     return after

@@ -33,6 +33,7 @@ from service.adapters.sql_rows import (
     read_jobs,
     save_change,
 )
+from service.adapters.sql_shards import SqlShards
 from service.adapters.sql_webhooks import SqlWebhooks
 from service.adapters.tables import REVISION, events, jobs, outbox, read_revision, reports
 from service.errors import (
@@ -72,6 +73,7 @@ class SqlJobStore:
         self._database = database if isinstance(database, Database) else Database(database)
         self._clock = clock
         self.webhooks = SqlWebhooks(self._database, clock)
+        self.shards = SqlShards(self._database, clock, _lock_held)
 
     def add(self, job: Job, receipt: Receipt | None = None, quotas: Quotas = NO_QUOTAS) -> None:
         change = Change(job, (("status", {"status": job.status.value}),))

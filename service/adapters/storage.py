@@ -4,8 +4,9 @@ from dataclasses import dataclass
 
 from service.adapters.directory_artifacts import DirectoryArtifacts
 from service.adapters.directory_corpora import DirectoryCorpora
+from service.adapters.shard_files import DirectoryShardFiles, ObjectShardFiles
 from service.errors import StorageRefused
-from service.file_ports import ArtifactStore, CorpusStore
+from service.file_ports import ArtifactStore, CorpusStore, ShardFiles
 from service.ports import Clock
 from service.settings import Settings
 
@@ -14,6 +15,7 @@ from service.settings import Settings
 class Storage:
     artifacts: ArtifactStore
     corpora: CorpusStore
+    shards: ShardFiles
 
 
 def open_storage(settings: Settings, clock: Clock) -> Storage:
@@ -22,6 +24,7 @@ def open_storage(settings: Settings, clock: Clock) -> Storage:
         return Storage(
             DirectoryArtifacts(settings.artifacts_dir),
             DirectoryCorpora(settings.corpora_dir, settings.max_corpus_bytes, clock),
+            DirectoryShardFiles(settings.shards_dir),
         )
     try:
         from service.adapters.bucket import Bucket
@@ -44,4 +47,5 @@ def open_storage(settings: Settings, clock: Clock) -> Storage:
             settings.max_corpus_bytes,
             clock,
         ),
+        ObjectShardFiles(bucket, settings.shards_dir),
     )

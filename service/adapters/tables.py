@@ -24,7 +24,7 @@ from sqlalchemy import (
     select,
 )
 
-REVISION = "0009"  # the last migration: the one that gives these tables
+REVISION = "0010"  # the last migration: the one that gives these tables
 
 
 class UtcDateTime(TypeDecorator[datetime]):
@@ -122,6 +122,24 @@ outbox = Table(  # one row for each queued job: its message to the queue
     Column("due", UtcDateTime, nullable=False),
     Column("sent", UtcDateTime),
     Index(None, "due"),
+)
+
+shards = Table(  # pieces of running jobs that any worker may do
+    "shards",
+    metadata,
+    _job_id(),
+    Column("step", String(32), primary_key=True),
+    Column("number", Integer, primary_key=True),
+    Column("question", Document, nullable=False),
+    Column("created", UtcDateTime, nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("holder", String(255), nullable=False),
+    Column("lease_until", UtcDateTime),
+    Column("progress", Float, nullable=False),
+    Column("losses", Integer, nullable=False),
+    Column("only_parent", Boolean, nullable=False),
+    Column("sent", UtcDateTime),
 )
 
 webhooks = Table(  # what signs the deliveries of a job; the rest of its webhook is in the recipe

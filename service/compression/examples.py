@@ -36,8 +36,10 @@ class Examples:
     def split(self, windows: int) -> Iterator["Examples"]:
         """`windows` at a time."""
         for start in range(0, len(self), windows):
-            part = slice(start, start + windows)
-            yield Examples({name: rows[part] for name, rows in self.inputs.items()}, self.labels[part])
+            yield self.part(slice(start, start + windows))
+
+    def part(self, windows: slice) -> "Examples":
+        return Examples({name: rows[windows] for name, rows in self.inputs.items()}, self.labels[windows])
 
     def first(self, windows: int, length: int) -> dict[str, Tensor]:
         """Inputs of a few windows, cut short."""

@@ -142,7 +142,7 @@ def _measure(
 @torch.inference_mode()
 def _difference(source: Source, written: SlicedFactors, logits: Tensor) -> float:
     """From the checkpoint's factors on the source's hidden states; ExportUnavailable when the class lost the head."""
-    hidden = next(source.evaluation.blocks(logits.shape[0]))
+    hidden = source.evaluation.first(logits.shape[0])
     expected = stored_logits(source.head, written, hidden)
     difference = float((expected - logits).abs().max())
     if not difference <= CONTRACT_TOLERANCE[source.head.weight.dtype] * float(expected.abs().max()):

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from safetensors import SafetensorError
@@ -62,6 +62,15 @@ class HiddenStates:
     def nbytes(self) -> int:
         return self.positions * self.hidden_size * self.dtype.itemsize
 
+    def first(self, rows: int) -> Tensor:
+        """(<= rows, hidden), the first positions."""
+        return next(iter(self.blocks(rows)))
+
+    @property
+    def spread(self) -> "Spread | None":
+        """How they are swept where they are, if that is not in `file`."""
+        return None
+
     def blocks(self, rows: int, device: torch.device | str = "cpu") -> Iterator[Tensor]:
         """(<= rows, hidden) at a time, in the model's dtype."""
         size = self.hidden_size * self.dtype.itemsize
@@ -74,6 +83,10 @@ class HiddenStates:
                     raise OSError(f"{self.file} is shorter than its index says")
                 block = torch.frombuffer(buffer, dtype=self.dtype, count=count * self.hidden_size)
                 yield block.view(count, self.hidden_size).to(device, copy=True)
+
+
+# (head, sizes, top, progress) -> blocks of positions; see sweep.py, which this module does not import.
+Spread: TypeAlias = Callable[[Any, list[int], int, Callable[[float], None]], Iterator[Any]]
 
 
 class HiddenCache:

@@ -27,6 +27,7 @@ from service.compression.report import advice, corpora_section, report_of_measur
 from service.compression.revisions import store_revisions
 from service.compression.slicing import SlicedFactors, slice_head
 from service.compression.source import open_source
+from service.compression.spread import open_spread_source
 from service.compression.statistics import neg_log_alpha
 from service.compression.storing import Storing, described_gap
 from service.compression.sweep import SweepHead, prepare
@@ -45,7 +46,8 @@ def compress(task: EngineTask[CompressRecipe], progress: Progress) -> EngineOutc
     recipe, device, timer = task.recipe, torch.device(task.device), PhaseTimer(progress)
     repair = recipe.options.repair == "mean"
     with timer.phase(Phase.ENCODING) as report_progress:
-        source = open_source(task, device, lambda done: report_progress(0.5 * done))
+        opening = open_source if task.pool is None else open_spread_source
+        source = opening(task, device, lambda done: report_progress(0.5 * done))
         check_exports(recipe, source)
         revision_sizes(recipe, source.head.hidden_size)
         sets = open_evaluation_sets(task, source, device, lambda done: report_progress(0.5 + 0.25 * done))
@@ -116,6 +118,7 @@ def compress(task: EngineTask[CompressRecipe], progress: Progress) -> EngineOutc
         )
     report = report_of_measurement(task, source, encoding, floor_rows, basis, choice)
     report |= {
+        "shards": {"asked": task.pool.shards, "lost": task.pool.losses} if task.pool else None,
         **storing.parts(moved),
         "group_gap": described_gap(choice.sets[0].gaps.get(choice.selected.kept_columns)),
         "continuations": None,

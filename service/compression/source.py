@@ -71,20 +71,29 @@ class Source:
     key: str
     cache: HiddenCache
     was_warm: bool
+    summed: Statistics | None = None  # of a corpus whose hidden states are with several workers
 
     def statistics(self, method: Method, device: torch.device, progress: Callable[[float], None]) -> Statistics:
         """Calibration statistics, computed once per cache entry (and once more for `fisher`, which needs more)."""
         with_fisher = method is Method.FISHER
+        if self.summed is not None and not with_fisher:
+            progress(1.0)
+            return self.summed
         name = "statistics-fisher" if with_fisher else "statistics"
         kept = self.cache.load_tensors(self.key, name)
         if kept is not None:
             progress(1.0)
             return Statistics(**kept)
         fresh = calibrate(self.calibration, self.head, with_fisher=with_fisher, device=device, progress=progress)
-        if not torch.isfinite(fresh.second_moment_sum).all():
-            raise ModelDrift("the model's hidden states on this corpus are not numbers: its weights are damaged")
-        self.cache.save_tensors(self.key, name, vars(fresh))
+        check_numbers(fresh)
+        if self.summed is None:
+            self.cache.save_tensors(self.key, name, vars(fresh))
         return fresh
+
+
+def check_numbers(statistics: Statistics) -> None:
+    if not torch.isfinite(statistics.second_moment_sum).all():
+        raise ModelDrift("the model's hidden states on this corpus are not numbers: its weights are damaged")
 
 
 def open_source(
@@ -98,26 +107,28 @@ def open_source(
     tokenizer_folder: where the tokenizer is, if not beside the model.
     """
     inspection = inspect_model(task.model.path)
-    digest, corpus_digest = digest_model(inspection), _file_digest(task.corpus)
+    digest, corpus_digest = digest_model(inspection), file_digest(task.corpus)
     cache = HiddenCache(task.cache_dir / "hidden_states")
     text = Text(task.corpus, task.corpus_format, task.corpus_field, task.recipe.group_field)
     reading = reading_of(inspection.config, text)
     tokenizer_folder = tokenizer_folder or inspection.path
-    key = _cache_key(task, tokenizer_folder, digest, corpus_digest, device)
+    key = cache_key(task, tokenizer_folder, digest, corpus_digest, device)
     was_warm = cache.hold(key) and cache.is_whole(key)
     if not was_warm:
-        _fill(cache, key, task, inspection, tokenizer_folder, reading, text, device, progress)
+        model, parts, meta = read_windows(task, inspection, tokenizer_folder, reading, text, device)
+        cache.fill(key, model, parts, meta, progress)
+        del model
         gc.collect()  # a model holds itself in circles: gigabytes that would wait for the collector
         cache.hold(key)
     progress(1.0)
     meta = cache.read_meta(key)
-    stored = StoredNames(**{part: tuple(names) for part, names in meta["stored"].items()})
+    stored = stored_names(meta)
     return Source(
         inspection=inspection,
         digest=digest,
         corpus_digest=corpus_digest,
         reading=reading,
-        head=_read_head(inspection, meta["head"], stored, device),
+        head=read_head(inspection, meta["head"], stored, device),
         stored=stored,
         base_model_prefix=meta["base_model_prefix"],
         settings=meta["settings"],
@@ -131,12 +142,16 @@ def open_source(
     )
 
 
-def _file_digest(path: Path) -> str:
+def stored_names(meta: dict[str, Any]) -> StoredNames:
+    return StoredNames(**{part: tuple(names) for part, names in meta["stored"].items()})
+
+
+def file_digest(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _cache_key(
+def cache_key(
     task: EngineTask[JobRecipe], tokenizer_folder: Path, digest: str, corpus_digest: str, device: torch.device
 ) -> str:
     options = task.recipe.options
@@ -146,7 +161,7 @@ def _cache_key(
     described = {
         "format": CACHE_FORMAT,
         "model": digest,
-        "tokenizer": {file.name: _file_digest(file) for file in side_files if file.name != "config.json"},
+        "tokenizer": {file.name: file_digest(file) for file in side_files if file.name != "config.json"},
         "corpus": [corpus_digest, task.corpus_format, task.corpus_field, task.recipe.group_field],
         "windows": [options.window, options.calibration_tokens, options.evaluation_tokens, options.seed],
         "device": device.type,
@@ -155,22 +170,17 @@ def _cache_key(
     return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
 
 
-def _fill(
-    cache: HiddenCache,
-    key: str,
+def read_windows(
     task: EngineTask[JobRecipe],
     inspection: ModelInspection,
     tokenizer_folder: Path,
     reading: Reading,
     text: Text,
     device: torch.device,
-    progress: Callable[[float], None],
-) -> None:
+) -> tuple[Any, dict[str, Examples], dict[str, Any]]:
+    """The model, the examples of calibration and evaluation, and what is kept of both beside the hidden states."""
     tokenizer = load_tokenizer(tokenizer_folder)
-    elements = sum(math.prod(entry.shape) for entry in inspection.tensors.values())
-    model = load_model(
-        inspection.path, inspection.config, reading.auto_class, elements, room_of(task, inspection, device)
-    )
+    model = load_backbone(task, inspection, reading.auto_class, device)
     settings = _window_settings(task.recipe.options, longest_window(model.config, tokenizer))
     corpus = read_corpus(reading, tokenizer, model.config, text, settings)
     parts = {"calibration": corpus.calibration, "evaluation": corpus.evaluation}
@@ -190,7 +200,14 @@ def _fill(
         "settings": stated,
         "groups": corpus.groups,
     }
-    cache.fill(key, model, parts, meta | {"fingerprint": _fingerprint(model, corpus.evaluation)}, progress)
+    return model, parts, meta | {"fingerprint": _fingerprint(model, corpus.evaluation)}
+
+
+def load_backbone(
+    task: EngineTask[JobRecipe], inspection: ModelInspection, auto_class: str, device: torch.device
+) -> Any:
+    elements = sum(math.prod(entry.shape) for entry in inspection.tensors.values())
+    return load_model(inspection.path, inspection.config, auto_class, elements, room_of(task, inspection, device))
 
 
 def _window_settings(options: ReadingOptions, limit: int) -> WindowSettings:
@@ -250,7 +267,7 @@ def _stored_as(inspection: ModelInspection, names: list[str], tensor: Tensor) ->
     raise UnsupportedHead(f"no tensor of the checkpoint is {names[0]!r} of the loaded model")
 
 
-def _read_head(
+def read_head(
     inspection: ModelInspection, described: dict[str, Any], stored: StoredNames, device: torch.device
 ) -> LmHead:
     """The head from the checkpoint's own file: the same bytes that the model was built from."""

@@ -193,7 +193,7 @@ class Storing:
     @torch.inference_mode()
     def _difference(self, factors: SlicedFactors, stored: StoredMeasurement) -> float:
         """Largest difference between the stored model's logits and the ones that were measured before storing."""
-        head, hidden = self.source.head, next(self.source.evaluation.blocks(stored.first_logits.shape[0]))
+        head, hidden = self.source.head, self.source.evaluation.first(stored.first_logits.shape[0])
         if factors.rounded is not None or factors.refined:
             predicted = stored_logits(head, factors, hidden)
         else:

@@ -78,11 +78,10 @@ def sweep(
     agreement = torch.zeros(hidden.positions, len(sizes), dtype=torch.bool)
     divergence = torch.zeros(hidden.positions, len(sizes))
     start = 0
-    for block in sweep_positions(hidden, head, sizes, tiles=tiles):
+    for block in sweep_positions(hidden, head, sizes, progress=progress, tiles=tiles):
         here = slice(start, start + block.likelihood.shape[0])
         likelihood[here], agreement[here], divergence[here] = block.likelihood, block.agreement, block.divergence
         start = here.stop
-        progress(start / hidden.positions)
     return Sweep(sizes, per_window(likelihood, hidden), per_window(agreement, hidden), divergence, hidden.lengths)
 
 
@@ -97,13 +96,23 @@ class Positions:
 
 
 def sweep_positions(
-    hidden: HiddenStates, head: SweepHead, sizes: list[int], *, top: int = 0, tiles: Tiles | None = None
+    hidden: HiddenStates,
+    head: SweepHead,
+    sizes: list[int],
+    *,
+    top: int = 0,
+    progress: Callable[[float], None] = lambda fraction: None,
+    tiles: Tiles | None = None,
 ) -> Iterator[Positions]:
     """Block after block, in order. sizes: ascending, the last the full one. top: 0 leaves `overlap` without columns."""
+    if hidden.spread is not None:
+        yield from hidden.spread(head, sizes, top, progress)
+        return
     device = head.columns.device
     tiles = (tiles or tiles_for(device)).shared_by(len(sizes) + 1)
     blocks = hidden.blocks(tiles.rows, device)
     walked = map_blocks(lambda block: _walk(block, head, sizes, tiles, top), blocks, device)
+    done = 0
     for result, targets in zip(walked, hidden.targets.split(tiles.rows), strict=True):
         target_logits = _logits_of(result.x, head, targets.to(device), sizes)
         best_logits = _logits_of(result.x, head, result.best, sizes)
@@ -113,6 +122,8 @@ def sweep_positions(
             divergence=result.divergence.clamp_min(0).cpu(),
             overlap=result.overlap.cpu(),
         )
+        done += targets.numel()
+        progress(done / hidden.positions)
 
 
 def per_window(values: Tensor, hidden: HiddenStates) -> Tensor:

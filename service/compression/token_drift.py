@@ -46,7 +46,8 @@ def token_drift(
 ) -> TokenDrift:
     """kept: 1..hidden. Memory: a few numbers a position."""
     sizes = sorted({kept, head.head.hidden_size})
-    return _joined(sweep_positions(hidden, head, sizes, top=TOP, tiles=tiles), hidden, progress)
+    found = sweep_positions(hidden, head, sizes, top=TOP, progress=progress, tiles=tiles)
+    return _joined(found, hidden, lambda done: None)
 
 
 def token_drift_of(

@@ -79,6 +79,7 @@ class CompressOptions(ReadingOptions):
     refine: bool = False
     publish_ratios: list[Ratio] = Field(default_factory=list, max_length=8)
     export: list[Literal["dense", "onnx"]] = Field(default_factory=list, max_length=2)
+    shards: Annotated[int, Field(ge=1, le=64)] = 1
     column_multiple: Annotated[int, Field(ge=1, le=256)] = 8
     max_shard_bytes: Annotated[int, Field(ge=1_000_000, le=50_000_000_000)] = 5_000_000_000
 
@@ -123,6 +124,10 @@ class CompressRecipe(JobRecipe):
     @property
     def group_field(self) -> str | None:
         return self.options.group_field
+
+    @property
+    def shards(self) -> int:
+        return self.options.shards
 
     @property
     def publish_as(self) -> str | None:

@@ -96,6 +96,11 @@ class JobRecipe(Strict):
         return None
 
     @property
+    def shards(self) -> int:
+        """Pieces that workers may share out among them; 1: the job is one piece."""
+        return 1
+
+    @property
     def corpora(self) -> tuple[CorpusReference, ...]:
         """Every text that the job reads, `corpus` first."""
         return (self.corpus,)

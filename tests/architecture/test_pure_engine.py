@@ -21,6 +21,7 @@ AT_THE_EDGE = {
     "pipeline",
     "revisions",
     "source",
+    "spread",
     "storing",
     "validation",
 }

@@ -133,6 +133,7 @@ def come_back(service: Service) -> list[str]:
         SqlJobStore(service.settings.database, lambda: datetime.now(UTC) + timedelta(hours=1)),
         service.parts.artifacts,
         service.parts.corpora,
+        service.parts.shard_files,
         lambda: datetime.now(UTC) - timedelta(hours=1),  # due at once, for those who look at the clock now
     )
     queue = MemoryQueue()

@@ -10,6 +10,7 @@ import pytest
 from service.adapters.directory_artifacts import DirectoryArtifacts
 from service.adapters.directory_corpora import DirectoryCorpora
 from service.adapters.memory_store import MemoryJobStore
+from service.adapters.shard_files import DirectoryShardFiles
 from service.jobs import Job, Phase, Status
 from service.settings import Settings
 from tests.factories import add_job
@@ -48,7 +49,8 @@ def parts(tmp_path: Path) -> Parts:
 
     settings = Settings(data_dir=tmp_path, heartbeat_seconds=0.0, lease_seconds=30, retry_pause_seconds=0.0)
     corpora = DirectoryCorpora(tmp_path / "corpora", 1000, clock)
-    return Parts(settings, MemoryJobStore(clock), DirectoryArtifacts(tmp_path / "artifacts"), corpora, clock)
+    files = DirectoryShardFiles(tmp_path / "shards")
+    return Parts(settings, MemoryJobStore(clock), DirectoryArtifacts(tmp_path / "artifacts"), corpora, files, clock)
 
 
 @pytest.fixture

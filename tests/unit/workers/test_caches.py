@@ -9,6 +9,7 @@ import pytest
 from service.adapters.directory_artifacts import DirectoryArtifacts
 from service.adapters.directory_corpora import DirectoryCorpora
 from service.adapters.memory_store import MemoryJobStore
+from service.adapters.shard_files import DirectoryShardFiles
 from service.jobs import Status
 from service.settings import Settings
 from tests.factories import add_job, add_running_job, make_recipe
@@ -27,7 +28,8 @@ def clock() -> datetime:
 def parts(tmp_path: Path) -> Parts:
     settings = Settings(data_dir=tmp_path, max_hidden_cache_bytes=1, max_model_cache_bytes=1)
     corpora = DirectoryCorpora(tmp_path / "corpora", 1000, clock)
-    return Parts(settings, MemoryJobStore(clock), DirectoryArtifacts(tmp_path / "artifacts"), corpora, clock)
+    files = DirectoryShardFiles(tmp_path / "shards")
+    return Parts(settings, MemoryJobStore(clock), DirectoryArtifacts(tmp_path / "artifacts"), corpora, files, clock)
 
 
 def put(folder: Path, *names: str) -> None:

@@ -11,6 +11,7 @@ from service.adapters.directory_corpora import DirectoryCorpora
 from service.adapters.memory_access import MemoryHolds
 from service.adapters.memory_queue import MemoryQueue
 from service.adapters.memory_store import MemoryJobStore
+from service.adapters.shard_files import DirectoryShardFiles
 from service.jobs import Job, Phase, Status
 from service.receipts import KeyedRequest, Receipt, Reservation
 from service.settings import Settings
@@ -37,7 +38,9 @@ def store(clock: StoppedClock) -> MemoryJobStore:
 def parts(tmp_path: Path, store: MemoryJobStore, clock: StoppedClock) -> Parts:
     corpora = DirectoryCorpora(tmp_path / "corpora", 1000, clock)
     artifacts = DirectoryArtifacts(tmp_path / "artifacts", 0.0)
-    return Parts(Settings(data_dir=tmp_path), store, artifacts, corpora, clock)
+    return Parts(
+        Settings(data_dir=tmp_path), store, artifacts, corpora, DirectoryShardFiles(tmp_path / "shards"), clock
+    )
 
 
 @pytest.fixture

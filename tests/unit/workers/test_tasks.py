@@ -8,6 +8,7 @@ import pytest
 from service.adapters.directory_artifacts import DirectoryArtifacts
 from service.adapters.directory_corpora import DirectoryCorpora
 from service.adapters.memory_store import MemoryJobStore
+from service.adapters.shard_files import DirectoryShardFiles
 from service.settings import Settings
 from tests.factories import add_job
 from workers import tasks
@@ -19,7 +20,8 @@ def test_the_message_of_a_canceled_job_costs_a_claim_and_nothing_else(
 ) -> None:
     store = MemoryJobStore(lambda: datetime.now(UTC))
     corpora = DirectoryCorpora(tmp_path / "corpora", 1000, lambda: datetime.now(UTC))
-    parts = Parts(Settings(data_dir=tmp_path), store, DirectoryArtifacts(tmp_path / "a"), corpora, store._clock)
+    artifacts, shards = DirectoryArtifacts(tmp_path / "a"), DirectoryShardFiles(tmp_path / "s")
+    parts = Parts(Settings(data_dir=tmp_path), store, artifacts, corpora, shards, store._clock)
     asked: list[str] = []
     claim = store.claim
     monkeypatch.setattr(store, "claim", lambda *of: asked.append("claim") or claim(*of))

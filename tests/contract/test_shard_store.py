@@ -1,0 +1,203 @@
+"""What every ShardStore promises: shards taken by one, kept by a lease, done once, and gone with their job."""
+
+import pytest
+
+from service.errors import AttemptSuperseded
+from service.jobs import Job, Status
+from service.ports import JobStore, ShardStore
+from service.shards import GivenBack, Question, Shard, ShardState, parent_holder, step_of
+from tests.factories import StoppedClock, add_job, add_running_job, claim_job, run_at_once
+
+ENCODE: Question = {"operation": "encode", "windows": "w", "shards": 3}
+SWEEP: Question = {"operation": "sweep", "windows": "w", "shards": 3, "sizes": [8, 16]}
+
+
+@pytest.fixture
+def shards(store: JobStore) -> ShardStore:
+    return store.shards
+
+
+@pytest.fixture
+def job(store: JobStore) -> Job:
+    return add_running_job(store)
+
+
+def ask(shards: ShardStore, job: Job, question: Question = ENCODE, count: int = 3) -> list[Shard]:
+    shards.ask(job.id, job.attempt, question, count)
+    return [shard for shard in shards.of(job.id) if shard.step == step_of(question)]
+
+
+def take(shards: ShardStore, shard: Shard, holder: str = "a") -> Shard:
+    taken = shards.claim(shard, holder, 30.0)
+    assert taken is not None
+    return taken
+
+
+def only(shards: ShardStore, job: Job, number: int = 0) -> Shard:
+    (found,) = [shard for shard in shards.of(job.id) if shard.number == number]
+    return found
+
+
+def test_a_question_makes_waiting_shards_once(shards: ShardStore, job: Job, clock: StoppedClock) -> None:
+    made = ask(shards, job)
+    assert [(one.number, one.state, one.attempt, one.question) for one in made] == [
+        (number, ShardState.WAITING, 0, ENCODE) for number in range(3)
+    ]
+    assert {one.created for one in made} == {clock()}
+    taken = take(shards, made[1])
+    assert ask(shards, job)[1] == taken
+
+
+def test_another_question_removes_what_is_not_done_of_those_before(shards: ShardStore, job: Job) -> None:
+    made = ask(shards, job)
+    shards.finish(take(shards, made[0]))
+    take(shards, made[1])
+    ask(shards, job, SWEEP)
+    kept = [(one.step, one.number) for one in shards.of(job.id)]
+    assert sorted(kept) == sorted([(step_of(ENCODE), 0), *((step_of(SWEEP), number) for number in range(3))])
+
+
+def test_only_the_attempt_that_owns_the_job_asks(store: JobStore, shards: ShardStore, job: Job) -> None:
+    with pytest.raises(AttemptSuperseded):
+        shards.ask(job.id, job.attempt + 1, ENCODE, 3)
+    waiting = add_job(store)
+    with pytest.raises(AttemptSuperseded):
+        shards.ask(waiting.id, 0, ENCODE, 3)
+    assert shards.of(job.id) == shards.of(waiting.id) == shards.of("job_none") == []
+
+
+def test_of_many_that_claim_at_once_one_gets_the_shard(shards: ShardStore, job: Job) -> None:
+    shard = ask(shards, job)[0]
+    taken = [one for one in run_at_once(8, lambda number: shards.claim(shard, str(number), 30.0)) if one]
+    assert len(taken) == 1
+    assert only(shards, job) == taken[0]
+    assert (taken[0].state, taken[0].attempt, taken[0].losses) == (ShardState.RUNNING, 1, 0)
+
+
+def test_a_claimed_shard_is_not_to_be_had_until_its_lease_lapses(
+    shards: ShardStore, job: Job, clock: StoppedClock
+) -> None:
+    first = take(shards, ask(shards, job)[0])
+    assert shards.claim(only(shards, job), "b", 30.0) is None
+    clock.advance(31)
+    second = take(shards, only(shards, job), "b")
+    assert (second.holder, second.attempt, second.losses) == ("b", 2, 1)
+    for write in (shards.finish, lambda shard: shards.heartbeat(shard, 30.0, 0.5)):
+        with pytest.raises(AttemptSuperseded):
+            write(first)
+    shards.give_back(first, GivenBack.FAILED)
+    assert only(shards, job) == second
+
+
+def test_a_heartbeat_extends_the_lease_also_of_one_that_was_seen_to_lapse(
+    shards: ShardStore, job: Job, clock: StoppedClock
+) -> None:
+    taken = take(shards, ask(shards, job)[0])
+    clock.advance(31)
+    seen = only(shards, job)
+    shards.heartbeat(taken, 30.0, 0.25)
+    assert shards.claim(seen, "b", 30.0) is None
+    assert only(shards, job).progress == 0.25
+    clock.advance(29)
+    shards.finish(taken)
+    done = only(shards, job)
+    assert (done.state, done.progress, done.lease_until) == (ShardState.DONE, 1.0, None)
+    assert shards.claim(done, "b", 30.0) is None
+
+
+@pytest.mark.parametrize(
+    ("why", "losses", "only_parent"),
+    [(GivenBack.STOPPED, 0, False), (GivenBack.LOST, 1, False), (GivenBack.FAILED, 0, True)],
+)
+def test_a_shard_that_is_given_back_waits_again(
+    shards: ShardStore, job: Job, why: GivenBack, losses: int, only_parent: bool
+) -> None:
+    shards.give_back(take(shards, ask(shards, job)[0]), why)
+    again = only(shards, job)
+    assert (again.state, again.losses, again.only_parent) == (ShardState.WAITING, losses, only_parent)
+    assert take(shards, again, "b").attempt == 2
+
+
+def test_a_holder_that_died_gives_back_what_it_held_and_no_more(shards: ShardStore, job: Job) -> None:
+    made = ask(shards, job)
+    shards.finish(take(shards, made[0]))
+    take(shards, made[1])
+    other = take(shards, made[2], "b")
+    assert shards.release(job.id, "a") == 1
+    assert shards.release(job.id, "a") == 0
+    assert [one.state for one in shards.of(job.id)] == [ShardState.DONE, ShardState.WAITING, ShardState.RUNNING]
+    assert only(shards, job, 1).losses == 1
+    assert only(shards, job, 2) == other
+
+
+def test_a_lost_attempt_of_the_job_leaves_its_own_shards_and_keeps_the_others(
+    store: JobStore, shards: ShardStore, job: Job, clock: StoppedClock
+) -> None:
+    made = ask(shards, job)
+    shards.finish(take(shards, made[0], parent_holder(1)))
+    take(shards, made[1], parent_holder(1))
+    helped = take(shards, made[2], "b")
+    store.requeue(job.id, 1, "worker_lost", clock())
+    again = claim_job(store, job.id)
+    shards.finish(helped)
+    found = ask(shards, again)
+    assert [one.state for one in found] == [ShardState.DONE, ShardState.WAITING, ShardState.DONE]
+    assert found[1].losses == 0
+
+
+@pytest.mark.parametrize("status", [Status.SUCCEEDED, Status.REJECTED, Status.FAILED])
+def test_shards_go_with_the_end_of_their_job(store: JobStore, shards: ShardStore, job: Job, status: Status) -> None:
+    taken = take(shards, ask(shards, job)[0])
+    store.finish(job.id, 1, status, None, None)
+    assert shards.of(job.id) == []
+    with pytest.raises(AttemptSuperseded):
+        shards.finish(taken)
+    assert shards.claim(taken, "b", 30.0) is None
+
+
+def test_a_canceled_job_has_no_shards(store: JobStore, shards: ShardStore, job: Job) -> None:
+    ask(shards, job)
+    store.request_cancel(job.id)
+    assert shards.unsent(0.0, 10) == []
+    store.finish(job.id, 1, Status.CANCELED, None, None)
+    assert shards.of(job.id) == []
+
+
+def test_a_message_is_due_for_each_waiting_shard_once_and_again_after_a_while(
+    shards: ShardStore, job: Job, clock: StoppedClock
+) -> None:
+    made = ask(shards, job)
+    take(shards, made[0])
+    due = shards.unsent(60.0, 10)
+    assert [one.number for one in due] == [1, 2]
+    assert len(shards.unsent(60.0, 1)) == 1
+    for one in due:
+        shards.mark_sent(one)
+    assert shards.unsent(60.0, 10) == []
+    clock.advance(20)
+    shards.heartbeat(only(shards, job), 600.0, 0.5)
+    clock.advance(41)
+    assert [one.number for one in shards.unsent(60.0, 10)] == [1, 2]
+
+
+def test_a_message_is_due_at_once_for_a_shard_that_was_lost(shards: ShardStore, job: Job, clock: StoppedClock) -> None:
+    made = ask(shards, job, count=2)
+    for one in made:
+        shards.mark_sent(one)
+    lapsing, released = take(shards, made[0]), take(shards, made[1], "b")
+    clock.advance(31)
+    assert [one.number for one in shards.unsent(60.0, 10)] == [0, 1]
+    shards.release(job.id, released.holder)
+    assert [one.number for one in shards.unsent(60.0, 10)] == [0, 1]
+    shards.mark_sent(lapsing)
+    assert [one.number for one in shards.unsent(60.0, 10)] == [1]
+
+
+def test_nobody_is_woken_for_what_only_the_job_itself_may_do(
+    store: JobStore, shards: ShardStore, job: Job, clock: StoppedClock
+) -> None:
+    made = ask(shards, job, count=2)
+    shards.give_back(take(shards, made[0]), GivenBack.FAILED)
+    assert [one.number for one in shards.unsent(60.0, 10)] == [1]
+    store.requeue(job.id, 1, "worker_lost", clock())
+    assert shards.unsent(60.0, 10) == []
