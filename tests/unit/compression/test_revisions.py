@@ -109,7 +109,7 @@ def test_a_point_that_storing_changed_is_left_out_and_the_others_stay(
     assert any("was left out: it differs" in warning for warning in outcome.report["warnings"])
 
 
-@pytest.mark.parametrize("options", [{"head_dtype": "int8"}, {"refine": True}, {"keep_removed": True}])
+@pytest.mark.parametrize("options", [{"head_dtype": "int8", "refine": True}, {"keep_removed": True}])
 def test_points_are_rounded_refined_and_kept_as_the_chosen_one(
     make_task: Make, run: Run, options: dict[str, Any]
 ) -> None:
