@@ -31,15 +31,15 @@ pytestmark = [
 WORKERS = ("worker-a", "worker-b")
 SECONDS = 240.0
 ENVIRONMENT = {
-    "HEADROOM_LEASE_SECONDS": "4",
+    "HEADROOM_LEASE_SECONDS": "10",
     "HEADROOM_HEARTBEAT_SECONDS": "0.25",
     "HEADROOM_SWEEP_SECONDS": "0.2",
     "HEADROOM_THREADS": "1",
     "HEADROOM_HUB_ENDPOINT": "",
 }
-# Large enough for a shard to take seconds, small enough for the whole.
-MODEL = {"family": "llama", "hidden_size": 128, "intermediate_size": 512, "num_hidden_layers": 4}
-OPTIONS = {"window": 64, "calibration_tokens": 16_384, "evaluation_tokens": 4096, "compare": [], "continuations": 0}
+# A job alone takes longer than a helper needs to start: about 20 s of encoding on an idle core.
+MODEL = {"family": "llama", "hidden_size": 256, "intermediate_size": 1024, "num_hidden_layers": 6}
+OPTIONS = {"window": 64, "calibration_tokens": 49_152, "evaluation_tokens": 4096, "compare": [], "continuations": 0}
 
 
 @pytest.fixture
@@ -80,8 +80,8 @@ def store(data: Path) -> Iterator[SqlJobStore]:
     opened.close()
 
 
-def post(client: httpx.Client, corpus: str, shards: int) -> str:
-    options = OPTIONS | {"shards": shards}
+def post(client: httpx.Client, corpus: str, shards: int, seed: int) -> str:
+    options = OPTIONS | {"shards": shards, "seed": seed}
     body = {"model": "acme/tiny", "ratio": 0.5, "corpus": corpus, "drift": {"perplexity": 10}, "options": options}
     posted = client.post("/v1/jobs", json=body)
     assert posted.status_code == 202, posted.text
@@ -98,20 +98,20 @@ def wait(client: httpx.Client, fleet: Fleet, job_id: str) -> dict[str, Any]:
         time.sleep(0.2)
 
 
-def kill_a_helper(fleet: Fleet, store: SqlJobStore, job_id: str) -> tuple[Shard, dict[int, int]]:
-    """The worker that does not run the job itself, in the middle of a shard: which one; and the claims of all then."""
+def kill_a_helper(fleet: Fleet, store: SqlJobStore, job_id: str) -> Shard | None:
+    """The worker that does not run the job itself, in the middle of a shard; None if it came too late to get one."""
     deadline = time.monotonic() + SECONDS
-    while time.monotonic() < deadline:
-        shards = store.shards.of(job_id)
-        for shard in shards:
+    while not store.get(job_id).status.is_final:
+        for shard in store.shards.of(job_id):
             is_helped = shard.state is ShardState.RUNNING and not shard.holder.startswith("attempt")
-            if is_helped and 0 < shard.progress < 1:
+            if shard.question["operation"] == "encode" and is_helped and 0 < shard.progress < 1:
                 name = worker_of(fleet, shard.holder)
                 os.killpg(fleet.processes[name].pid, signal.SIGKILL)
                 fleet.processes.pop(name).wait(10)
-                return shard, {one.number: one.attempt for one in shards}
+                return shard
+        assert time.monotonic() < deadline, fleet.logs()
         time.sleep(0.02)
-    raise AssertionError(fleet.logs())
+    return None
 
 
 def worker_of(fleet: Fleet, holder: str) -> str:
@@ -124,7 +124,7 @@ def claims_when_all_are_done(fleet: Fleet, store: SqlJobStore, job_id: str, step
     deadline = time.monotonic() + SECONDS
     while time.monotonic() < deadline:
         shards = {shard.number: shard for shard in store.shards.of(job_id) if shard.step == step}
-        if all(shard.state is ShardState.DONE for shard in shards.values()):
+        if shards and all(shard.state is ShardState.DONE for shard in shards.values()):
             return shards
         time.sleep(0.02)
     raise AssertionError(fleet.logs())
@@ -134,10 +134,15 @@ def test_a_shard_whose_worker_is_killed_is_done_again_alone_and_the_figures_are_
     fleet: Fleet, client: httpx.Client, store: SqlJobStore, data: Path
 ) -> None:
     words = ["the", "head", "of", "a", "model", "is", "wide", "and", "its", "columns", "are", "many"]
-    text = " ".join(random.Random(0).choices(words, k=20_000))
+    text = " ".join(random.Random(0).choices(words, k=40_000))
     corpus = client.post("/v1/corpora", content=text, headers={"Content-Type": "text/plain"}).json()["id"]
-    spread = post(client, corpus, shards=4)
-    killed, before = kill_a_helper(fleet, store, spread)
+    killed = None
+    for seed in range(3):  # a busy machine may start the helper too late
+        spread = post(client, corpus, shards=8, seed=seed)
+        killed = kill_a_helper(fleet, store, spread)
+        if killed is not None:
+            break
+    assert killed is not None, fleet.logs()
     done = claims_when_all_are_done(fleet, store, spread, killed.step)
 
     assert done[killed.number].losses == 1
@@ -145,15 +150,14 @@ def test_a_shard_whose_worker_is_killed_is_done_again_alone_and_the_figures_are_
     assert done[killed.number].holder != killed.holder
     others = [shard for number, shard in done.items() if number != killed.number]
     assert {(shard.losses, shard.attempt) for shard in others} == {(0, 1)}
-    assert all(shard.attempt >= before[number] for number, shard in done.items())
 
     job = wait(client, fleet, spread)
     assert job["status"] == "succeeded", fleet.logs()
     assert [attempt["outcome"] for attempt in job["attempts"]] == ["succeeded"]
     report = client.get(f"/v1/jobs/{spread}/report").json()
-    assert report["shards"] == {"asked": 4, "lost": 1}
+    assert report["shards"] == {"asked": 8, "lost": 1}
 
-    alone = wait(client, fleet, post(client, corpus, shards=1))
+    alone = wait(client, fleet, post(client, corpus, 1, seed))
     assert alone["status"] == "succeeded", fleet.logs()
     assert_same_figures(report, client.get(alone["links"]["report"]).json())
     assert store.shards.of(spread) == []
