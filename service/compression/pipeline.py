@@ -34,7 +34,7 @@ from service.compression.sweep import SweepHead, prepare
 from service.compression.token_drift import token_drift
 from service.jobs import Phase
 from service.ports import EngineOutcome, EngineTask, Progress, Verdict
-from service.recipes.compress import CompressRecipe, HeadDtype
+from service.recipes.compress import CompressRecipe, HeadDtype, Method
 from service.revisions import revision_sizes
 
 # How many ratios `auto` tries when storing moved the drift of the first over the budget.
@@ -51,7 +51,9 @@ def compress(task: EngineTask[CompressRecipe], progress: Progress) -> EngineOutc
         check_exports(recipe, source)
         revision_sizes(recipe, source.head.hidden_size)
         sets = open_evaluation_sets(task, source, device, lambda done: report_progress(0.5 + 0.25 * done))
-        statistics = source.statistics(recipe.method, device, lambda done: report_progress(0.75 + 0.25 * done))
+        fisher = Method.FISHER in (recipe.method, *recipe.options.compare)  # it needs more of the statistics
+        method = Method.FISHER if fisher else recipe.method
+        statistics = source.statistics(method, device, lambda done: report_progress(0.75 + 0.25 * done))
         outside = outside_shares(sets, statistics) if recipe.evaluation else None
     with timer.phase(Phase.ANALYZING) as report_progress:
         target, floor_rows = neg_log_alpha(statistics.alpha)

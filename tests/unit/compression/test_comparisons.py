@@ -12,11 +12,12 @@ Make = Callable[..., EngineTask[Any]]
 Run = Callable[[EngineTask[Any]], EngineOutcome]
 
 
-def test_a_compared_method_has_the_drift_of_a_job_of_its_own(make_task: Make, run: Run) -> None:
-    beside = run(make_task(ratio=0.5, options={"compare": ["slope"], "column_multiple": 1})).report["comparisons"][
-        "slope"
+@pytest.mark.parametrize("method", ["slope", "fisher"])  # fisher needs more of the statistics
+def test_a_compared_method_has_the_drift_of_a_job_of_its_own(make_task: Make, run: Run, method: str) -> None:
+    beside = run(make_task(ratio=0.5, options={"compare": [method], "column_multiple": 1})).report["comparisons"][
+        method
     ]
-    own = run(make_task(ratio=0.5, method="slope", options={"column_multiple": 1})).report["curve"]
+    own = run(make_task(ratio=0.5, method=method, options={"column_multiple": 1})).report["curve"]
 
     drift = {point["kept_columns"]: point["perplexity_drift"] for point in own}
     assert len(beside) == 5
