@@ -129,13 +129,12 @@ class Storing:
             drift.passes(one.set.budget) and of_set.passes(one.set.budget)
             for one, drift, of_set in zip(self.choice.sets, drifts, predicted, strict=True)
         )
-        changed = factors.rounded is not None or factors.refined
         found = {
             "head_dtype": written.trial.head_dtype,
             "frontier": self.frontier.as_dict(written.trial.candidate) if self.frontier else None,
             "selected": predicted[0].as_dict() | {"passes": passes},
             "refinement": written.refinement.as_dict() if written.refinement else None,
-            "unrounded": point.as_dict() if changed else None,
+            "unrounded": None if factors.is_nested else point.as_dict(),
             "stored": stored_section(stored.perplexity, self._difference(factors, stored), drifts[0], predicted[0]),
             "corpora": corpora_section(self.choice, predicted, self.outside, drifts),
             "group_gap": described_gap(drifts[0].gap),
@@ -143,13 +142,13 @@ class Storing:
             "exports": [],
             "bytes": sizes(self.source, written.plan, factors),
         }
-        if point is not self.choice.selected or changed:
+        if point is not self.choice.selected or not factors.is_nested:
             found |= self.parts(self.moved_by(point.kept_columns, lambda done: progress(1.0), factors))
         return Stored(found, drifts, passes)
 
     def moved_by(self, kept: int, progress: Callable[[float], None], stored: SlicedFactors | None = None) -> TokenDrift:
         """Of the nested head of this size, or of what is stored in its place."""
-        if stored is not None and (stored.rounded or stored.refined):
+        if stored is not None and not stored.is_nested:
             return token_drift_of(stored, self.source.evaluation, self.source.head, self.device, progress)
         return token_drift(self.source.evaluation, self.prepared(), kept, progress=progress)
 
@@ -194,10 +193,10 @@ class Storing:
     def _difference(self, factors: SlicedFactors, stored: StoredMeasurement) -> float:
         """Largest difference between the stored model's logits and the ones that were measured before storing."""
         head, hidden = self.source.head, self.source.evaluation.first(stored.first_logits.shape[0])
-        if factors.rounded is not None or factors.refined:
-            predicted = stored_logits(head, factors, hidden)
-        else:
+        if factors.is_nested:
             predicted = nested_logits(head, self.basis, factors.kept, self.mean_hidden, hidden)
+        else:
+            predicted = stored_logits(head, factors, hidden)
         return float((predicted - stored.first_logits).abs().max())
 
 
