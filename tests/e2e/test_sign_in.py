@@ -91,7 +91,7 @@ def test_a_key_that_may_not_post_is_told_so_at_the_form(page: Page, services: Se
 def test_the_sign_in_leads_to_no_other_site(page: Page, services: Services) -> None:
     page.goto("/login?next=//evil.example/")
     sign_in(page, key(services, "ada", Scope.JOBS_READ))
-    expect(page.get_by_role("heading", name="Jobs")).to_be_visible()
+    expect(page.get_by_role("heading", name="Jobs", exact=True)).to_be_visible()
 
 
 def test_the_list_moves_when_a_job_does_without_being_asked(page: Page, services: Services) -> None:
