@@ -39,7 +39,8 @@ def main() -> None:
         figures = importlib.import_module(f"bench.{name}").run()
         record = {"bench": name, "time": datetime.now(UTC).isoformat(timespec="seconds")} | figures
         RESULTS.mkdir(exist_ok=True)
-        (RESULTS / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        where = "-cuda" if str(figures.get("device", "")).startswith("cuda") else ""
+        (RESULTS / f"{name}{where}.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
         sys.stdout.write(json.dumps(record) + "\n")
         sys.stdout.flush()
 

@@ -1,14 +1,20 @@
 """Sliced heads whose columns are integers of 8 or 4 bits, as users run them. Needs torch; no transformers, no files.
 
 logits = columns @ (basis @ h) + bias, where `columns` stands for integers times scales. The whole head is never written
-out in a floating type: torch's weight-only products read the integers, elsewhere a block of rows is widened at a time.
+out in a floating type: torch's weight-only products read the integers on a CPU, gpu_products.py's on a GPU; with more
+positions a block of rows is widened at a time.
 """
+
+import functools
+import warnings
+from types import ModuleType
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 ROWS_AT_ONCE = 2048  # of the head: widened, they stay in the cache
+ROWS_AT_ONCE_ON_GPU = 32_768  # it wants large products
 # torch's 8-bit product reads the fewest bytes but handles one position after another (make bench NAME=head).
 POSITIONS_OF_KERNEL = 2
 # Its 4-bit product shares what it unpacks between positions; with more of them a plain product of wide rows is as good.
@@ -49,7 +55,7 @@ class RoundedHead(nn.Module):
     def _logits(self, x: Tensor) -> Tensor:
         """(positions, kept) -> (positions, vocab), a block of rows of the head at a time."""
         logits = x.new_empty(x.shape[0], self.out_features)
-        for rows in self._blocks():
+        for rows in self._blocks(x.device):
             logits[:, rows] = F.linear(x, self._rows(rows, x.dtype))
         return logits
 
@@ -57,8 +63,9 @@ class RoundedHead(nn.Module):
         """(rows, kept): those rows of the head as numbers."""
         raise NotImplementedError
 
-    def _blocks(self) -> list[slice]:
-        return [slice(start, start + ROWS_AT_ONCE) for start in range(0, self.out_features, ROWS_AT_ONCE)]
+    def _blocks(self, device: torch.device | None = None) -> list[slice]:
+        step = ROWS_AT_ONCE if device is None or device.type == "cpu" else ROWS_AT_ONCE_ON_GPU
+        return [slice(start, start + step) for start in range(0, self.out_features, step)]
 
     def _runs_kernel(self, x: Tensor, most: int) -> bool:
         """Its products of integers are quick in bfloat16 on a CPU; in float32 they are slower than wide rows."""
@@ -81,8 +88,11 @@ class QuantizedHead(RoundedHead):
         scale = self.scale.view(torch.float32).to(x.dtype)
         if self._runs_kernel(x, POSITIONS_OF_KERNEL):
             return torch._weight_int8pack_mm(x, self.quantized, scale)
+        if products := _gpu_products_for(x):
+            logits: Tensor = products.int8_product(x, self.quantized, self.scale.view(torch.float32))
+            return logits
         logits = x.new_empty(x.shape[0], self.out_features)
-        for rows in self._blocks():
+        for rows in self._blocks(x.device):
             logits[:, rows] = F.linear(x, self.quantized[rows].to(x.dtype)) * scale[rows]
         return logits
 
@@ -110,6 +120,9 @@ class PackedHead(RoundedHead):
         self._arranged_from: list[tuple[int, int]] = []
 
     def _logits(self, x: Tensor) -> Tensor:
+        if products := _gpu_products_for(x):
+            logits: Tensor = products.int4_product(x, self.packed, self.group_scale.view(torch.bfloat16))
+            return logits
         if not self._runs_kernel(x, POSITIONS_OF_INT4_KERNEL):
             return super()._logits(x)
         packed, scales = self._for_kernel()
@@ -133,6 +146,29 @@ class PackedHead(RoundedHead):
 
     def extra_repr(self) -> str:
         return f"in_features={self.in_features}, out_features={self.out_features}, kept={self.basis.shape[0]}, int4"
+
+
+def _gpu_products_for(x: Tensor) -> ModuleType | None:
+    """gpu_products.py for a few positions on a GPU, where it works."""
+    if not x.is_cuda:
+        return None
+    products = _gpu_products(x.device)
+    return products if products and x.shape[0] <= products.MOST_POSITIONS else None
+
+
+@functools.cache
+def _gpu_products(device: torch.device) -> ModuleType | None:
+    """Triton compiles a little C at first use: not every machine that runs models has a compiler."""
+    try:
+        from headroom import gpu_products
+
+        ones = torch.ones(1, GROUP, device=device)
+        gpu_products.int8_product(ones, ones.to(torch.int8), ones[0, :1])
+    except Exception as error:  # whatever is missing: the products below need none of it
+        reason = str(error).strip().partition("\n")[0]
+        warnings.warn(f"heads of integers run slowly on this GPU, Triton does not work here: {reason}", stacklevel=2)
+        return None
+    return gpu_products
 
 
 def _state(tensor: Tensor) -> tuple[int, int]:

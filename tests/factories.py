@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +15,7 @@ from service.ports import JobStore
 from service.recipes.compress import CompressRecipe
 
 CORPUS_ID = "corpus_" + "0" * 32
+ENGINE_DEVICE = os.environ.get("HEADROOM_TEST_DEVICE", "cpu")  # `cuda` where there is one: what the engine runs on
 
 Result = TypeVar("Result")
 

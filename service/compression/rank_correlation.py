@@ -47,7 +47,7 @@ def binned_spearman(columns: Tensor, y: Tensor) -> Tensor:
     repeated = target.repeat(BINNED_COLUMNS)
 
     def correlate(rows: Tensor) -> Tensor:
-        return _correlate_bins(_places(rows), *rows.shape, repeated[: rows.numel()])
+        return _correlate_bins(_places(rows), rows.shape[0], repeated[: rows.numel()])
 
     parts: list[Tensor] = []
     for some in columns.split(COPIED_COLUMNS, dim=1):
@@ -57,8 +57,9 @@ def binned_spearman(columns: Tensor, y: Tensor) -> Tensor:
     return torch.cat(parts)
 
 
-def _correlate_bins(places: Tensor, m: int, n: int, target: Tensor) -> Tensor:
+def _correlate_bins(places: Tensor, m: int, target: Tensor) -> Tensor:
     """places: (m * n,) int32, as `_places` gives; target: (m * n,) centred ranks, once for each column -> (m,)"""
+    n = places.numel() // m
     counts = torch.bincount(places, minlength=m * BINS)
     sums = torch.bincount(places, weights=target, minlength=m * BINS)
     for bins in (counts.view(m, BINS), sums.view(m, BINS)):  # both zeros are one

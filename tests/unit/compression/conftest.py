@@ -7,7 +7,7 @@ import pytest
 
 from service.ports import CorpusFile, EngineOutcome, EngineTask, LocalModel
 from service.recipes.compress import CompressRecipe
-from tests.factories import CORPUS_ID, make_recipe
+from tests.factories import CORPUS_ID, ENGINE_DEVICE, make_recipe
 from tests.tiny_models import make_text, make_tiny_checkpoint
 
 OPTIONS = {"window": 32, "calibration_tokens": 2048, "evaluation_tokens": 2048, "continuations": 0}
@@ -44,7 +44,7 @@ def make_task(tmp_path: Path) -> Callable[..., EngineTask]:
         validated: CompressRecipe = make_recipe(**fields)
         local = LocalModel("acme/tiny", None, source)
         return EngineTask(
-            "job_t", validated, local, corpus, "text", None, tmp_path / "cache", staging, "cpu", (), files
+            "job_t", validated, local, corpus, "text", None, tmp_path / "cache", staging, ENGINE_DEVICE, (), files
         )
 
     return make

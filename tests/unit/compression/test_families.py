@@ -24,7 +24,7 @@ from service.errors import UnsupportedHead
 from service.estimates import head_facts
 from service.ports import EngineTask, LocalModel, Verdict
 from service.recipes.compress import Method
-from tests.factories import make_recipe
+from tests.factories import ENGINE_DEVICE, make_recipe
 from tests.tiny_models import FAMILIES, make_model, make_text, make_tiny_checkpoint
 
 OPTIONS = {"window": 32, "calibration_tokens": 1024, "evaluation_tokens": 256}
@@ -51,7 +51,7 @@ def make_task(folder: Path, family: str, **options: Any) -> EngineTask[Any]:
     corpus.write_text(make_text(2500))
     recipe = make_recipe(ratio=0.5, drift={"perplexity": 9.0}, options=OPTIONS | options)
     local = LocalModel("acme/tiny", None, folder / "model")
-    return EngineTask("job_f", recipe, local, corpus, "text", None, folder / "cache", folder / "staging", "cpu")
+    return EngineTask("job_f", recipe, local, corpus, "text", None, folder / "cache", folder / "staging", ENGINE_DEVICE)
 
 
 @pytest.fixture(scope="module", params=FAMILIES)

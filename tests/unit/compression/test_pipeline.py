@@ -391,7 +391,7 @@ def test_a_head_that_is_no_matrix_times_hidden_state_is_refused(
 
     def shifted(self: Any, *args: Any, **kwargs: Any) -> Any:
         output = plain(self, *args, **kwargs)
-        output.logits = output.logits + torch.arange(output.logits.shape[-1])
+        output.logits = output.logits + torch.arange(output.logits.shape[-1], device=output.logits.device)
         return output
 
     monkeypatch.setattr(GPT2LMHeadModel, "forward", shifted)

@@ -52,7 +52,7 @@ def test_dependent_columns_far_from_zero_are_factorised_too() -> None:
     weight, y = made_up(3000)
     far = torch.cat([weight, weight[:, :5], weight[:, 5:] * 3], dim=1).double() + 1e6
     ours = prefix_r2(*row_moments(far, y).centered(), torch.arange(20))
-    assert float(ours[-1]) == pytest.approx(regress(weight, y).r2, abs=1e-3)
+    assert float(ours[-1]) == pytest.approx(regress(weight, y).r2, abs=5e-3)
 
 
 def test_the_fewest_columns_are_those_that_first_reach_the_share() -> None:

@@ -18,6 +18,7 @@ from service.compression.steering import MULTIPLIERS, Edit, edit_direction, meas
 from service.errors import InvalidToken, UnsupportedHead
 from service.ports import EngineOutcome, EngineTask, LocalModel, Verdict
 from service.recipes.steer import SteerRecipe
+from tests.factories import ENGINE_DEVICE
 
 CPU = torch.device("cpu")
 MakeTask = Callable[..., EngineTask[Any]]
@@ -145,7 +146,7 @@ def test_a_trained_model_gives_what_was_wanted(tmp_path: Path, shared: Path) -> 
     staging = tmp_path / "staging"
     staging.mkdir()
     corpus = shared / "corpora/prose-valid.txt"
-    task = EngineTask("job_x", recipe, local, corpus, "text", None, tmp_path, staging, "cpu")
+    task = EngineTask("job_x", recipe, local, corpus, "text", None, tmp_path, staging, ENGINE_DEVICE)
 
     found = run_engine(task, lambda phase, fraction: None).report["steering"]
 

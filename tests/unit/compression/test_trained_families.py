@@ -15,7 +15,7 @@ from service.compression.hidden_states import hidden_states_of
 from service.compression.pipeline import compress
 from service.compression.reading import Objective, examples_of
 from service.ports import EngineTask, LocalModel, Verdict
-from tests.factories import make_recipe
+from tests.factories import ENGINE_DEVICE, make_recipe
 
 pytestmark = [pytest.mark.shared, pytest.mark.slow]
 
@@ -69,7 +69,9 @@ def test_a_trained_model_goes_through_the_whole_job(
     recipe = make_recipe(ratio=0.5, drift={"perplexity": 0.01}, options=options)
     local, corpus = LocalModel(f"models/{name}", None, shared / "models" / name), shared / "corpora" / "docs-valid.txt"
     outcome = compress(
-        EngineTask("job_t", recipe, local, corpus, "text", None, tmp_path / "cache", tmp_path / "staging", "cpu"),
+        EngineTask(
+            "job_t", recipe, local, corpus, "text", None, tmp_path / "cache", tmp_path / "staging", ENGINE_DEVICE
+        ),
         lambda phase, fraction: None,
     )
     assert outcome.verdict is Verdict.PUBLISH
