@@ -1,7 +1,7 @@
 """Write the sliced checkpoint: new head tensors, everything else copied byte for byte without passing through torch.
 
-Peak memory is the head's factors plus one copy buffer, whatever the model's size. Each file is hashed while it is
-written. Measures nothing, loads no model.
+Peak memory is the head's factors plus a few megabytes of buffers, whatever the model's size. Each file is hashed while
+it is written. Measures nothing, loads no model.
 """
 
 import json
@@ -19,13 +19,12 @@ import torch
 from torch import Tensor
 
 from headroom.head import FORMAT_VERSION, REMOVED_NAME
-from service.compression.hashed_writing import HashedWriter
+from service.compression.hashed_writing import PIECE_BYTES, HashedWriter
 from service.compression.lm_head import LmHead, StoredNames
 from service.compression.slicing import SlicedFactors
 from service.hashed_files import HashedFile
 from service.model_files import ModelInspection, TensorEntry
 
-COPY_BYTES = 8 * 1024 * 1024
 SIDE_FILE_SUFFIXES = {".json", ".txt", ".model", ".jinja", ".tiktoken"}
 DTYPE_NAMES = {
     torch.float32: "F32",
@@ -294,23 +293,21 @@ def _write_shard(
         offset += _nbytes(item)
     encoded = json.dumps(header, separators=(",", ":")).encode()
     encoded += b" " * (-len(encoded) % 8)
-    buffer = memoryview(bytearray(COPY_BYTES))
     with HashedWriter(path) as out:
         out.write(struct.pack("<Q", len(encoded)) + encoded)
         for _, item in ordered:
             if isinstance(item, TensorEntry):
-                _copy_bytes(files[item.file], item, buffer, out, on_bytes)
+                _copy_bytes(files[item.file], item, out, on_bytes)
             else:
                 _write_tensor(item, out, on_bytes)
     return out.hashed()
 
 
-def _copy_bytes(
-    source: RawIOBase, entry: TensorEntry, buffer: memoryview, out: HashedWriter, on_bytes: Callable[[int], None]
-) -> None:
+def _copy_bytes(source: RawIOBase, entry: TensorEntry, out: HashedWriter, on_bytes: Callable[[int], None]) -> None:
     source.seek(entry.start)
     left = entry.nbytes
     while left:
+        buffer = out.buffer()
         count = source.readinto(buffer[: min(left, len(buffer))])
         if not count:
             raise OSError(f"{entry.file} ended early while tensor {entry.name!r} was copied")
@@ -321,8 +318,8 @@ def _copy_bytes(
 
 def _write_tensor(tensor: Tensor, out: HashedWriter, on_bytes: Callable[[int], None]) -> None:
     data = tensor.contiguous().flatten().view(torch.uint8).numpy().data
-    for start in range(0, len(data), COPY_BYTES):
-        piece = data[start : start + COPY_BYTES]
+    for start in range(0, len(data), PIECE_BYTES):
+        piece = data[start : start + PIECE_BYTES]
         out.write(piece)
         on_bytes(len(piece))
 

@@ -1,6 +1,8 @@
 """What is written: the head's own tensors, and the others byte for byte as the source has them; hashes on the way."""
 
 import hashlib
+import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,8 +11,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from service.compression.hashed_writing import HashedWriter
+from service.compression.checkpoint import Plan, write_checkpoint
+from service.compression.hashed_writing import PIECE_BYTES
 from service.compression.pipeline import compress
+from service.errors import JobCanceled
 from service.model_files import ModelInspection, inspect_model
 from service.ports import EngineOutcome, EngineTask
 
@@ -65,13 +69,47 @@ def test_the_hashes_that_writing_gives_are_those_of_the_files(make_task: MakeTas
         assert file.is_still(task.staging / name)
 
 
-def test_what_was_written_is_what_was_hashed_when_a_buffer_is_used_again(tmp_path: Path) -> None:
-    buffer = memoryview(bytearray(100_000))
-    with HashedWriter(tmp_path / "file") as out:
-        for value in range(50):
-            buffer[:] = bytes([value]) * len(buffer)
-            out.write(buffer)
-    content = (tmp_path / "file").read_bytes()
-    assert content == b"".join(bytes([value]) * len(buffer) for value in range(50))
-    assert out.hashed().sha256 == hashlib.sha256(content).hexdigest()
-    assert out.hashed().size == len(content)
+def test_a_large_checkpoint_is_the_bytes_of_the_plan_and_its_hash_theirs(make_task: MakeTask, tmp_path: Path) -> None:
+    """Tensors of more than a piece, new and copied, whose lengths are no multiple of it."""
+    source = write_source(make_task, torch.randn(5 * PIECE_BYTES // 4 + 3, generator=torch.Generator().manual_seed(0)))
+    new = torch.randn(7 * PIECE_BYTES // 8 + 1, generator=torch.Generator().manual_seed(1)).bfloat16()
+    (tmp_path / "out").mkdir()
+    done: list[float] = []
+    plan = Plan({"new": new, **source.tensors}, {}, {})
+    hashes = write_checkpoint(plan, source, tmp_path / "out", 10**9, done.append)
+    written = load_file(tmp_path / "out" / "model.safetensors")
+    assert torch.equal(written["new"].view(torch.int16), new.view(torch.int16))
+    assert torch.equal(written["large"], load_file(source.path / "model.safetensors")["large"])
+    content = (tmp_path / "out" / "model.safetensors").read_bytes()
+    assert hashes["model.safetensors"].sha256 == hashlib.sha256(content).hexdigest()
+    assert done == sorted(done)
+    assert done[-1] == 1.0
+
+
+def test_a_cancellation_stops_within_a_tensor_and_leaves_no_thread(make_task: MakeTask, tmp_path: Path) -> None:
+    source = write_source(make_task, torch.zeros(8 * PIECE_BYTES))
+    (tmp_path / "out").mkdir()
+    before = set(threading.enumerate())
+
+    def cancel(done: float) -> None:
+        if done > 0.25:
+            raise JobCanceled
+
+    with pytest.raises(JobCanceled):
+        write_checkpoint(Plan(dict(source.tensors), {}, {}), source, tmp_path / "out", 10**9, cancel)
+    assert (tmp_path / "out" / "model.safetensors").stat().st_size < 0.3 * source.nbytes
+    assert set(threading.enumerate()) <= before
+
+
+def test_a_source_that_became_shorter_is_an_error(make_task: MakeTask, tmp_path: Path) -> None:
+    source = write_source(make_task, torch.zeros(2 * PIECE_BYTES))
+    os.truncate(source.path / "model.safetensors", PIECE_BYTES)
+    (tmp_path / "out").mkdir()
+    with pytest.raises(OSError, match="ended early while tensor 'large' was copied"):
+        write_checkpoint(Plan(dict(source.tensors), {}, {}), source, tmp_path / "out", 10**9, lambda done: None)
+
+
+def write_source(make_task: MakeTask, large: torch.Tensor) -> ModelInspection:
+    folder = make_task().model.path
+    save_file({"large": large}, folder / "model.safetensors", metadata={"format": "pt"})
+    return inspect_model(folder)
