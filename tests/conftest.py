@@ -1,5 +1,6 @@
 """Markers that need something this machine may lack are skipped in plain sight."""
 
+import os
 import secrets
 import signal
 from collections.abc import Iterator
@@ -10,6 +11,9 @@ import pytest
 from tests.postgresql_server import PostgresqlServer, find_programs
 from tests.s3_server import S3Server, set_environment
 
+# Tests run side by side, and operator threads of one wait, busily, for what the other's have: a third of the time.
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported; a test of threads asks for some
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # job processes start two all the same
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
