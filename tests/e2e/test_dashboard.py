@@ -211,7 +211,7 @@ def test_further_texts_groups_revisions_and_a_webhook_are_asked_for_and_its_secr
     assert httpx.post(
         f"{server.url}/v1/corpora", content="other words " * 900, headers=headers, trust_env=False
     ).is_success
-    fill_in(page, LONG | {"options.publish_ratios": "10, 150"}, path)
+    fill_in(page, LONG | {"options.publish_ratios": "10, 150", "options.shards": "2"}, path)
     page.get_by_text("Further texts to measure on").click()
     add = page.get_by_role("button", name="Add a text")
     for name in ("first", "second", "third"):
@@ -246,6 +246,7 @@ def test_further_texts_groups_revisions_and_a_webhook_are_asked_for_and_its_secr
         ("third", 0.03),
     ]
     assert job["options"]["publish_ratios"] == [0.1, 0.5]
+    assert job["options"]["shards"] == 2
     assert job["options"]["group_field"] == "language"
     assert sorted(job["options"]["compare"]) == ["fisher", "random", "slope"]
     assert job["webhook"]["url"] == "https://127.0.0.1:9/hook"

@@ -1,6 +1,6 @@
 // From the fields of the form to the body of POST /v1/jobs and back. Left-out fields mean the service's defaults.
 
-const WHOLE = new Set(["options.window", "options.seed", "options.calibration_tokens", "options.evaluation_tokens", "options.continuations"]);
+const WHOLE = new Set(["options.window", "options.seed", "options.calibration_tokens", "options.evaluation_tokens", "options.continuations", "options.shards"]);
 const NUMBERS = new Set(["drift.kl", "max_kl"]);
 const PERCENTS = new Set(["drift.perplexity", "drift.group_gap", "ratio"]);
 const DEFAULTS = { "options.head_dtype": "source", "options.repair": "mean", "options.tied": "keep", method: "probability", kind: "compress" };
