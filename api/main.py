@@ -14,6 +14,7 @@ from api.app import create_app
 from api.dependencies import Services
 from api.draining import DrainingServer
 from api.loopback import is_loopback
+from api.zero_copy import ZeroCopyProtocol
 from service.adapters.celery_queue import CeleryQueue
 from service.adapters.chained_models import open_models
 from service.adapters.database import Database
@@ -91,6 +92,7 @@ def main(arguments: list[str] | None = None) -> None:
         app,
         host=options.host,
         port=options.port,
+        http=ZeroCopyProtocol,
         log_config=None,
         access_log=False,
         server_header=False,

@@ -17,6 +17,7 @@ from prometheus_client.registry import Collector
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.dependencies import Services
+from api.zero_copy import EXTENSION
 from service.errors import ServiceError
 from service.ports import StoreFigures
 
@@ -58,8 +59,8 @@ class CountRequests:
             nonlocal status, sent
             if message["type"] == "http.response.start":
                 status = message["status"]
-            sent += len(message.get("body", b""))
             await send(message)
+            sent += message["count"] if message["type"] == EXTENSION else len(message.get("body", b""))
 
         try:
             await self._app(scope, receive, send_counted)

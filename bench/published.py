@@ -15,6 +15,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from api.main import build_app, build_services
+from api.zero_copy import ZeroCopyProtocol
 from service.adapters.migrate import upgrade
 from service.jobs import Job, Status, new_job_id
 from service.recipes.compress import CompressRecipe
@@ -72,7 +73,7 @@ def serve(connection: Connection, app: FastAPI) -> None:
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.bind(("127.0.0.1", 0))
     listener.listen(1024)
-    config = uvicorn.Config(app, log_level="warning", access_log=False)
+    config = uvicorn.Config(app, http=ZeroCopyProtocol, log_level="warning", access_log=False)
     connection.send(listener.getsockname()[1])
     uvicorn.Server(config).run(sockets=[listener])
 
