@@ -3,8 +3,11 @@
 import torch
 from torch import Tensor
 
+from service.compression.block_parallel import single_threaded_operators
+
 RESAMPLES = 2000
 CONFIDENCE = 0.95
+DRAWN_AT_ONCE = 1 << 16  # windows
 
 
 def interval_of_means(sums: Tensor, counts: Tensor, seed: int) -> tuple[Tensor, Tensor]:
@@ -24,10 +27,16 @@ def resampled_means(sums: Tensor, counts: Tensor, seed: int) -> Tensor:
     """(resamples, figures); those that drew windows without a position are left out."""
     windows = counts.shape[0]
     generator = torch.Generator().manual_seed(seed)
-    means = torch.empty(RESAMPLES, sums.shape[1], dtype=torch.float64)
-    drawn_positions = torch.empty(RESAMPLES, dtype=torch.float64)
-    for index in range(RESAMPLES):  # one at a time: a table of resamples by windows would grow with the corpus
-        drawn = torch.bincount(torch.randint(windows, (windows,), generator=generator), minlength=windows).double()
-        drawn_positions[index] = drawn @ counts.double()
-        means[index] = drawn @ sums / drawn_positions[index]
-    return means[drawn_positions > 0]
+    summed = torch.cat([sums, counts.double()[:, None]], dim=1)
+    at_once = max(1, DRAWN_AT_ONCE // max(windows, 1))  # a table of all resamples by windows would grow with the corpus
+    parts = []
+    with single_threaded_operators():
+        for start in range(0, RESAMPLES, at_once):
+            resamples = min(at_once, RESAMPLES - start)
+            drawn = torch.randint(windows, (resamples, windows), generator=generator)
+            places = (drawn + windows * torch.arange(resamples)[:, None]).flatten()
+            counted = torch.bincount(places, minlength=resamples * windows).view(resamples, windows)
+            parts.append(counted.double() @ summed)
+    totals = torch.cat(parts)
+    totals = totals[totals[:, -1] > 0]
+    return totals[:, :-1] / totals[:, -1:]
