@@ -18,6 +18,7 @@ from service.compression.comparisons import compare_methods, compared_sizes
 from service.compression.encoding import encode
 from service.compression.evaluation_sets import open_evaluation_sets, outside_shares
 from service.compression.exports import check_exports, write_exports
+from service.compression.freed_memory import return_freed_memory
 from service.compression.frontier import Frontier
 from service.compression.gate import choose
 from service.compression.groups import small_groups
@@ -143,6 +144,7 @@ def compress(task: EngineTask[CompressRecipe], progress: Progress) -> EngineOutc
             report |= storing.parts(storing.moved_by(kept, lambda done: None, stored_as))
     exported, published = len(recipe.options.export), len(recipe.options.publish_ratios)
     share = 1 / (1 + exported + published)  # of one checkpoint in the time of validating
+    return_freed_memory()  # of encoding and the sweep: slicing needs the room
     for _ in range(STORED_ATTEMPTS):
         if not waiting:
             break
