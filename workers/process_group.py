@@ -10,14 +10,17 @@ import time
 from collections.abc import Mapping, Sequence
 
 POLL_SECONDS = 0.1
+# Operator threads wait for one another; busily, on a core that others use, that took ten times as long as the work.
+DEFAULTS = {"OMP_WAIT_POLICY": "PASSIVE"}
 
 
 class ProcessGroup:
     """One command and everything it starts."""
 
     def __init__(self, command: Sequence[str], environment: Mapping[str, str] | None = None) -> None:
+        variables = DEFAULTS | dict(os.environ if environment is None else environment)
         self._leader = subprocess.Popen(
-            command, stdin=subprocess.PIPE, env=environment, start_new_session=True, close_fds=True
+            command, stdin=subprocess.PIPE, env=variables, start_new_session=True, close_fds=True
         )
 
     @property

@@ -105,3 +105,14 @@ def test_a_group_has_a_session_of_its_own() -> None:
 )
 def test_an_exit_is_told_in_words(code: int, words: str) -> None:
     assert words in describe_exit(code)
+
+
+@pytest.mark.parametrize(("given", "seen"), [({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE")])
+def test_operator_threads_wait_without_a_core_unless_the_environment_says_otherwise(
+    given: dict[str, str], seen: str
+) -> None:
+    plain = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    program = f"import os, sys; sys.exit(os.environ['OMP_WAIT_POLICY'] != {seen!r})"
+    group = ProcessGroup([sys.executable, "-c", program], plain | given)
+    assert group.wait(20) == 0
+    group.kill()
