@@ -99,13 +99,19 @@ def minimum_norm_solution(values: Tensor, vectors: Tensor, right: Tensor) -> tup
     return vectors[:, keep] @ coordinates, int(keep.sum())
 
 
-def predict(weight: Tensor, regression: Regression, rows_at_once: int = 8192) -> Tensor:
+def predict(weight: Tensor, regression: Regression, rows_at_once: int = 512) -> Tensor:
     """(vocab,) fitted y."""
 
-    def fit(rows: Tensor) -> Tensor:
-        return rows.double() @ regression.slope
+    fitted = torch.empty(weight.shape[0], dtype=torch.float64)
 
-    return torch.cat(list(map_blocks(fit, weight.split(rows_at_once), torch.device("cpu")))) + regression.intercept
+    def fit(block: tuple[Tensor, Tensor]) -> None:
+        rows, out = block
+        torch.mv(rows.double(), regression.slope, out=out)  # kept results between large blocks would spread these out
+
+    blocks = zip(weight.split(rows_at_once), fitted.split(rows_at_once), strict=True)
+    for _ in map_blocks(fit, blocks, torch.device("cpu")):
+        pass
+    return fitted + regression.intercept
 
 
 def _split_moments(weight: Tensor, y: Tensor, seed: int) -> tuple[RowMoments, RowMoments]:

@@ -31,6 +31,7 @@ def components_section(components: Components) -> dict[str, Any]:
         "explained_variance": _rounded(components.explained_variance),
         "standardised_slopes": _rounded(components.slope),
         "spearman": _rounded(components.spearman),
+        "ranked_rows": components.ranked_rows,
     } | sparsity_section(components.sparsity)
 
 

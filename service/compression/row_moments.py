@@ -13,7 +13,7 @@ from torch import Tensor
 from service.compression.block_parallel import map_blocks
 
 ROWS_SUMMED = 16_384  # by one thread
-ROWS_AT_ONCE = 2_048
+ROWS_AT_ONCE = 512  # as float64 they stay in the cache
 COLUMNS_AT_ONCE = 384
 
 

@@ -7,6 +7,7 @@ from scipy.stats import spearmanr
 from sklearn.decomposition import PCA
 from sklearn.linear_model import LinearRegression
 
+from service.compression import principal_components as principal_components_module
 from service.compression.encoding import encode
 from service.compression.principal_components import principal_components
 
@@ -38,6 +39,19 @@ def test_all_components_explain_what_all_columns_do() -> None:
     ours = principal_components(weight, y, encoding)
     assert ours.sparsity.curve[-1] == (6, pytest.approx(encoding.regression.r2))
     assert float(ours.explained_variance.sum()) == pytest.approx(1.0)
+
+
+def test_of_a_large_vocabulary_evenly_spaced_rows_are_ranked(monkeypatch: pytest.MonkeyPatch) -> None:
+    weight, y = made_up()
+    encoding = encode(weight, y, torch.ones(6, dtype=torch.float64), 0)
+    whole = principal_components(weight, y, encoding)
+    monkeypatch.setattr(principal_components_module, "RANKED_ROWS", 150)
+    sampled = principal_components(weight, y, encoding)
+    assert (whole.ranked_rows, sampled.ranked_rows) == (400, 134)
+    scores = (weight.double() - weight.double().mean(0))[::3] @ encoding.spectrum[1].flip(1)
+    rho = [spearmanr(scores[:, i], y[::3].numpy()).statistic for i in range(6)]
+    np.testing.assert_allclose(sampled.spearman.abs(), np.abs(rho), atol=2e-3)
+    assert torch.equal(sampled.slope, whole.slope)
 
 
 def test_a_direction_without_variance_has_neither_slope_nor_correlation() -> None:
