@@ -15,11 +15,9 @@ from typing import Any, Self
 
 from service.hashed_files import HashedFile
 
-PIECE_BYTES = (
-    1024 * 1024
-)  # stays in a core's cache between reading, writing and hashing; 8 MB cost the kernel twice as much
+PIECE_BYTES = 1 << 20  # stays in a core's cache until it is hashed; 8 MB cost the kernel twice as much
 PIECES_AHEAD = 4  # written and not hashed yet
-SYNC_BYTES = 64 * 1024 * 1024
+SYNC_BYTES = 64 << 20
 
 
 class HashedWriter:
