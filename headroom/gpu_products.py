@@ -11,6 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 from torch.nn import functional as F
+from triton import OutOfResources as OutOfResources  # what a GPU with too little shared memory answers
 
 from headroom.quantized_head import GROUP, OFFSET
 

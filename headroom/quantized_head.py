@@ -7,6 +7,7 @@ positions a block of rows is widened at a time.
 
 import functools
 import warnings
+from contextlib import suppress
 from types import ModuleType
 
 import torch
@@ -89,8 +90,9 @@ class QuantizedHead(RoundedHead):
         if self._runs_kernel(x, POSITIONS_OF_KERNEL):
             return torch._weight_int8pack_mm(x, self.quantized, scale)
         if products := _gpu_products_for(x):
-            logits: Tensor = products.int8_product(x, self.quantized, self.scale.view(torch.float32))
-            return logits
+            with suppress(products.OutOfResources):  # a smaller GPU than these blocks want: rows are widened instead
+                found: Tensor = products.int8_product(x, self.quantized, self.scale.view(torch.float32))
+                return found
         logits = x.new_empty(x.shape[0], self.out_features)
         for rows in self._blocks(x.device):
             logits[:, rows] = F.linear(x, self.quantized[rows].to(x.dtype)) * scale[rows]
@@ -121,8 +123,9 @@ class PackedHead(RoundedHead):
 
     def _logits(self, x: Tensor) -> Tensor:
         if products := _gpu_products_for(x):
-            logits: Tensor = products.int4_product(x, self.packed, self.group_scale.view(torch.bfloat16))
-            return logits
+            with suppress(products.OutOfResources):
+                found: Tensor = products.int4_product(x, self.packed, self.group_scale.view(torch.bfloat16))
+                return found
         if not self._runs_kernel(x, POSITIONS_OF_INT4_KERNEL):
             return super()._logits(x)
         packed, scales = self._for_kernel()

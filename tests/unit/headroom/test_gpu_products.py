@@ -1,6 +1,8 @@
 """Products with heads of integers on a GPU agree with float64; where Triton does not work, heads do without it."""
 
 import sys
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -44,6 +46,20 @@ def test_logits_on_a_gpu_are_those_of_the_columns_in_float64(
 @pytest.mark.gpu
 def test_triton_works_on_this_gpu() -> None:
     assert quantized_head._gpu_products(torch.device("cuda")) is not None
+
+
+@pytest.mark.parametrize("kind", [QuantizedHead, PackedHead])
+def test_on_a_gpu_too_small_for_a_kernel_rows_are_widened(
+    kind: type[QuantizedHead] | type[PackedHead], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*arguments: Any) -> None:
+        raise MemoryError
+
+    small = SimpleNamespace(OutOfResources=MemoryError, int8_product=refuse, int4_product=refuse)
+    head, x = random_head(kind, 264, 40), torch.randn(3, 40)
+    wanted = head(x)
+    monkeypatch.setattr(quantized_head, "_gpu_products_for", lambda x: small)
+    torch.testing.assert_close(head(x), wanted)
 
 
 def test_without_triton_a_warning_names_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
