@@ -29,12 +29,12 @@ class Blocks:
     stages: int
 
 
-def int8_product(x: Tensor, quantized: Tensor, scale: Tensor, blocks: Blocks | None = None) -> Tensor:
+def int8_product(x: Tensor, quantized: Tensor, scale: Tensor) -> Tensor:
     """x: (positions, kept) floats; quantized: (vocab, kept) int8; scale: (vocab,) float32 -> (positions, vocab)."""
     positions, kept = x.shape
     vocab = quantized.shape[0]
-    blocks = blocks or _int8_blocks(positions, x.dtype)
-    logits = torch.empty(positions, vocab, dtype=x.dtype, device=x.device)
+    blocks = _int8_blocks(positions, x.dtype)
+    logits = x.new_empty(positions, vocab)
     with torch.cuda.device_of(x):
         _int8_kernel[_grid(positions, vocab, blocks)](
             x.contiguous(),
@@ -53,14 +53,14 @@ def int8_product(x: Tensor, quantized: Tensor, scale: Tensor, blocks: Blocks | N
     return logits
 
 
-def int4_product(x: Tensor, packed: Tensor, scale: Tensor, blocks: Blocks | None = None) -> Tensor:
+def int4_product(x: Tensor, packed: Tensor, scale: Tensor) -> Tensor:
     """x: (positions, kept); packed: (vocab, ceil(kept / 2)) uint8; scale: (vocab, groups) bfloat16, as PackedHead."""
     positions, kept = x.shape
     vocab, groups = scale.shape
-    blocks = blocks or _int4_blocks(positions)
+    blocks = _int4_blocks(positions)
     pairs = F.pad(x, (0, groups * GROUP - kept)).view(positions, groups, GROUP // 2, 2)
     even, odd = (part.contiguous() for part in pairs.unbind(3))
-    logits = torch.empty(positions, vocab, dtype=x.dtype, device=x.device)
+    logits = x.new_empty(positions, vocab)
     with torch.cuda.device_of(x):
         _int4_kernel[_grid(positions, vocab, blocks)](
             even,
@@ -75,7 +75,7 @@ def int4_product(x: Tensor, packed: Tensor, scale: Tensor, blocks: Blocks | None
             groups,
             POSITIONS=blocks.positions,
             ROWS=blocks.rows,
-            HALF=GROUP // 2,
+            HALF=blocks.columns // 2,
             OFFSET=OFFSET,
             num_warps=blocks.warps,
             num_stages=blocks.stages,

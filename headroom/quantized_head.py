@@ -56,7 +56,7 @@ class RoundedHead(nn.Module):
     def _logits(self, x: Tensor) -> Tensor:
         """(positions, kept) -> (positions, vocab), a block of rows of the head at a time."""
         logits = x.new_empty(x.shape[0], self.out_features)
-        for rows in self._blocks(x.device):
+        for rows in self._blocks():
             logits[:, rows] = F.linear(x, self._rows(rows, x.dtype))
         return logits
 
@@ -64,8 +64,8 @@ class RoundedHead(nn.Module):
         """(rows, kept): those rows of the head as numbers."""
         raise NotImplementedError
 
-    def _blocks(self, device: torch.device | None = None) -> list[slice]:
-        step = ROWS_AT_ONCE if device is None or device.type == "cpu" else ROWS_AT_ONCE_ON_GPU
+    def _blocks(self) -> list[slice]:
+        step = ROWS_AT_ONCE if self.basis.device.type == "cpu" else ROWS_AT_ONCE_ON_GPU
         return [slice(start, start + step) for start in range(0, self.out_features, step)]
 
     def _runs_kernel(self, x: Tensor, most: int) -> bool:
@@ -94,7 +94,7 @@ class QuantizedHead(RoundedHead):
                 found: Tensor = products.int8_product(x, self.quantized, self.scale.view(torch.float32))
                 return found
         logits = x.new_empty(x.shape[0], self.out_features)
-        for rows in self._blocks(x.device):
+        for rows in self._blocks():
             logits[:, rows] = F.linear(x, self.quantized[rows].to(x.dtype)) * scale[rows]
         return logits
 
