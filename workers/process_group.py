@@ -10,7 +10,7 @@ import time
 from collections.abc import Mapping, Sequence
 
 POLL_SECONDS = 0.1
-# Operator threads wait for one another; busily, on a core that others use, that took ten times as long as the work.
+# Operator threads wait for one another; busily, on a core that others use, that takes longer than the work itself.
 DEFAULTS = {"OMP_WAIT_POLICY": "PASSIVE"}
 
 
