@@ -8,18 +8,18 @@ from importlib.metadata import version
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 
-from api.audit import Audit
+from api.answers.job_answers import JobAnswers
 from api.dependencies import Services
+from api.documents.openapi import openapi_of
 from api.errors import install_error_handlers
-from api.job_answers import JobAnswers
-from api.limits import BodyLimit, RequestIds
-from api.live_jobs import LiveJobs
-from api.metrics import CountRequests, RequestFigures, ServiceState
-from api.openapi import openapi_of
-from api.rate_limits import RateLimitHeaders
+from api.live.live_jobs import LiveJobs
+from api.live.metrics import CountRequests, RequestFigures, ServiceState
+from api.live.tracing import trace_requests
+from api.requests.audit import Audit
+from api.requests.limits import BodyLimit, RequestIds
+from api.requests.rate_limits import RateLimitHeaders
 from api.routes import audit, corpora, deliveries, events, files, health, hub, jobs, metrics, models, session
 from api.routes.pages import install_pages
-from api.tracing import trace_requests
 
 DESCRIPTION = "Slice the output head of a language model, and prove that its predictions did not move."
 

@@ -16,20 +16,20 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from fastapi.security.base import SecurityBase
 
-from api.live_jobs import LiveJobs
-from api.loopback import names_loopback
-from api.same_origin import SAFE_METHODS, is_same_origin
-from service.access import LOCAL_CALLER, Caller, Scope
-from service.access_ports import AuditLog, CorpusHolds, KeyStore, RateLimiter
-from service.authentication import BAD_KEY, Authentication
-from service.errors import Forbidden, RateLimited, Unauthenticated
-from service.file_ports import ArtifactStore, CorpusStore
-from service.jobs import Job
-from service.owned_corpora import OwnedCorpora
-from service.ports import Clock, JobQueue, JobStore, ModelSource
-from service.quotas import NO_QUOTAS, Quotas
-from service.submission import Submission
-from service.tracing import NoTracer, Tracer
+from api.live.live_jobs import LiveJobs
+from api.requests.loopback import names_loopback
+from api.requests.same_origin import SAFE_METHODS, is_same_origin
+from service.access.authentication import BAD_KEY, Authentication
+from service.access.owned_corpora import OwnedCorpora
+from service.foundation.errors import Forbidden, RateLimited, Unauthenticated
+from service.foundation.tracing import NoTracer, Tracer
+from service.jobs.submission import Submission
+from service.ports.access import AuditLog, CorpusHolds, KeyStore, RateLimiter
+from service.ports.files import ArtifactStore, CorpusStore
+from service.ports.jobs import Clock, JobQueue, JobStore, ModelSource
+from service.records.callers import LOCAL_CALLER, Caller, Scope
+from service.records.job import Job
+from service.records.quotas import NO_QUOTAS, Quotas
 
 SESSION_COOKIE = "headroom_session"
 BEARER = HTTPBearer(auto_error=False, description="a key of `headroom keys create`; none while the server is open")

@@ -1,6 +1,6 @@
 """Every error a client can meet, as one catalogue: code -> HTTP status and title. Answers are RFC 9457 problems.
 
-The codes of service/errors.py are all here (a test walks its tree), and those that only HTTP knows.
+The codes of service/foundation/errors.py are all here (a test walks its tree), and those that only HTTP knows.
 """
 
 import logging
@@ -14,8 +14,8 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from service.errors import ServiceError
-from service.jobs import PHASES
+from service.foundation.errors import ServiceError
+from service.records.job import PHASES
 
 logger = logging.getLogger(__name__)
 

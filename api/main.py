@@ -10,25 +10,25 @@ from anyio import CapacityLimiter
 from fastapi import FastAPI
 from pydantic import ValidationError
 
+from api.answers.zero_copy import ZeroCopyProtocol
 from api.app import create_app
 from api.dependencies import Services
-from api.draining import DrainingServer
-from api.loopback import is_loopback
-from api.zero_copy import ZeroCopyProtocol
-from service.adapters.celery_queue import CeleryQueue
-from service.adapters.chained_models import open_models
-from service.adapters.database import Database
-from service.adapters.otlp_tracing import open_tracer
-from service.adapters.rate_limits import RateLimits
-from service.adapters.sql_audit import SqlAudit
-from service.adapters.sql_holds import SqlHolds
-from service.adapters.sql_keys import SqlKeys
-from service.adapters.sql_store import SqlJobStore
-from service.adapters.storage import open_storage
-from service.errors import StorageRefused
-from service.logs import configure_logging
-from service.quotas import NO_QUOTAS, Quotas
-from service.settings import Settings
+from api.live.draining import DrainingServer
+from api.requests.loopback import is_loopback
+from service.adapters.files.storage import open_storage
+from service.adapters.remote.celery_queue import CeleryQueue
+from service.adapters.remote.chained_models import open_models
+from service.adapters.remote.otlp_tracing import open_tracer
+from service.adapters.remote.rate_limits import RateLimits
+from service.adapters.sql.audit import SqlAudit
+from service.adapters.sql.database import Database
+from service.adapters.sql.holds import SqlHolds
+from service.adapters.sql.job_store import SqlJobStore
+from service.adapters.sql.keys import SqlKeys
+from service.foundation.errors import StorageRefused
+from service.foundation.logs import configure_logging
+from service.foundation.settings import Settings
+from service.records.quotas import NO_QUOTAS, Quotas
 
 PARALLEL_UPLOADS = 8
 SHUTDOWN_SECONDS = 10

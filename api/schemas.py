@@ -5,11 +5,11 @@ from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from service.file_ports import Corpus, StoredFile
-from service.jobs import Event, Job, Phase, Status, phase_shares
-from service.recipes.job_recipe import ModelReference
-from service.submission import DryRun
-from service.webhooks import Delivery, DeliveryStatus
+from headroom.contract.job_recipe import ModelReference
+from service.jobs.submission import DryRun
+from service.ports.files import Corpus, StoredFile
+from service.records.job import Event, Job, Phase, Status, phase_shares
+from service.records.webhooks import Delivery, DeliveryStatus
 
 
 class View(BaseModel):

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from service.compression.encoding import encode
-from service.compression.principal_components import principal_components
-from service.compression.rank_correlation import spearman
+from service.compression.encoding.principal_components import principal_components
+from service.compression.encoding.token_probability import encode
+from service.compression.numerics.rank_correlation import spearman
 
 VOCAB, HIDDEN = 262_144, 2_304
 ROWS = 8192

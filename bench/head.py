@@ -1,7 +1,7 @@
-"""One decode step of the head: pruned at 0.5 against full, as users run it (headroom.head.SlicedHead against Linear).
+"""One decode step of the head: pruned at 0.5 against full, as users run it (SlicedHead against Linear).
 
 decode_over_full: time over time, a figure for each shape and batch. A general basis, so its product is counted too.
-int8_full and int8_half: headroom.quantized_head.QuantizedHead with all and with half the columns; int4 likewise.
+int8_full and int8_half: QuantizedHead of headroom/loading with all and with half the columns; int4 likewise.
 """
 
 from functools import partial
@@ -10,8 +10,8 @@ from typing import Any
 import torch
 
 from bench.timing import ratio
-from headroom.head import SlicedHead
-from headroom.quantized_head import PackedHead, QuantizedHead
+from headroom.loading.head import SlicedHead
+from headroom.loading.quantized_head import PackedHead, QuantizedHead
 
 SHAPES = ((50257, 768), (128256, 2048))
 BATCHES = (1, 8)

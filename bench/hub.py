@@ -12,11 +12,11 @@ from typing import Any
 from huggingface_hub import snapshot_download
 from huggingface_hub.utils.tqdm import disable_progress_bars
 
-from api import hub_views
+from api.answers import hub_views
 from bench.published import memory_folder, publish, serve_api, served
 from bench.timing import ratio
-from service.file_ports import StoredFile
-from service.hub import Commit, Repository
+from service.ports.files import StoredFile
+from service.publishing.hub import Commit, Repository
 
 SHARDS = 6
 SHARD_MEBIBYTES = 50

@@ -26,15 +26,15 @@ from safetensors.torch import save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from bench.timing import seconds
-from service.adapters.directory_artifacts import DirectoryArtifacts
-from service.compression.basis import Basis
-from service.compression.checkpoint import plan_checkpoint, write_checkpoint
-from service.compression.lm_head import LmHead, StoredNames, Transform
-from service.compression.slicing import slice_head
-from service.compression.source import read_tensor
-from service.manifest import hash_files
-from service.model_files import inspect_model
-from service.recipes.compress import Method
+from headroom.contract.compress import Method
+from service.adapters.files.directory_artifacts import DirectoryArtifacts
+from service.compression.checkpoint.checkpoint import plan_checkpoint, write_checkpoint
+from service.compression.heads.basis import Basis
+from service.compression.heads.slicing import slice_head
+from service.compression.states.lm_head import LmHead, StoredNames, Transform
+from service.compression.states.source import read_tensor
+from service.models.model_files import inspect_model
+from service.publishing.manifest import hash_files
 from tests.tiny_models import make_tokenizer
 
 SHAPE = {"hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16, "vocab_size": 128_256}

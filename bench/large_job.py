@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from bench.large import SHAPE, in_child, make_checkpoint, peak
-from service.adapters.directory_artifacts import DirectoryArtifacts
-from service.compression.kinds import run_engine
-from service.jobs import Phase
-from service.manifest import hash_files
-from service.memory_needs import offloaded_bytes, working_bytes
-from service.model_files import inspect_model
-from service.ports import EngineTask, LocalModel
-from service.recipes.compress import CompressRecipe
+from headroom.contract.compress import CompressRecipe
+from service.adapters.files.directory_artifacts import DirectoryArtifacts
+from service.compression.jobs.engines import run_engine
+from service.models.memory_needs import offloaded_bytes, working_bytes
+from service.models.model_files import inspect_model
+from service.ports.jobs import EngineTask, LocalModel
+from service.publishing.manifest import hash_files
+from service.records.job import Phase
 from tests.tiny_models import make_text
 
 OPTIONS = {"window": 32, "calibration_tokens": 64, "evaluation_tokens": 64, "compare": [], "continuations": 0}

@@ -17,18 +17,18 @@ from typing import Any, get_args
 import torch
 from torch import Tensor
 
-from headroom.quantized_head import scaled
-from service.column_counts import kept_columns
-from service.compression.basis import build_basis
-from service.compression.drift import baseline_perplexity
-from service.compression.precision import round_groups, round_head, round_rows
-from service.compression.slicing import slice_head
-from service.compression.source import Source, open_source
-from service.compression.statistics import Statistics
-from service.compression.sweep import SweepHead, prepare, sweep
-from service.compression.unnested import measure_unnested
-from service.ports import EngineTask, LocalModel
-from service.recipes.compress import CompressRecipe, Method, RoundedDtype
+from headroom.contract.compress import CompressRecipe, Method, RoundedDtype
+from headroom.loading.quantized_head import scaled
+from service.compression.drift.drift_points import baseline_perplexity
+from service.compression.drift.stored_form_drift import measure_unnested
+from service.compression.drift.sweep import SweepHead, prepare, sweep
+from service.compression.heads.basis import build_basis
+from service.compression.heads.precision import round_groups, round_head, round_rows
+from service.compression.heads.slicing import slice_head
+from service.compression.states.source import Source, open_source
+from service.compression.states.statistics import Statistics
+from service.models.column_counts import kept_columns
+from service.ports.jobs import EngineTask, LocalModel
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 RATIOS = (0.1, 0.3, 0.5, 0.7)

@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 
-from service.compression.pipeline import compress
-from service.ports import EngineTask, LocalModel
-from service.recipes.compress import CompressRecipe
+from headroom.contract.compress import CompressRecipe
+from service.compression.jobs.compress import compress
+from service.ports.jobs import EngineTask, LocalModel
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 MODELS = ("docs-gpt2-13m", "docs-gpt2-13m-long", "docs-llama-untied-12m")

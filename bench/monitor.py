@@ -11,7 +11,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 import headroom
 from bench.timing import ratio
-from headroom.head import SlicedEmbedding, SlicedHead
+from headroom.loading.head import SlicedEmbedding, SlicedHead
 
 TOKENS, ROUNDS, RATE = 128, 9, 0.01
 

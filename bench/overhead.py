@@ -9,8 +9,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from headroom.client import Client
-from headroom.embedded import EmbeddedServer
+from headroom.client.client import Client
+from headroom.local.embedded import EmbeddedServer
 from tests.tiny_models import make_text, make_tiny_checkpoint
 
 JOBS = 5

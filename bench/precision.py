@@ -14,17 +14,17 @@ from unittest.mock import patch
 
 import torch
 
-from headroom.quantized_head import scaled
-from service.column_counts import kept_columns
-from service.compression import precision
-from service.compression.basis import build_basis
-from service.compression.precision import round_groups, round_head, round_rows
-from service.compression.refining import refine
-from service.compression.slicing import slice_head
-from service.compression.source import open_source
-from service.compression.unnested import measure_unnested
-from service.ports import EngineTask, LocalModel
-from service.recipes.compress import CompressRecipe, Method, RoundedDtype
+from headroom.contract.compress import CompressRecipe, Method, RoundedDtype
+from headroom.loading.quantized_head import scaled
+from service.compression.drift.stored_form_drift import measure_unnested
+from service.compression.heads import precision
+from service.compression.heads.basis import build_basis
+from service.compression.heads.precision import round_groups, round_head, round_rows
+from service.compression.heads.refining import refine
+from service.compression.heads.slicing import slice_head
+from service.compression.states.source import open_source
+from service.models.column_counts import kept_columns
+from service.ports.jobs import EngineTask, LocalModel
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 MODELS = ("docs-gpt2-13m", "docs-gpt2-13m-long", "docs-llama-untied-12m")

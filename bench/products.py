@@ -11,9 +11,9 @@ import torch
 from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig
 
 from bench.timing import ratio
-from service.compression.block_parallel import single_threaded_operators
-from service.compression.hidden_states import forward
-from service.compression.wide_products import has_fast_products
+from service.compression.numerics.block_parallel import single_threaded_operators
+from service.compression.numerics.wide_products import has_fast_products
+from service.compression.states.hidden_states import forward
 
 TOKENS, VOCAB, ROUNDS = 512, 2048, 3
 CONFIGS = {

@@ -14,12 +14,12 @@ from typing import Any
 import uvicorn
 from fastapi import FastAPI
 
+from api.answers.zero_copy import ZeroCopyProtocol
 from api.main import build_app, build_services
-from api.zero_copy import ZeroCopyProtocol
+from headroom.contract.compress import CompressRecipe
 from service.adapters.migrate import upgrade
-from service.jobs import Job, Status, new_job_id
-from service.recipes.compress import CompressRecipe
-from service.settings import Settings
+from service.foundation.settings import Settings
+from service.records.job import Job, Status, new_job_id
 
 BLOCK = os.urandom(1 << 20)
 

@@ -17,14 +17,14 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from bench.timing import ratio
-from service.compression.basis import build_basis
-from service.compression.examples import next_token_examples
-from service.compression.hidden_cache import HiddenCache, HiddenStates
-from service.compression.lm_head import LmHead, Transform
-from service.compression.statistics import Statistics
-from service.compression.sweep import SweepHead, prepare, sweep
-from service.compression.token_drift import token_drift
-from service.recipes.compress import Method
+from headroom.contract.compress import Method
+from service.compression.drift.sweep import SweepHead, prepare, sweep
+from service.compression.drift.token_drift import token_drift
+from service.compression.heads.basis import build_basis
+from service.compression.states.hidden_cache import HiddenCache, HiddenStates
+from service.compression.states.lm_head import LmHead, Transform
+from service.compression.states.statistics import Statistics
+from service.compression.text.examples import next_token_examples
 
 VOCAB, HIDDEN, WINDOW, WINDOWS = 50257, 768, 512, 4
 RATIOS = [round(0.05 * step, 2) for step in range(20)]  # 0, 0.05, .. 0.95: twenty sizes, the full one among them

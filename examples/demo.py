@@ -18,14 +18,14 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
-from headroom.client import Client
-from headroom.commands.signals import signals_as_interrupts
-from headroom.embedded import EmbeddedServer
+from headroom.client.client import Client
+from headroom.client.job import Job
+from headroom.commands.terminal.signals import signals_as_interrupts
 from headroom.errors import HeadroomError
-from headroom.figures import percent, size
-from headroom.job import Job
-from headroom.progress import display_for
-from headroom.rendering import bytes_view, console_for, drift_view, places_view, remarks_view, show, verdict
+from headroom.local.embedded import EmbeddedServer
+from headroom.views.figures import percent, size
+from headroom.views.progress import display_for
+from headroom.views.rendering import bytes_view, console_for, drift_view, places_view, remarks_view, show, verdict
 
 HERE = Path(__file__).resolve().parent
 MODELS_DIR = HERE / "models"

@@ -10,28 +10,28 @@ from typing import TYPE_CHECKING, Any
 import wrapt
 
 if TYPE_CHECKING:
-    from headroom.client import Client
-    from headroom.column_prefix import kept_columns, set_kept_columns
-    from headroom.monitoring import Monitor, Stats, monitor
-    from headroom.restoring import restore
+    from headroom.client.client import Client
+    from headroom.loading.column_prefix import kept_columns, set_kept_columns
+    from headroom.loading.monitoring import Monitor, Stats, monitor
+    from headroom.loading.restoring import restore
 
 __all__ = ["Client", "Monitor", "Stats", "kept_columns", "monitor", "restore", "set_kept_columns"]
 
 # Where each name is, imported when it is asked for: only some of them need torch.
 HOMES = {
-    "Client": "headroom.client",
-    "Monitor": "headroom.monitoring",
-    "Stats": "headroom.monitoring",
-    "kept_columns": "headroom.column_prefix",
-    "monitor": "headroom.monitoring",
-    "restore": "headroom.restoring",
-    "set_kept_columns": "headroom.column_prefix",
+    "Client": "headroom.client.client",
+    "Monitor": "headroom.loading.monitoring",
+    "Stats": "headroom.loading.monitoring",
+    "kept_columns": "headroom.loading.column_prefix",
+    "monitor": "headroom.loading.monitoring",
+    "restore": "headroom.loading.restoring",
+    "set_kept_columns": "headroom.loading.column_prefix",
 }
 
 
 @wrapt.when_imported("transformers.quantizers.auto")
 def _register(module: Any) -> None:
-    import headroom.transformers_plugin  # noqa: F401  # registers itself
+    import headroom.loading.transformers_plugin  # noqa: F401  # registers itself
 
 
 def __getattr__(name: str) -> Any:

@@ -12,28 +12,28 @@ from typing import Any
 
 import click
 
-# Listed here so that `headroom --help` imports none of them.
+# Room under headroom/commands, and help. Listed here so that `headroom --help` imports none of them.
 COMMANDS = {
-    "serve": "Run the whole service on this machine.",
-    "compress": "Compress a model: post the job, follow it, fetch the checkpoint.",
-    "analyze": "Measure how token probability is encoded in the output head.",
-    "steer": "Make some tokens more or less probable.",
-    "compare": "Measure how far one checkpoint's predictions lie from another's.",
-    "dynamics": "Measure how early in training the head told of token frequency.",
-    "jobs": "List jobs, newest first.",
-    "show": "Show one job and what it measured.",
-    "cancel": "Stop a job.",
-    "webhooks": "List what a job's webhook was told; send it again.",
-    "delete": "Remove jobs that have ended, with their files.",
-    "download": "Fetch and verify a job's files.",
-    "restore": "Give a sliced checkpoint its removed columns back.",
-    "models": "List the models that the server has.",
-    "health": "Tell whether a job posted now would run.",
-    "keys": "Make, list and revoke the keys of a server.",
-    "audit": "Show who did what on a server.",
-    "backup": "Copy a server's database and files.",
-    "config": "Check the settings of a server.",
-    "corpora": "List, upload and delete evaluation texts.",
+    "serve": ("operating", "Run the whole service on this machine."),
+    "compress": ("posting", "Compress a model: post the job, follow it, fetch the checkpoint."),
+    "analyze": ("posting", "Measure how token probability is encoded in the output head."),
+    "steer": ("posting", "Make some tokens more or less probable."),
+    "compare": ("posting", "Measure how far one checkpoint's predictions lie from another's."),
+    "dynamics": ("posting", "Measure how early in training the head told of token frequency."),
+    "jobs": ("jobs", "List jobs, newest first."),
+    "show": ("jobs", "Show one job and what it measured."),
+    "cancel": ("jobs", "Stop a job."),
+    "webhooks": ("jobs", "List what a job's webhook was told; send it again."),
+    "delete": ("jobs", "Remove jobs that have ended, with their files."),
+    "download": ("jobs", "Fetch and verify a job's files."),
+    "restore": ("jobs", "Give a sliced checkpoint its removed columns back."),
+    "models": ("jobs", "List the models that the server has."),
+    "health": ("operating", "Tell whether a job posted now would run."),
+    "keys": ("operating", "Make, list and revoke the keys of a server."),
+    "audit": ("operating", "Show who did what on a server."),
+    "backup": ("operating", "Copy a server's database and files."),
+    "config": ("operating", "Check the settings of a server."),
+    "corpora": ("jobs", "List, upload and delete evaluation texts."),
 }
 BAD_INPUT = 2
 INTERRUPTED = 130
@@ -48,12 +48,13 @@ class LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        command: click.Command = importlib.import_module(f"headroom.commands.{cmd_name}").command
+        room, _ = COMMANDS[cmd_name]
+        command: click.Command = importlib.import_module(f"headroom.commands.{room}.{cmd_name}").command
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
-            formatter.write_dl(list(COMMANDS.items()))
+            formatter.write_dl([(name, described) for name, (_, described) in COMMANDS.items()])
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
@@ -115,7 +116,7 @@ def _explain(arguments: Sequence[str], error: Exception) -> int:
 
 
 def _fail(arguments: Sequence[str], code: str, message: str, exit_code: int, fields: dict[str, Any]) -> int:
-    from headroom.commands.output import print_error, print_json
+    from headroom.commands.terminal.output import print_error, print_json
 
     if "--json" in arguments:
         print_json({"error": {"code": code, "message": message, **fields}})

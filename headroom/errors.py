@@ -10,7 +10,8 @@ HeadroomError                   a stable `code` and one sentence; made from the 
 from dataclasses import dataclass
 from typing import ClassVar
 
-# Codes with which a job fails, or a request is refused, because of what was asked for (ours are in service/errors.py).
+# Codes with which a job fails, or a request is refused, because of what was asked for (the service has its own in
+# service/foundation/errors.py).
 BAD_INPUT_CODES = frozenset(
     {
         "baseline_not_finite",

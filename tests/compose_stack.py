@@ -18,7 +18,7 @@ from typing import Any
 
 import yaml
 
-from headroom import broker, tether
+from headroom.local import broker, tether
 from tests.postgresql_server import PostgresqlServer
 from tests.s3_server import S3Server
 

@@ -10,9 +10,9 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
-from service.jobs import Job, new_job_id
-from service.ports import JobStore
-from service.recipes.compress import CompressRecipe
+from headroom.contract.compress import CompressRecipe
+from service.ports.jobs import JobStore
+from service.records.job import Job, new_job_id
 
 CORPUS_ID = "corpus_" + "0" * 32
 ENGINE_DEVICE = os.environ.get("HEADROOM_TEST_DEVICE", "cpu")  # `cuda` where there is one: what the engine runs on

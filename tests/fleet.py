@@ -11,7 +11,7 @@ from typing import IO
 import httpx
 import psutil
 
-from headroom import tether
+from headroom.local import tether
 
 
 class Fleet:

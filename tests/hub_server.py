@@ -14,15 +14,15 @@ from anyio import CapacityLimiter
 
 from api.app import create_app
 from api.dependencies import Services
-from service.adapters.directory_artifacts import DirectoryArtifacts
-from service.adapters.directory_corpora import DirectoryCorpora
-from service.adapters.local_models import LocalModels
-from service.adapters.memory_access import MemoryHolds, MemoryKeys
-from service.adapters.memory_audit import MemoryAudit
-from service.adapters.memory_queue import MemoryQueue
-from service.adapters.memory_store import MemoryJobStore
-from service.jobs import Job, Status
+from service.adapters.files.directory_artifacts import DirectoryArtifacts
+from service.adapters.files.directory_corpora import DirectoryCorpora
+from service.adapters.remote.local_models import LocalModels
+from service.records.job import Job, Status
 from tests.factories import add_running_job, make_recipe
+from tests.in_memory.access import MemoryHolds, MemoryKeys
+from tests.in_memory.audit import MemoryAudit
+from tests.in_memory.job_store import MemoryJobStore
+from tests.in_memory.queue import MemoryQueue
 
 
 def now() -> datetime:

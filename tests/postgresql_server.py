@@ -17,10 +17,10 @@ from pathlib import Path
 from sqlalchemy import URL, create_engine, text
 from sqlalchemy.exc import OperationalError
 
-from headroom import tether
-from service.adapters.database import Database
+from headroom.local import tether
 from service.adapters.migrate import upgrade
-from service.adapters.tables import metadata
+from service.adapters.sql.database import Database
+from service.adapters.sql.tables import metadata
 from tests.debian_packages import ensure_installed
 
 START_SECONDS = 60.0

@@ -13,7 +13,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from headroom import tether
+from headroom.local import tether
 
 START_SECONDS = 60.0
 ENVIRONMENT = {

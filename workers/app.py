@@ -8,9 +8,9 @@ from celery import Celery
 from celery.signals import setup_logging, worker_init, worker_shutting_down
 from celery.worker import state
 
-from service.adapters.celery_settings import celery_settings
-from service.logs import configure_logging
-from service.settings import Settings
+from service.adapters.remote.celery_settings import celery_settings
+from service.foundation.logs import configure_logging
+from service.foundation.settings import Settings
 
 if TYPE_CHECKING:
     app: Celery

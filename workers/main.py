@@ -2,8 +2,8 @@
 
 import sys
 
-from service.adapters.celery_settings import QUEUE_NAME
-from service.settings import Settings
+from service.adapters.remote.celery_settings import QUEUE_NAME
+from service.foundation.settings import Settings
 from workers.app import build_app
 
 # One job at a time, as one device holds one model. Gossip and mingling only delay the start of a worker.

@@ -14,21 +14,21 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from service.access_ports import CorpusHolds
-from service.adapters.celery_queue import CeleryQueue
-from service.adapters.database import Database
-from service.adapters.outward_http import OutwardHttp
-from service.adapters.sql_holds import SqlHolds
-from service.errors import AttemptSuperseded, ServiceError, WorkerLost
-from service.logs import configure_logging
-from service.ports import JobQueue
-from service.receipts import KEPT_FOR
-from service.retention import Retirement
-from service.retries import retry_or_fail
-from service.settings import Settings
-from workers.dead_attempts import discard_stale
-from workers.parts import Parts, open_parts, utc_now
-from workers.webhook_sender import WebhookSender
+from service.adapters.remote.celery_queue import CeleryQueue
+from service.adapters.remote.outward_http import OutwardHttp
+from service.adapters.sql.database import Database
+from service.adapters.sql.holds import SqlHolds
+from service.foundation.errors import AttemptSuperseded, ServiceError, WorkerLost
+from service.foundation.logs import configure_logging
+from service.foundation.settings import Settings
+from service.jobs.retries import retry_or_fail
+from service.ports.access import CorpusHolds
+from service.ports.jobs import JobQueue
+from service.publishing.retention import Retirement
+from service.records.receipts import KEPT_FOR
+from workers.sweeping.dead_attempts import discard_stale
+from workers.sweeping.webhook_sender import WebhookSender
+from workers.wiring import Parts, open_parts, utc_now
 
 MESSAGES_PER_SWEEP = 1000
 REMOTE_SECONDS = 30.0  # every look into an object store is paid for

@@ -5,14 +5,14 @@ import signal
 
 from celery import shared_task
 
-from service.adapters.celery_settings import TASK_NAME
-from service.errors import StoreUnavailable
-from service.settings import Settings
-from workers.attempt import run_attempt, start_job_process
-from workers.caches import limit_caches
-from workers.helping import help_with_shards, start_shard_process
-from workers.parts import open_parts
-from workers.stopping import Stopping
+from service.adapters.remote.celery_settings import TASK_NAME
+from service.foundation.errors import StoreUnavailable
+from service.foundation.settings import Settings
+from workers.attempts.attempt import run_attempt, start_job_process
+from workers.attempts.shard_helper import help_with_shards, start_shard_process
+from workers.attempts.stopping import Stopping
+from workers.sweeping.caches import limit_caches
+from workers.wiring import open_parts
 
 logger = logging.getLogger(__name__)
 

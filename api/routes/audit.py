@@ -6,7 +6,7 @@ from fastapi import APIRouter, Query
 
 from api.dependencies import Admin, AppServices
 from api.schemas import AuditEntryView, AuditList
-from service.audit import AuditFilter
+from service.records.audit import AuditFilter
 
 router = APIRouter(prefix="/v1/audit", tags=["audit"])
 

@@ -7,13 +7,13 @@ from anyio import from_thread, to_thread
 from fastapi import APIRouter, HTTPException, Query, Request, Response
 from fastapi.responses import JSONResponse
 
-from api.audit import audited
 from api.dependencies import AppServices, JobsReader, JobsWriter, Services
+from api.requests.audit import audited
+from api.requests.strict_requests import media_type
 from api.schemas import CorpusList, CorpusView
-from api.strict_requests import media_type
-from service.access import Caller
-from service.adapters.decompression import decompressed
-from service.file_ports import Corpus
+from service.adapters.files.decompression import decompressed
+from service.ports.files import Corpus
+from service.records.callers import Caller
 
 UPLOAD_PATH = "/v1/corpora"
 FORMATS = {

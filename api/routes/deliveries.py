@@ -4,10 +4,10 @@ from typing import Annotated
 
 from fastapi import APIRouter, Path
 
-from api.audit import audited
 from api.dependencies import AppServices, VisibleJob, needs
+from api.requests.audit import audited
 from api.schemas import DeliveryList, DeliveryView
-from service.access import Scope
+from service.records.callers import Scope
 
 router = APIRouter(prefix="/v1/jobs/{job_id}/deliveries", tags=["webhooks"])
 

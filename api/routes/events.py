@@ -13,16 +13,16 @@ from typing import Annotated
 from fastapi import APIRouter, Header, Query, Request, Response
 from starlette.concurrency import run_in_threadpool
 
-from api.conditions import prefers
+from api.answers.conditions import prefers
 from api.dependencies import AppServices, JobsReader, Live, Services, VisibleJob, needs
-from api.event_stream import PING, PING_SECONDS, RETRY, event_message, job_message, progress_message, stream
-from api.live_jobs import LiveJobs
+from api.live.event_stream import PING, PING_SECONDS, RETRY, event_message, job_message, progress_message, stream
+from api.live.live_jobs import LiveJobs
 from api.routes.jobs import FilterOptions
 from api.schemas import EventList, EventView
-from service.access import Scope
-from service.errors import ServiceError
-from service.jobs import Job
-from service.ports import JobFilter
+from service.foundation.errors import ServiceError
+from service.ports.jobs import JobFilter
+from service.records.callers import Scope
+from service.records.job import Job
 
 router = APIRouter(prefix="/v1", tags=["events"])
 

@@ -2,13 +2,13 @@
 
 from fastapi import APIRouter, Request, Response
 
-from api.audit import audited
+from api.answers.downloads import send_file
 from api.dependencies import AppServices, VisibleJob, needs
-from api.downloads import send_file
+from api.requests.audit import audited
 from api.schemas import FileList, FileView
-from service.access import Scope
-from service.errors import FileNotFound
-from service.jobs import Job, Status
+from service.foundation.errors import FileNotFound
+from service.records.callers import Scope
+from service.records.job import Job, Status
 
 router = APIRouter(prefix="/v1/jobs", tags=["files"])
 

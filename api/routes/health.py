@@ -8,7 +8,7 @@ from fastapi import APIRouter, Query, Response
 
 from api.dependencies import AppServices, Services
 from api.schemas import CheckView, LivenessView, ReadinessView
-from service.errors import ServiceError
+from service.foundation.errors import ServiceError
 
 router = APIRouter(tags=["health"])
 

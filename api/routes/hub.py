@@ -10,13 +10,13 @@ from urllib.parse import parse_qs
 from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.responses import JSONResponse
 
-from api import hub_views
-from api.audit import audited
+from api.answers import hub_views
+from api.answers.downloads import send_file
+from api.answers.hub_errors import HubRoute
 from api.dependencies import AnyCaller, AppServices, ArtifactsReader
-from api.downloads import send_file
-from api.hub_errors import HubRoute
-from api.rate_limits import UNCOUNTED
-from service.hub import MAIN, Commit, Repository, open_repository
+from api.requests.audit import audited
+from api.requests.rate_limits import UNCOUNTED
+from service.publishing.hub import MAIN, Commit, Repository, open_repository
 
 PAGE_ENTRIES = 1000
 

@@ -9,8 +9,8 @@ from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import HTMLResponse, JSONResponse
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from api.audit import audited
-from api.conditions import is_unchanged, prefers
+from api.answers.conditions import is_unchanged, prefers
+from api.answers.job_answers import JobAnswers
 from api.dependencies import (
     AppServices,
     JobsReader,
@@ -19,17 +19,17 @@ from api.dependencies import (
     VisibleJob,
     needs,
 )
-from api.idempotency import IdempotencyKey, keyed, once
-from api.job_answers import JobAnswers
+from api.requests.audit import audited
+from api.requests.idempotency import IdempotencyKey, keyed, once
+from api.requests.strict_requests import StrictRoute
 from api.schemas import DryRunView, JobList, JobView
-from api.strict_requests import StrictRoute
-from service.access import Caller, Scope
-from service.errors import JobNotFound
-from service.jobs import Job, Status
-from service.ports import JobFilter
-from service.recipes.job_recipe import LABEL_KEY
-from service.recipes.recipe import Recipe
-from service.report_page import figures_of, write_page
+from headroom.contract.job_recipe import LABEL_KEY
+from headroom.contract.recipe import Recipe
+from service.foundation.errors import JobNotFound
+from service.ports.jobs import JobFilter
+from service.records.callers import Caller, Scope
+from service.records.job import Job, Status
+from service.reports.report_page import figures_of, write_page
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"], route_class=StrictRoute)
 

@@ -4,8 +4,8 @@ from fastapi import APIRouter
 
 from api.dependencies import AppServices, JobsReader
 from api.schemas import ModelList, ModelView
-from service.jobs import Status
-from service.ports import JobFilter
+from service.ports.jobs import JobFilter
+from service.records.job import Status
 
 router = APIRouter(prefix="/v1/models", tags=["models"])
 

@@ -17,8 +17,8 @@ from starlette.responses import HTMLResponse
 from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
-from api.reference import operations_of, problems_of, schemas_of
-from service.recipes.compress import CompressOptions, Method
+from api.documents.reference import operations_of, problems_of, schemas_of
+from headroom.contract.compress import CompressOptions, Method
 
 router = APIRouter(include_in_schema=False)
 

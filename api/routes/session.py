@@ -6,12 +6,12 @@ from fastapi import APIRouter, Depends, Request, Response
 from fastapi.security import HTTPAuthorizationCredentials
 from pydantic import BaseModel, ConfigDict, Field
 
-from api.audit import audited
 from api.dependencies import BEARER, SESSION_COOKIE, AppServices, admit, refuse_other_sites
+from api.requests.audit import audited
+from api.requests.strict_requests import StrictRoute
 from api.schemas import SessionView
-from api.strict_requests import StrictRoute
-from service.access import LOCAL_CALLER, Caller
-from service.errors import Unauthenticated
+from service.foundation.errors import Unauthenticated
+from service.records.callers import LOCAL_CALLER, Caller
 
 router = APIRouter(prefix="/session", tags=["session"], route_class=StrictRoute)
 

@@ -15,9 +15,9 @@ from pathlib import Path
 
 from sqlalchemy import make_url
 
-from service.adapters.durable_files import disk_full_is_typed, sync
-from service.errors import InternalError, ServiceError, StoreUnavailable
-from service.settings import Settings
+from service.adapters.files.durable_files import disk_full_is_typed, sync
+from service.foundation.errors import InternalError, ServiceError, StoreUnavailable
+from service.foundation.settings import Settings
 
 BUSY_SECONDS = 60.0
 

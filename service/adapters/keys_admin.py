@@ -14,14 +14,14 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from service.access import OWNER, Key, Scope, digest_of, new_secret
-from service.adapters.database import Database
-from service.adapters.sql_audit import SqlAudit
-from service.adapters.sql_keys import SqlKeys
-from service.adapters.sql_store import SqlJobStore
-from service.audit import AuditEntry
-from service.errors import InfrastructureError, ServiceError
-from service.settings import Settings
+from service.adapters.sql.audit import SqlAudit
+from service.adapters.sql.database import Database
+from service.adapters.sql.job_store import SqlJobStore
+from service.adapters.sql.keys import SqlKeys
+from service.foundation.errors import InfrastructureError, ServiceError
+from service.foundation.settings import Settings
+from service.records.audit import AuditEntry
+from service.records.callers import OWNER, Key, Scope, digest_of, new_secret
 
 PERIOD = re.compile(r"([1-9][0-9]{0,4})([hd])")
 

@@ -12,11 +12,11 @@ from alembic import command
 from alembic.config import Config
 from sqlalchemy import Engine, make_url, text
 
-from service.adapters.database import Database
-from service.adapters.tables import REVISION, read_revision
-from service.errors import StoreUnavailable
-from service.logs import configure_logging
-from service.settings import Settings
+from service.adapters.sql.database import Database
+from service.adapters.sql.tables import REVISION, read_revision
+from service.foundation.errors import StoreUnavailable
+from service.foundation.logs import configure_logging
+from service.foundation.settings import Settings
 
 logger = logging.getLogger(__name__)
 

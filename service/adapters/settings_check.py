@@ -20,16 +20,16 @@ from pydantic import ValidationError
 from sqlalchemy import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
-from service.adapters.celery_queue import CeleryQueue
-from service.adapters.otlp_tracing import ENDPOINTS, PROTOCOL, collector, is_installed
-from service.adapters.sql_store import SqlJobStore
-from service.adapters.tables import REVISION
-from service.errors import ServiceError, StorageRefused, StorageUnavailable
-from service.secret_files import SUFFIX
-from service.settings import PREFIX, Settings
+from service.adapters.remote.celery_queue import CeleryQueue
+from service.adapters.remote.otlp_tracing import ENDPOINTS, PROTOCOL, collector, is_installed
+from service.adapters.sql.job_store import SqlJobStore
+from service.adapters.sql.tables import REVISION
+from service.foundation.errors import ServiceError, StorageRefused, StorageUnavailable
+from service.foundation.secret_files import SUFFIX
+from service.foundation.settings import PREFIX, Settings
 
 if TYPE_CHECKING:
-    from service.adapters.bucket import Bucket
+    from service.adapters.files.bucket import Bucket
 
 # Read by the command line or by our tests, not by Settings.
 OTHERS = {f"{PREFIX}{name}" for name in ("SERVER", "HOST", "PORT", "KEY", "DEBUG")}
@@ -121,7 +121,7 @@ def _broker(url: str) -> Finding:
 def _storage(url: str) -> Finding:
     name = f"{PREFIX}STORAGE_URL"
     try:
-        from service.adapters.bucket import Bucket, describe
+        from service.adapters.files.bucket import Bucket, describe
 
         try:
             _try_out(Bucket(url))

@@ -14,7 +14,7 @@ from tempfile import TemporaryDirectory
 from fastapi.testclient import TestClient
 
 import api.main
-from service.settings import Settings
+from service.foundation.settings import Settings
 
 with TemporaryDirectory() as folder:
     settings = Settings(data_dir=Path(folder), broker_url="redis://127.0.0.1:9/0", hub_endpoint="http://127.0.0.1:9")

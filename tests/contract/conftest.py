@@ -6,18 +6,18 @@ from pathlib import Path
 
 import pytest
 
-from service.access_ports import AuditLog, CorpusHolds, KeyStore
-from service.adapters.database import Database
-from service.adapters.memory_access import MemoryHolds, MemoryKeys
-from service.adapters.memory_audit import MemoryAudit
-from service.adapters.memory_store import MemoryJobStore
 from service.adapters.migrate import upgrade
-from service.adapters.sql_audit import SqlAudit
-from service.adapters.sql_holds import SqlHolds
-from service.adapters.sql_keys import SqlKeys
-from service.adapters.sql_store import SqlJobStore
-from service.ports import JobStore
+from service.adapters.sql.audit import SqlAudit
+from service.adapters.sql.database import Database
+from service.adapters.sql.holds import SqlHolds
+from service.adapters.sql.job_store import SqlJobStore
+from service.adapters.sql.keys import SqlKeys
+from service.ports.access import AuditLog, CorpusHolds, KeyStore
+from service.ports.jobs import JobStore
 from tests.factories import StoppedClock
+from tests.in_memory.access import MemoryHolds, MemoryKeys
+from tests.in_memory.audit import MemoryAudit
+from tests.in_memory.job_store import MemoryJobStore
 
 
 @pytest.fixture

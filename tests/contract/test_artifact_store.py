@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from service.adapters.bucket import Bucket
-from service.adapters.directory_artifacts import DirectoryArtifacts
-from service.adapters.object_artifacts import ObjectArtifacts
-from service.errors import DiskFull, FileNotFound, InternalError
-from service.file_ports import ArtifactStore
-from service.hashed_files import HashedFile
+from service.adapters.files.bucket import Bucket
+from service.adapters.files.directory_artifacts import DirectoryArtifacts
+from service.adapters.files.object_artifacts import ObjectArtifacts
+from service.foundation.errors import DiskFull, FileNotFound, InternalError
+from service.foundation.hashed_files import HashedFile
+from service.ports.files import ArtifactStore
 
 JOB = "job_" + "a" * 32
 

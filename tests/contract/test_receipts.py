@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from service.errors import IdempotencyKeyReused, JobNotFound, RequestInFlight
-from service.ports import JobFilter, JobStore
-from service.receipts import KeyedRequest, Receipt, Reservation
+from service.foundation.errors import IdempotencyKeyReused, JobNotFound, RequestInFlight
+from service.ports.jobs import JobFilter, JobStore
+from service.records.receipts import KeyedRequest, Receipt, Reservation
 from tests.factories import StoppedClock, make_job, run_at_once
 
 ASKED = KeyedRequest("a", "POST /v1/jobs", "k-1", "f" * 64)

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from service.adapters.bucket import Bucket
-from service.adapters.shard_files import DirectoryShardFiles, ObjectShardFiles
-from service.errors import InternalError
-from service.file_ports import ShardFiles
+from service.adapters.files.bucket import Bucket
+from service.adapters.files.shard_files import DirectoryShardFiles, ObjectShardFiles
+from service.foundation.errors import InternalError
+from service.ports.files import ShardFiles
 
 JOB, OTHER = "job_" + "a" * 32, "job_" + "b" * 32
 

@@ -2,10 +2,10 @@
 
 import pytest
 
-from service.errors import AttemptSuperseded
-from service.jobs import Job, Status
-from service.ports import JobStore, ShardStore
-from service.shards import GivenBack, Question, Shard, ShardState, parent_holder, step_of
+from service.foundation.errors import AttemptSuperseded
+from service.ports.jobs import JobStore, ShardStore
+from service.records.job import Job, Status
+from service.records.shards import GivenBack, Question, Shard, ShardState, parent_holder, step_of
 from tests.factories import StoppedClock, add_job, add_running_job, claim_job, run_at_once
 
 ENCODE: Question = {"operation": "encode", "windows": "w", "shards": 3}

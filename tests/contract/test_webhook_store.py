@@ -6,10 +6,10 @@ from datetime import timedelta
 
 import pytest
 
-from service.errors import DeliveryNotFound
-from service.jobs import Job, JobError, Phase, Status
-from service.ports import JobStore, WebhookStore
-from service.webhooks import PAUSES, Attempt, Delivery, DeliveryStatus, Outcome, after_attempt
+from service.foundation.errors import DeliveryNotFound
+from service.ports.jobs import JobStore, WebhookStore
+from service.records.job import Job, JobError, Phase, Status
+from service.records.webhooks import PAUSES, Attempt, Delivery, DeliveryStatus, Outcome, after_attempt
 from tests.factories import StoppedClock, add_job, add_running_job, claim_job, make_recipe, run_at_once
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"

@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from headroom import broker
+from headroom.local import broker
 from tests.compose_stack import ROOT, ComposeStack
 from tests.debian_packages import ensure_installed
 from tests.postgresql_server import PostgresqlServer, find_programs

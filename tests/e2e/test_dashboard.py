@@ -11,7 +11,7 @@ import httpx
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect
 
-from headroom.embedded import EmbeddedServer
+from headroom.local.embedded import EmbeddedServer
 from tests import chromium
 
 pytestmark = [pytest.mark.browser, pytest.mark.processes, pytest.mark.slow, pytest.mark.timeout(900)]

@@ -9,7 +9,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from api.dependencies import Services
-from service.access import Key, Scope, digest_of, new_secret
+from service.records.callers import Key, Scope, digest_of, new_secret
 from tests import chromium
 from tests.factories import add_job, make_recipe, write_model_files
 from tests.hub_server import HubServer, make_services

@@ -18,19 +18,19 @@ from fastapi.testclient import TestClient
 
 from api.main import build_app
 from headroom.cli import cli
-from service.adapters.memory_queue import MemoryQueue
+from headroom.contract.job_recipe import JobRecipe
 from service.adapters.migrate import upgrade
-from service.adapters.sql_store import SqlJobStore
-from service.execution import Services, execute
-from service.jobs import Job, Status
-from service.ports import EngineOutcome, EngineTask, Progress
-from service.recipes.job_recipe import JobRecipe
-from service.settings import Settings
+from service.adapters.sql.job_store import SqlJobStore
+from service.foundation.settings import Settings
+from service.jobs.execution import Services, execute
+from service.ports.jobs import EngineOutcome, EngineTask, Progress
+from service.records.job import Job, Status
 from tests.factories import add_job, add_running_job, claim_job, make_recipe
+from tests.in_memory.queue import MemoryQueue
 from tests.postgresql_server import PostgresqlServer
 from tests.reports import make_report
-from workers.parts import Parts, open_parts
 from workers.sweeper import reclaim_lapsed, send_outbox
+from workers.wiring import Parts, open_parts
 
 REPORT = make_report({0.5: 0.001}, 0.5)
 
@@ -129,8 +129,8 @@ def run_again(service: Service, job_id: str) -> Job:
 def come_back(service: Service) -> list[str]:
     """What a sweeper does some time after the restore: ids of the jobs that it sends."""
     later = Parts(
-        service.settings,
-        SqlJobStore(service.settings.database, lambda: datetime.now(UTC) + timedelta(hours=1)),
+        service.foundation.settings,
+        SqlJobStore(service.foundation.settings.database, lambda: datetime.now(UTC) + timedelta(hours=1)),
         service.parts.artifacts,
         service.parts.corpora,
         service.parts.shard_files,

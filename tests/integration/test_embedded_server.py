@@ -16,8 +16,8 @@ import httpx
 import psutil
 import pytest
 
-from headroom.embedded import EmbeddedServer, ServerFailed
 from headroom.errors import InvalidArgument
+from headroom.local.embedded import EmbeddedServer, ServerFailed
 from tests.tiny_models import make_tiny_checkpoint
 
 pytestmark = [pytest.mark.processes, pytest.mark.slow, pytest.mark.timeout(600)]
@@ -172,7 +172,7 @@ def is_alive(process: psutil.Process) -> bool:
 def test_a_job_whose_process_is_killed_in_the_middle_runs_again_and_ends_once(service: Service) -> None:
     job_id = service.post(SHORT)
     service.wait(job_id, lambda job: job["phase"] == "encoding")
-    find_process("workers.job_process", job_id).kill()
+    find_process("workers.processes.job_process", job_id).kill()
 
     ended = service.wait_for_end(job_id)
 
@@ -204,7 +204,7 @@ def test_a_running_job_is_canceled_within_ten_seconds_and_the_next_one_runs(serv
 def test_a_killed_worker_is_replaced_and_its_job_runs_again(service: Service) -> None:
     job_id = service.post(SHORT)
     service.wait(job_id, lambda job: job["phase"] == "encoding")
-    process = find_process("workers.job_process", job_id)
+    process = find_process("workers.processes.job_process", job_id)
     find_process("workers.main").kill()
 
     ended = service.wait_for_end(job_id)

@@ -14,11 +14,11 @@ from huggingface_hub import HfApi, HfFileSystem, hf_hub_download, snapshot_downl
 from huggingface_hub.errors import EntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError
 
 from api.dependencies import Services
-from service.access import Key, Scope, digest_of, new_secret
-from service.adapters.hub_models import HubModels
-from service.compression.pipeline import compress
-from service.jobs import Job
-from service.ports import EngineTask, LocalModel, Verdict
+from service.adapters.remote.hub_models import HubModels
+from service.compression.jobs.compress import compress
+from service.ports.jobs import EngineTask, LocalModel, Verdict
+from service.records.callers import Key, Scope, digest_of, new_secret
+from service.records.job import Job
 from tests.factories import make_recipe
 from tests.hub_server import CuttingProxy, HubServer, make_services, publish
 from tests.tiny_models import make_text, make_tiny_checkpoint
@@ -38,7 +38,7 @@ with torch.no_grad():
     models = [AutoModelForCausalLM.from_pretrained(name) for name in sys.argv[1:3]]
     here, there = (model(tokens).logits for model in models)
 assert torch.equal(here, there)
-assert type(models[0].get_output_embeddings()).__module__ == "headroom.head"
+assert type(models[0].get_output_embeddings()).__module__ == "headroom.loading.head"
 """
 
 

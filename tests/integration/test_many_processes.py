@@ -19,7 +19,8 @@ import httpx
 import psutil
 import pytest
 
-from headroom import Client, broker
+from headroom import Client
+from headroom.local import broker
 from service.adapters.migrate import upgrade
 from tests.fleet import Fleet, children_of, free_port, wait_until_ready
 from tests.s3_server import S3Server

@@ -10,13 +10,13 @@ import httpx
 import pytest
 from huggingface_hub import snapshot_download
 
-from headroom.connection import Connection
-from headroom.downloads import download_files
-from headroom.records import RemoteFile
-from service.adapters import bucket as bucket_module
-from service.adapters.bucket import READ_BYTES, Bucket
-from service.adapters.object_artifacts import ObjectArtifacts
-from service.jobs import Job
+from headroom.client.connection import Connection
+from headroom.client.downloads import download_files
+from headroom.contract.records import RemoteFile
+from service.adapters.files import bucket as bucket_module
+from service.adapters.files.bucket import READ_BYTES, Bucket
+from service.adapters.files.object_artifacts import ObjectArtifacts
+from service.records.job import Job
 from tests.hub_server import HubServer, make_services, publish
 from tests.s3_server import S3Server
 

@@ -9,8 +9,8 @@ import httpx
 import pytest
 
 from service.adapters.migrate import upgrade
-from service.adapters.sql_store import SqlJobStore
-from service.ports import JobFilter
+from service.adapters.sql.job_store import SqlJobStore
+from service.ports.jobs import JobFilter
 from tests.factories import run_at_once, write_model_files
 from tests.hub_server import HubServer, make_services
 

@@ -12,14 +12,14 @@ from typing import Any
 import httpx
 import pytest
 
-from headroom import broker
+from headroom.local import broker
 from service.adapters.migrate import upgrade
-from service.adapters.sql_store import SqlJobStore
-from service.shards import Shard, ShardState
+from service.adapters.sql.job_store import SqlJobStore
+from service.records.shards import Shard, ShardState
 from tests.fleet import Fleet, children_of, free_port, wait_until_ready
 from tests.reports import assert_same_figures
 from tests.tiny_models import make_tiny_checkpoint
-from workers.parts import utc_now
+from workers.wiring import utc_now
 
 pytestmark = [
     pytest.mark.processes,

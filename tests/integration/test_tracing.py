@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
-from headroom.embedded import EmbeddedServer
+from headroom.local.embedded import EmbeddedServer
 from tests.otlp_receiver import Received, Receiver, receiving
 from tests.tiny_models import make_tiny_checkpoint
 
@@ -132,9 +132,11 @@ def test_a_failed_job_names_its_error_in_the_phase_and_in_the_attempt(client: ht
 def test_without_a_collector_the_sdk_is_not_even_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OTEL_EXPORTER_OTLP_ENDPOINT", raising=False)
     script = (
-        "import sys; from pathlib import Path; from api.main import build_app; from service.settings import Settings;"
-        "from workers.parts import open_parts; s = Settings(data_dir=Path(sys.argv[1])); build_app(s); open_parts(s);"
-        "import workers.job_process; ours = ('sdk.trace', 'exporter', 'instrumentation');"  # redis takes the rest
+        "import sys; from pathlib import Path; from api.main import build_app; "
+        "from service.foundation.settings import Settings;"
+        "from workers.wiring import open_parts; s = Settings(data_dir=Path(sys.argv[1])); build_app(s); open_parts(s);"
+        "import workers.processes.job_process;"
+        "ours = ('sdk.trace', 'exporter', 'instrumentation');"  # redis takes the rest
         "sys.exit(str([m for m in sys.modules if m.startswith(tuple('opentelemetry.' + o for o in ours))] or ''))"
     )
     done = subprocess.run([sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True)

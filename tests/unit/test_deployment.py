@@ -14,9 +14,10 @@ from typing import Any
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from setuptools import find_packages
 
-from service.secret_files import SUFFIX
-from service.settings import Settings
+from service.foundation.secret_files import SUFFIX
+from service.foundation.settings import Settings
 from tests.compose_stack import load
 
 ROOT = Path(__file__).parents[2]
@@ -169,17 +170,17 @@ def test_what_runs_on_the_api_image_loads_no_torch() -> None:
 def test_the_build_context_holds_what_an_installation_reads() -> None:
     lines = (ROOT / ".dockerignore").read_text().splitlines()
     passed = {line[1:] for line in lines if line.startswith("!")}
-    packages = {name.split(".")[0] for name in PROJECT["tool"]["setuptools"]["packages"]}
+    packages = {pattern.removesuffix("*") for pattern in PROJECT["tool"]["setuptools"]["packages"]["find"]["include"]}
     assert "*" in lines
     assert passed == packages | {"pyproject.toml", "constraints.txt", "README.md", "LICENSE"}
     assert [name for name in passed if not (ROOT / name).exists()] == []
 
 
-def test_every_package_is_listed_for_installation() -> None:
+def test_every_folder_of_modules_is_a_package_that_is_installed() -> None:
     roots = ("api", "service", "workers", "headroom")
-    found = {path.parent for root in roots for path in (ROOT / root).rglob("*.py")}
-    listed = set(PROJECT["tool"]["setuptools"]["packages"])
-    assert {str(path.relative_to(ROOT)).replace("/", ".") for path in found} == listed
+    folders = {path.parent.relative_to(ROOT) for root in roots for path in (ROOT / root).rglob("*.py")}
+    installed = find_packages(str(ROOT), include=PROJECT["tool"]["setuptools"]["packages"]["find"]["include"])
+    assert {str(folder).replace("/", ".") for folder in folders} == set(installed)
 
 
 def pins() -> dict[str, str]:

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import yaml
 
-from service.secret_files import SUFFIX
-from service.settings import Settings
+from service.foundation.secret_files import SUFFIX
+from service.foundation.settings import Settings
 
 helm = pytest.importorskip("helm_python", reason="Helm's library has no wheel for this machine")
 kubernetes_validate = pytest.importorskip("kubernetes_validate")
@@ -205,7 +205,7 @@ def test_the_autoscaler_asks_for_metrics_that_exist_and_leaves_the_number_of_wor
     documents = render(MOST)
     (scaled,) = of_kind(documents, "ScaledObject").values()
     query = scaled["spec"]["triggers"][0]["metadata"]["query"]
-    exported = set(re.findall(r'"(headroom_\w+)"', (ROOT / "api/metrics.py").read_text()))
+    exported = set(re.findall(r'"(headroom_\w+)"', (ROOT / "api/live/metrics.py").read_text()))
     assert set(re.findall(r"headroom_\w+", query)) == {"headroom_queue_depth", "headroom_jobs"}
     assert set(re.findall(r"headroom_\w+", query)) <= exported
     deployments = of_kind(documents, "Deployment")

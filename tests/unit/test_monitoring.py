@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from service.settings import Settings
+from service.foundation.settings import Settings
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "deploy/monitoring"
@@ -19,7 +19,7 @@ SUFFIXES = ("_total", "_bucket", "_count", "_sum")
 
 
 def exported() -> set[str]:
-    named = re.findall(r'"(headroom_\w+)"', (ROOT / "api/metrics.py").read_text())
+    named = re.findall(r'"(headroom_\w+)"', (ROOT / "api/live/metrics.py").read_text())
     assert len(named) > 10
     return set(named)
 

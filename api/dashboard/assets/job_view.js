@@ -5,7 +5,7 @@ import { capital, percent, seconds } from "./format.js";
 
 export const FINAL = new Set(["succeeded", "rejected", "failed", "canceled"]);
 
-// As PHASES in service/jobs.py: what each kind goes through.
+// As PHASES in service/records/job.py: what each kind goes through.
 const ALL = ["fetching", "encoding", "analyzing", "sweeping", "slicing", "validating", "publishing"];
 export const PHASES = { compress: ALL, steer: ALL, compare: ["fetching", "encoding", "sweeping"], analyze: ["fetching", "encoding", "analyzing"], dynamics: ["fetching", "encoding"] };
 

@@ -2,7 +2,7 @@
 
 from alembic import context
 
-from service.adapters.tables import metadata
+from service.adapters.sql.tables import metadata
 
 context.configure(connection=context.config.attributes["connection"], target_metadata=metadata)
 context.run_migrations()

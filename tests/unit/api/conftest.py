@@ -8,14 +8,14 @@ from fastapi.testclient import TestClient
 
 from api.app import create_app
 from api.dependencies import Services
-from service.adapters.directory_artifacts import DirectoryArtifacts
-from service.adapters.directory_corpora import DirectoryCorpora
-from service.adapters.local_models import LocalModels
-from service.adapters.memory_access import MemoryHolds, MemoryKeys
-from service.adapters.memory_audit import MemoryAudit
-from service.adapters.memory_queue import MemoryQueue
-from service.adapters.memory_store import MemoryJobStore
+from service.adapters.files.directory_artifacts import DirectoryArtifacts
+from service.adapters.files.directory_corpora import DirectoryCorpora
+from service.adapters.remote.local_models import LocalModels
 from tests.factories import write_model_files
+from tests.in_memory.access import MemoryHolds, MemoryKeys
+from tests.in_memory.audit import MemoryAudit
+from tests.in_memory.job_store import MemoryJobStore
+from tests.in_memory.queue import MemoryQueue
 
 MAX_BODY_BYTES = 10_000
 MAX_CORPUS_BYTES = 100_000

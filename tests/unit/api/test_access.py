@@ -14,9 +14,9 @@ from starlette.routing import Mount
 
 from api.app import create_app
 from api.dependencies import Services
-from service.access import Key, Scope, digest_of, new_secret
-from service.errors import StoreUnavailable
-from service.jobs import Job
+from service.foundation.errors import StoreUnavailable
+from service.records.callers import Key, Scope, digest_of, new_secret
+from service.records.job import Job
 from tests.hub_server import publish
 
 TEXT = {"text": "It was a dark and stormy night."}

@@ -6,7 +6,7 @@ from fastapi import FastAPI, Request
 from fastapi.testclient import TestClient
 
 from api.errors import CATALOGUE, CODE_OF_STATUS, problem
-from service.errors import ServiceError
+from service.foundation.errors import ServiceError
 
 
 def every_error(root: type[ServiceError] = ServiceError) -> Iterator[type[ServiceError]]:

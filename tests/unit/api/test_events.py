@@ -12,18 +12,18 @@ import httpx
 import pytest
 import uvicorn
 
-from api import event_stream
 from api.app import create_app
 from api.dependencies import Services
-from api.draining import DrainingServer
-from api.live_jobs import TICK_SECONDS
+from api.live import event_stream
+from api.live.draining import DrainingServer
+from api.live.live_jobs import TICK_SECONDS
+from api.live.watches import MAX_EVENTS, MAX_JOBS, JobChange, JobWatch, ListWatch
 from api.routes import events as events_route
-from api.watches import MAX_EVENTS, MAX_JOBS, JobChange, JobWatch, ListWatch
-from service.access import Key, Scope, digest_of, new_secret
-from service.adapters.memory_store import MemoryJobStore
-from service.jobs import Phase, Status
-from service.ports import JobFilter
+from service.ports.jobs import JobFilter
+from service.records.callers import Key, Scope, digest_of, new_secret
+from service.records.job import Phase, Status
 from tests.factories import add_job, add_running_job, make_job, make_recipe
+from tests.in_memory.job_store import MemoryJobStore
 
 ACCEPT = {"Accept": "text/event-stream"}
 

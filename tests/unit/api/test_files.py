@@ -4,9 +4,9 @@ from pathlib import Path
 import pytest
 from fastapi.testclient import TestClient
 
-from api import downloads
+from api.answers import downloads
 from api.dependencies import Services
-from service.jobs import Status
+from service.records.job import Status
 from tests.factories import make_job
 
 CONTENT = bytes(range(256)) * 4

@@ -9,10 +9,10 @@ from fastapi.testclient import TestClient
 
 from api.dependencies import Services
 from api.routes import hub
-from service.adapters.memory_store import MemoryJobStore
-from service.jobs import Job
+from service.records.job import Job
 from tests.factories import add_running_job
 from tests.hub_server import publish
+from tests.in_memory.job_store import MemoryJobStore
 
 CONTENT = bytes(range(256)) * 4
 ETAG = f'"{hashlib.sha256(CONTENT).hexdigest()}"'

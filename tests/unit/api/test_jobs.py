@@ -5,9 +5,9 @@ import pytest
 from fastapi.testclient import TestClient
 
 from api.dependencies import Services
-from service.adapters.memory_store import MemoryJobStore
-from service.jobs import Job, JobError, Phase, Status
+from service.records.job import Job, JobError, Phase, Status
 from tests.factories import make_job, make_recipe
+from tests.in_memory.job_store import MemoryJobStore
 from tests.reports import make_report
 
 TEXT = {"text": "It was a dark and stormy night."}

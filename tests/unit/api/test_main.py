@@ -4,10 +4,10 @@ import pytest
 import uvicorn
 from fastapi.testclient import TestClient
 
-from api.loopback import is_loopback
 from api.main import build_app, main
+from api.requests.loopback import is_loopback
 from service.adapters.migrate import upgrade
-from service.settings import Settings
+from service.foundation.settings import Settings
 
 
 @pytest.mark.parametrize(

@@ -10,9 +10,9 @@ from fastapi.testclient import TestClient
 
 from api.app import create_app
 from api.dependencies import Services
-from service.access import Key, Scope, digest_of, new_secret
-from service.adapters.rate_limits import RateLimits
-from service.quotas import Quotas
+from service.adapters.remote.rate_limits import RateLimits
+from service.records.callers import Key, Scope, digest_of, new_secret
+from service.records.quotas import Quotas
 from tests.hub_server import publish
 
 TEXT = {"text": "It was a dark and stormy night."}

@@ -8,7 +8,7 @@ from fastapi.testclient import TestClient
 
 from api.app import create_app
 from api.dependencies import Services
-from service.access import Key, Scope, digest_of, new_secret
+from service.records.callers import Key, Scope, digest_of, new_secret
 
 SAME = {"Sec-Fetch-Site": "same-origin"}
 TEXT = {"content": "words", "headers": {"Content-Type": "text/plain"}}

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from service.ports import CorpusFile, EngineOutcome, EngineTask, LocalModel
-from service.recipes.compress import CompressRecipe
+from headroom.contract.compress import CompressRecipe
+from service.ports.jobs import CorpusFile, EngineOutcome, EngineTask, LocalModel
 from tests.factories import CORPUS_ID, ENGINE_DEVICE, make_recipe
 from tests.tiny_models import make_text, make_tiny_checkpoint
 
@@ -52,6 +52,6 @@ def make_task(tmp_path: Path) -> Callable[..., EngineTask]:
 
 @pytest.fixture
 def run() -> Callable[[EngineTask], EngineOutcome]:
-    from service.compression.pipeline import compress
+    from service.compression.jobs.compress import compress
 
     return lambda task: compress(task, lambda phase, fraction: None)

@@ -11,19 +11,19 @@ import transformers
 from torch import Tensor
 
 import headroom
+from headroom.contract.compress import Method
 from headroom.errors import InvalidArgument
-from service.compression.basis import build_basis
-from service.compression.checkpoint import plan_checkpoint, write_checkpoint
-from service.compression.examples import IGNORED, Examples
-from service.compression.hidden_states import forward
-from service.compression.lm_head import find_lm_head
-from service.compression.pipeline import compress
-from service.compression.slicing import slice_head
-from service.compression.source import Source, open_source
-from service.errors import UnsupportedHead
-from service.estimates import head_facts
-from service.ports import EngineTask, LocalModel, Verdict
-from service.recipes.compress import Method
+from service.compression.checkpoint.checkpoint import plan_checkpoint, write_checkpoint
+from service.compression.heads.basis import build_basis
+from service.compression.heads.slicing import slice_head
+from service.compression.jobs.compress import compress
+from service.compression.states.hidden_states import forward
+from service.compression.states.lm_head import find_lm_head
+from service.compression.states.source import Source, open_source
+from service.compression.text.examples import IGNORED, Examples
+from service.foundation.errors import UnsupportedHead
+from service.jobs.estimates import head_facts
+from service.ports.jobs import EngineTask, LocalModel, Verdict
 from tests.factories import ENGINE_DEVICE, make_recipe
 from tests.tiny_models import FAMILIES, make_model, make_text, make_tiny_checkpoint
 

@@ -11,10 +11,10 @@ from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
 
 import headroom
 from headroom.cli import run as run_command
+from headroom.contract.compress import CompressRecipe
 from headroom.errors import InvalidArgument
-from service.compression.pipeline import compress
-from service.ports import EngineTask
-from service.recipes.compress import CompressRecipe
+from service.compression.jobs.compress import compress
+from service.ports.jobs import EngineTask
 
 Make = Callable[..., EngineTask[CompressRecipe]]
 

@@ -9,12 +9,12 @@ import torch
 import transformers
 
 import headroom  # noqa: F401  # registers the format
-from service.compression.corpus import frame_of
-from service.compression.examples import Examples
-from service.compression.hidden_states import hidden_states_of
-from service.compression.pipeline import compress
-from service.compression.reading import Objective, examples_of
-from service.ports import EngineTask, LocalModel, Verdict
+from service.compression.jobs.compress import compress
+from service.compression.states.hidden_states import hidden_states_of
+from service.compression.text.corpus import frame_of
+from service.compression.text.examples import Examples
+from service.compression.text.reading import Objective, examples_of
+from service.ports.jobs import EngineTask, LocalModel, Verdict
 from tests.factories import ENGINE_DEVICE, make_recipe
 
 pytestmark = [pytest.mark.shared, pytest.mark.slow]

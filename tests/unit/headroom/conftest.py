@@ -15,17 +15,17 @@ from anyio import CapacityLimiter
 
 from api.app import create_app
 from api.dependencies import Services
-from headroom.client import Client
-from service.adapters.directory_artifacts import DirectoryArtifacts
-from service.adapters.directory_corpora import DirectoryCorpora
-from service.adapters.local_models import LocalModels
-from service.adapters.memory_access import MemoryHolds, MemoryKeys
-from service.adapters.memory_audit import MemoryAudit
-from service.adapters.memory_queue import MemoryQueue
-from service.adapters.memory_store import MemoryJobStore
-from service.jobs import JobError, Phase, Status
-from service.reports import summarize
+from headroom.client.client import Client
+from service.adapters.files.directory_artifacts import DirectoryArtifacts
+from service.adapters.files.directory_corpora import DirectoryCorpora
+from service.adapters.remote.local_models import LocalModels
+from service.records.job import JobError, Phase, Status
+from service.reports.summaries import summarize
 from tests.factories import write_model_files
+from tests.in_memory.access import MemoryHolds, MemoryKeys
+from tests.in_memory.audit import MemoryAudit
+from tests.in_memory.job_store import MemoryJobStore
+from tests.in_memory.queue import MemoryQueue
 
 
 def now() -> datetime:
@@ -75,7 +75,7 @@ class Hand:
     services: Services
 
     def newest(self) -> str:
-        from service.ports import JobFilter
+        from service.ports.jobs import JobFilter
 
         return self.services.store.page(JobFilter(), 1, None).jobs[0].id
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from headroom import cli
-from headroom.commands import following
+from headroom.commands.posting import following
 
 
 def test_without_arguments_it_shows_its_commands(capsys: pytest.CaptureFixture[str]) -> None:
@@ -59,7 +59,7 @@ def test_under_json_a_failure_is_an_object_too(capsys: pytest.CaptureFixture[str
 
 
 def test_a_defect_shows_no_traceback(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(cli.COMMANDS, "no_such_module", "")
+    monkeypatch.setitem(cli.COMMANDS, "no_such_module", ("operating", ""))
     assert cli.run(["no_such_module"]) == 1
     assert capsys.readouterr().err.startswith("error [internal_error]: ModuleNotFoundError")
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 
-from headroom.client import Client
+from headroom.client.client import Client
 from headroom.errors import HeadroomError
 from tests.openapi_document import openapi_text
 from tests.reports import make_report

@@ -1,7 +1,7 @@
 """Which failures are the caller's to mend."""
 
 from headroom.errors import BAD_INPUT_CODES, HeadroomError, ServerUnreachable
-from service.errors import AccessError, ServiceError, UserError
+from service.foundation.errors import AccessError, ServiceError, UserError
 
 # Of what is there already: the caller has to ask for another, however often it tries.
 TAKEN = {"idempotency_key_reused", "key_not_found", "repository_taken"}

@@ -14,12 +14,12 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import MetaData, Table, insert, text
 
-from service.adapters.database import Database
 from service.adapters.migrate import current_is_latest, upgrade
-from service.adapters.sql_rows import _columns_of
-from service.adapters.sql_store import SqlJobStore
-from service.adapters.tables import REVISION, metadata
-from service.errors import StoreUnavailable
+from service.adapters.sql.database import Database
+from service.adapters.sql.job_store import SqlJobStore
+from service.adapters.sql.rows import _columns_of
+from service.adapters.sql.tables import REVISION, metadata
+from service.foundation.errors import StoreUnavailable
 from tests.factories import make_job
 
 

@@ -14,10 +14,10 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from service.adapters.chained_models import ChainedModels, open_models
-from service.adapters.hub_models import HubModels
-from service.adapters.local_models import LocalModels
-from service.errors import (
+from service.adapters.remote.chained_models import ChainedModels, open_models
+from service.adapters.remote.hub_models import HubModels
+from service.adapters.remote.local_models import LocalModels
+from service.foundation.errors import (
     CorruptCheckpoint,
     DiskFull,
     HubUnavailable,
@@ -27,7 +27,7 @@ from service.errors import (
     ModelTooLarge,
     UnsafeModel,
 )
-from service.settings import Settings
+from service.foundation.settings import Settings
 from tests.factories import write_model_files
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

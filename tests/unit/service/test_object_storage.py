@@ -12,13 +12,13 @@ from typing import Any
 import httpx
 import pytest
 
-from service.adapters import bucket as bucket_module
-from service.adapters.bucket import READ_BYTES, Bucket
-from service.adapters.object_artifacts import ObjectArtifacts
-from service.adapters.object_corpora import ObjectCorpora
-from service.adapters.storage import open_storage
-from service.errors import AttemptSuperseded, FileNotFound, InternalError, StorageRefused, StorageUnavailable
-from service.settings import Settings
+from service.adapters.files import bucket as bucket_module
+from service.adapters.files.bucket import READ_BYTES, Bucket
+from service.adapters.files.object_artifacts import ObjectArtifacts
+from service.adapters.files.object_corpora import ObjectCorpora
+from service.adapters.files.storage import open_storage
+from service.foundation.errors import AttemptSuperseded, FileNotFound, InternalError, StorageRefused, StorageUnavailable
+from service.foundation.settings import Settings
 from tests.hub_server import CuttingProxy
 from tests.s3_server import ENVIRONMENT, S3Server, set_environment
 
@@ -332,7 +332,7 @@ def test_texts_without_a_record_go_after_a_day(
 ) -> None:
     kept = corpora.add(iter([b"kept"]), "text", None)
     bucket.put(f"corpora/contents/corpus_{secrets.token_hex(16)}.broken", b"half")
-    monkeypatch.setattr("service.adapters.object_corpora.ABANDONED_SECONDS", -1.0)
+    monkeypatch.setattr("service.adapters.files.object_corpora.ABANDONED_SECONDS", -1.0)
 
     corpora.add(iter([b"more"]), "text", None)
 

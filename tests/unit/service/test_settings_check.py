@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from service.adapters.bucket import Bucket
+from service.adapters.files.bucket import Bucket
 from service.adapters.migrate import upgrade
 from service.adapters.settings_check import check
 

@@ -8,7 +8,7 @@ import pytest
 from celery.worker import state
 
 import workers.app
-from service.settings import Settings
+from service.foundation.settings import Settings
 from workers.app import build_app, tell_running_tasks
 
 

@@ -7,15 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from service.adapters.directory_artifacts import DirectoryArtifacts
-from service.adapters.directory_corpora import DirectoryCorpora
-from service.adapters.memory_queue import MemoryQueue
-from service.adapters.memory_store import MemoryJobStore
-from service.adapters.shard_files import DirectoryShardFiles
-from service.errors import AttemptSuperseded, JobCanceled, ModelNotFound, OutOfMemory, WorkerLost
-from service.jobs import Job, Status
-from service.settings import Settings
-from service.shards import (
+from service.adapters.files.directory_artifacts import DirectoryArtifacts
+from service.adapters.files.directory_corpora import DirectoryCorpora
+from service.adapters.files.shard_files import DirectoryShardFiles
+from service.foundation.errors import AttemptSuperseded, JobCanceled, ModelNotFound, OutOfMemory, WorkerLost
+from service.foundation.settings import Settings
+from service.records.job import Job, Status
+from service.records.shards import (
     PATIENCE,
     GivenBack,
     Question,
@@ -27,13 +25,15 @@ from service.shards import (
     parent_holder,
 )
 from tests.factories import StoppedClock, add_running_job
-from workers.dead_attempts import discard_stale
-from workers.helping import help_with_shards
-from workers.parts import Parts
-from workers.shard_pool import StoreShardPool
-from workers.shard_process import Helper
-from workers.shard_work import do_shard
+from tests.in_memory.job_store import MemoryJobStore
+from tests.in_memory.queue import MemoryQueue
+from workers.attempts.shard_helper import help_with_shards
+from workers.processes.shard_process import Helper
+from workers.shards.claims import do_shard
+from workers.shards.pool import StoreShardPool
 from workers.sweeper import send_shards
+from workers.sweeping.dead_attempts import discard_stale
+from workers.wiring import Parts
 
 QUESTION: Question = {"operation": "encode", "windows": "w", "shards": 4}
 SWEEP: Question = QUESTION | {"operation": "sweep"}

@@ -6,18 +6,18 @@ from pathlib import Path
 
 import pytest
 
-from service.adapters.directory_artifacts import DirectoryArtifacts
-from service.adapters.directory_corpora import DirectoryCorpora
-from service.adapters.memory_access import MemoryHolds
-from service.adapters.memory_queue import MemoryQueue
-from service.adapters.memory_store import MemoryJobStore
-from service.adapters.shard_files import DirectoryShardFiles
-from service.jobs import Job, Phase, Status
-from service.receipts import KeyedRequest, Receipt, Reservation
-from service.settings import Settings
+from service.adapters.files.directory_artifacts import DirectoryArtifacts
+from service.adapters.files.directory_corpora import DirectoryCorpora
+from service.adapters.files.shard_files import DirectoryShardFiles
+from service.foundation.settings import Settings
+from service.records.job import Job, Phase, Status
+from service.records.receipts import KeyedRequest, Receipt, Reservation
 from tests.factories import StoppedClock, claim_job, make_job
-from workers.parts import Parts
+from tests.in_memory.access import MemoryHolds
+from tests.in_memory.job_store import MemoryJobStore
+from tests.in_memory.queue import MemoryQueue
 from workers.sweeper import Sweeper
+from workers.wiring import Parts
 
 
 def sweep(parts: Parts, queue: MemoryQueue) -> None:

@@ -5,14 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from service.adapters.directory_artifacts import DirectoryArtifacts
-from service.adapters.directory_corpora import DirectoryCorpora
-from service.adapters.memory_store import MemoryJobStore
-from service.adapters.shard_files import DirectoryShardFiles
-from service.settings import Settings
+from service.adapters.files.directory_artifacts import DirectoryArtifacts
+from service.adapters.files.directory_corpora import DirectoryCorpora
+from service.adapters.files.shard_files import DirectoryShardFiles
+from service.foundation.settings import Settings
 from tests.factories import add_job
+from tests.in_memory.job_store import MemoryJobStore
 from workers import tasks
-from workers.parts import Parts
+from workers.wiring import Parts
 
 
 def test_the_message_of_a_canceled_job_costs_a_claim_and_nothing_else(

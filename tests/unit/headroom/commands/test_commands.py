@@ -15,9 +15,9 @@ import pytest
 
 from api.dependencies import Services
 from headroom import cli
-from headroom.client import Client
-from service.jobs import Phase, Status
-from service.ports import JobFilter
+from headroom.client.client import Client
+from service.ports.jobs import JobFilter
+from service.records.job import Phase, Status
 from tests.factories import add_job, make_recipe
 
 Soon = Callable[[Callable[[], None]], None]

@@ -1,0 +1,36 @@
+"""Server-sent events on the wire: which messages there are, and the answer that carries them. It reads nothing."""
+
+from collections.abc import AsyncIterator
+
+from fastapi.sse import KEEPALIVE_COMMENT, EventSourceResponse, format_sse_event
+from pydantic import BaseModel
+
+from api.schemas import EventView, JobView, ProgressView
+from service.records.job import Event, Job
+
+PING_SECONDS = 15.0  # proxies cut what is silent for longer than about 30
+PING = KEEPALIVE_COMMENT
+RETRY = format_sse_event(retry=2000)  # how long a client that lost its stream waits, in milliseconds
+
+
+def event_message(event: Event) -> bytes:
+    """Its id is the event's number: what a client that comes back sends as Last-Event-ID."""
+    return _message(event.type, EventView.of(event), str(event.number))
+
+
+def progress_message(job: Job) -> bytes:
+    """Without an id: only the latest counts, and none is sent twice."""
+    return _message("progress", ProgressView.of(job))
+
+
+def job_message(job: Job) -> bytes:
+    return _message("job", JobView.of(job))
+
+
+def stream(messages: AsyncIterator[bytes]) -> EventSourceResponse:
+    headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no", "Vary": "Accept"}
+    return EventSourceResponse(messages, headers=headers)
+
+
+def _message(type_: str, view: BaseModel, id_: str | None = None) -> bytes:
+    return format_sse_event(event=type_, data_str=view.model_dump_json(), id=id_)

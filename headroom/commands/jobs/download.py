@@ -1,0 +1,37 @@
+"""`headroom download ID`."""
+
+import sys
+from pathlib import Path
+
+import click
+
+from headroom.client.job import Job
+from headroom.commands.terminal.options import json_option, server_option
+from headroom.commands.terminal.output import print_json
+from headroom.commands.terminal.server import connect
+from headroom.views.progress import DownloadBar
+from headroom.views.rendering import console_for, places_view, show
+
+
+@click.command("download")
+@click.argument("job_id", metavar="ID")
+@click.option("--output", type=click.Path(path_type=Path), required=True, metavar="DIR", help="Where to.")
+@server_option
+@json_option
+def command(job_id: str, output: Path, server: str, as_json: bool) -> int:
+    """Fetch a job's files and check their hashes. After a cut, the same command goes on where it stopped."""
+    with connect(server) as client:
+        job = client.job(job_id)
+        paths = fetch(job, output)
+        report = job.report()
+    if as_json:
+        print_json({"id": job.id, "output": str(output), "files": [str(path) for path in paths]})
+    else:
+        show(console_for(sys.stdout), places_view(output, report))
+    return 0
+
+
+def fetch(job: Job, folder: Path) -> list[Path]:
+    """Download with a bar on stderr."""
+    with DownloadBar(console_for(sys.stderr), sum(file.size for file in job.files())) as bar:
+        return job.download(folder, bar)

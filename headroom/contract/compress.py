@@ -1,0 +1,188 @@
+"""What a compress job is asked: slice the head, measure the drift, store a checkpoint if it stays in the budget."""
+
+from collections.abc import Sequence
+from enum import StrEnum
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from headroom.contract.job_recipe import CorpusReference, JobRecipe, ReadingOptions, Strict
+from headroom.contract.repository_names import DEFAULT_NAMESPACE, is_repository_id
+
+CALIBRATED = "corpus"  # the name of the corpus that also calibrates, among those that are evaluated
+
+Ratio = Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)]
+
+RoundedDtype = Literal["int8", "int4"]
+HeadDtype = Literal["source"] | RoundedDtype
+
+
+class Method(StrEnum):
+    """Which basis the head is written in before its columns are deleted (docs/methods.md)."""
+
+    SLOPE = "slope"
+    SPEARMAN = "spearman"
+    RANDOM = "random"
+    MAGNITUDE = "magnitude"
+    FISHER = "fisher"
+    PCA = "pca"
+    ACTIVATION = "activation"
+    PROBABILITY = "probability"
+
+
+class DriftBudget(Strict):
+    """How far predictions may move. The upper end of the 95 % interval must stay inside."""
+
+    perplexity: Annotated[float, Field(gt=0, le=10, allow_inf_nan=False)] = 0.01
+    kl: Annotated[float, Field(gt=0, le=10, allow_inf_nan=False)] | None = None
+
+
+class CalibratedDriftBudget(DriftBudget):
+    """With a bound on how far groups of texts may lie apart."""
+
+    group_gap: Annotated[float, Field(gt=0, le=10, allow_inf_nan=False)] | None = None
+
+
+class Budget(Strict):
+    """Instead of a ratio and a precision: both are searched for. One of the two."""
+
+    head_bytes: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] | None = None  # share of the head's bytes
+    drift: Annotated[float, Field(gt=0, le=10, allow_inf_nan=False)] | None = None  # growth of perplexity
+
+    @model_validator(mode="after")
+    def _one_of_them(self) -> Self:
+        if (self.head_bytes is None) == (self.drift is None):
+            raise ValueError("a budget is either head_bytes (least drift at these bytes) or drift (fewest bytes at it)")
+        return self
+
+
+class EvaluationCorpus(Strict):
+    """A further text to measure on, with a budget of its own; the calibration never sees it."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,63}$")]
+    corpus: CorpusReference
+    drift: DriftBudget | None = None  # None: the budget of the job
+
+
+class CompressOptions(ReadingOptions):
+    """Settings with good defaults."""
+
+    head_dtype: HeadDtype = "source"
+    repair: Literal["mean", "none"] = "mean"
+    tied: Literal["keep", "untie"] = "keep"
+    compare: list[Annotated[Method, Field(strict=False)]] = Field(
+        default_factory=lambda: [Method.SLOPE, Method.RANDOM], max_length=8
+    )
+    group_field: Annotated[str, Field(min_length=1, max_length=64)] | None = None
+    continuations: Annotated[int, Field(ge=0, le=64)] = 8  # 0: none
+    keep_removed: bool = False
+    refine: bool = False
+    publish_ratios: list[Ratio] = Field(default_factory=list, max_length=8)
+    export: list[Literal["dense", "onnx"]] = Field(default_factory=list, max_length=2)
+    shards: Annotated[int, Field(ge=1, le=64)] = 1
+    column_multiple: Annotated[int, Field(ge=1, le=256)] = 8
+    max_shard_bytes: Annotated[int, Field(ge=1_000_000, le=50_000_000_000)] = 5_000_000_000
+
+    @field_validator("export", "publish_ratios")
+    @classmethod
+    def _each_once(cls, value: list[Any]) -> list[Any]:
+        if len(set(value)) < len(value):
+            raise ValueError("name each one once")
+        return value
+
+
+class Publication(Strict):
+    """Where the hub shows the checkpoint. Jobs that share a repository are its commits; the newest is `main`."""
+
+    repo: Annotated[str, Field(max_length=193)]
+
+    @field_validator("repo")
+    @classmethod
+    def _is_free_to_use(cls, value: str) -> str:
+        if not is_repository_id(value):
+            raise ValueError("a repository is 'namespace/name', of letters, digits, '_', '-' and '.', without '--'")
+        if value.startswith(f"{DEFAULT_NAMESPACE}/"):
+            raise ValueError(
+                f"{DEFAULT_NAMESPACE}/ holds the repositories that are named by jobs; use another namespace"
+            )
+        return value
+
+
+class CompressRecipe(JobRecipe):
+    """The body of POST /v1/jobs for kind `compress`."""
+
+    kind: Literal["compress"] = "compress"
+    ratio: Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)] | Literal["auto"] = "auto"
+    method: Annotated[Method, Field(strict=False)] = Method.PROBABILITY
+    budget: Budget | None = None
+    drift: CalibratedDriftBudget = CalibratedDriftBudget()
+    ratios: list[Ratio] = Field(default_factory=list, max_length=64)
+    evaluation: list[EvaluationCorpus] = Field(default_factory=list, max_length=16)
+    publish: Publication | None = None
+    options: CompressOptions = CompressOptions()
+
+    @property
+    def group_field(self) -> str | None:
+        return self.options.group_field
+
+    @property
+    def shards(self) -> int:
+        return self.options.shards
+
+    @property
+    def publish_as(self) -> str | None:
+        return self.publish.repo if self.publish else None
+
+    @property
+    def corpora(self) -> tuple[CorpusReference, ...]:
+        return (self.corpus, *(other.corpus for other in self.evaluation))
+
+    def with_corpora(self, ids: Sequence[str]) -> Self:
+        others = [other.model_copy(update={"corpus": id_}) for other, id_ in zip(self.evaluation, ids[1:], strict=True)]
+        return self.model_copy(update={"corpus": ids[0], "evaluation": others})
+
+    @model_validator(mode="before")
+    @classmethod
+    def _the_drift_of_a_budget_is_the_gates(cls, data: object) -> object:
+        budget, drift = (data.get("budget"), data.get("drift", {})) if isinstance(data, dict) else (None, None)
+        allowed = budget.get("drift") if isinstance(budget, dict) else None
+        if not isinstance(data, dict) or allowed is None or not isinstance(drift, dict):
+            return data
+        if drift.get("perplexity", allowed) != allowed:
+            raise ValueError("budget.drift is what drift.perplexity bounds: give one of them")
+        return data | {"drift": drift | {"perplexity": allowed}}
+
+    @model_validator(mode="after")
+    def _a_budget_chooses_ratio_and_precision(self) -> Self:
+        if self.budget is None:
+            return self
+        if self.ratio != "auto" or self.options.head_dtype != "source":
+            raise ValueError("a budget chooses ratio and precision: leave out ratio and options.head_dtype, or budget")
+        if self.options.keep_removed:
+            raise ValueError("a budget may round the head, which then cannot be restored: leave out keep_removed")
+        return self
+
+    @model_validator(mode="after")
+    def _a_gap_has_groups(self) -> Self:
+        if self.drift.group_gap is not None and self.options.group_field is None:
+            raise ValueError("drift.group_gap bounds the gap between groups: name their field in options.group_field")
+        return self
+
+    @model_validator(mode="after")
+    def _rounding_and_slicing_agree(self) -> Self:
+        if self.ratio == 0 and self.options.head_dtype == "source":
+            raise ValueError("a ratio of 0 removes nothing: ask for more, or for options.head_dtype int8 or int4")
+        if self.options.keep_removed and self.options.head_dtype != "source":
+            raise ValueError("a rounded head cannot be restored: leave out options.keep_removed, or head_dtype")
+        if self.options.keep_removed and self.options.refine:
+            raise ValueError("a refined head cannot be restored: leave out options.keep_removed, or refine")
+        if self.options.refine and self.ratio == 0:
+            raise ValueError("a ratio of 0 leaves nothing to refine: ask for more, or leave out options.refine")
+        return self
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> Self:
+        names = [CALIBRATED, *(other.name for other in self.evaluation)]
+        if len(set(names)) < len(names):
+            raise ValueError(f"each evaluation corpus needs a name of its own, other than {CALIBRATED!r}")
+        return self

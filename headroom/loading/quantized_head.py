@@ -1,0 +1,213 @@
+"""Sliced heads whose columns are integers of 8 or 4 bits, as users run them. Needs torch; no transformers, no files.
+
+logits = columns @ (basis @ h) + bias, where `columns` stands for integers times scales. The whole head is never written
+out in a floating type: torch's weight-only products read the integers on a CPU, gpu_products.py's on a GPU; with more
+positions a block of rows is widened at a time.
+"""
+
+import functools
+import warnings
+from contextlib import suppress
+from types import ModuleType
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+ROWS_AT_ONCE = 2048  # of the head: widened, they stay in the cache
+ROWS_AT_ONCE_ON_GPU = 32_768  # it wants large products
+# torch's 8-bit product reads the fewest bytes but handles one position after another (make bench NAME=head).
+POSITIONS_OF_KERNEL = 2
+# Its 4-bit product shares what it unpacks between positions; with more of them a plain product of wide rows is as good.
+POSITIONS_OF_INT4_KERNEL = 64
+GROUP = 32  # columns that share a scale in a head of 4 bits; torch's product knows 32, 64, 128 and 256
+OFFSET = 8  # four bits hold value + 8, of values from -8 to 7
+KERNEL_ROWS = 16  # torch's 4-bit product wants a multiple of them
+
+
+class RoundedHead(nn.Module):
+    """What heads of integers share. Shapes: basis (kept, hidden); bias (vocab,) or none."""
+
+    def __init__(self, hidden_size: int, vocab_size: int, kept: int, *, bias: bool) -> None:
+        super().__init__()
+        self.in_features = hidden_size
+        self.out_features = vocab_size
+        self.basis = nn.Parameter(torch.empty(kept, hidden_size), requires_grad=False)
+        self.bias = nn.Parameter(torch.empty(vocab_size), requires_grad=False) if bias else None
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        """(..., hidden) -> logits (..., vocab)."""
+        columns = F.linear(hidden_states, self.basis)
+        logits = self._logits(columns.reshape(-1, columns.shape[-1]))
+        if self.bias is not None:
+            logits += self.bias
+        return logits.view(*columns.shape[:-1], self.out_features)
+
+    def dense_weight(self) -> Tensor:
+        """The (vocab, hidden) matrix of the same function: rank `kept`, computed in float32, in the basis' dtype."""
+        basis = self.basis.float()
+        blocks = [(self._rows(rows, torch.float32) @ basis).to(self.basis.dtype) for rows in self._blocks()]
+        return torch.cat(blocks)
+
+    def columns(self) -> Tensor:
+        """(vocab, kept) float32: what the integers stand for."""
+        return torch.cat([self._rows(rows, torch.float32) for rows in self._blocks()])
+
+    def _logits(self, x: Tensor) -> Tensor:
+        """(positions, kept) -> (positions, vocab), a block of rows of the head at a time."""
+        logits = x.new_empty(x.shape[0], self.out_features)
+        for rows in self._blocks():
+            logits[:, rows] = F.linear(x, self._rows(rows, x.dtype))
+        return logits
+
+    def _rows(self, rows: slice, dtype: torch.dtype) -> Tensor:
+        """(rows, kept): those rows of the head as numbers."""
+        raise NotImplementedError
+
+    def _blocks(self) -> list[slice]:
+        step = ROWS_AT_ONCE if self.basis.device.type == "cpu" else ROWS_AT_ONCE_ON_GPU
+        return [slice(start, start + step) for start in range(0, self.out_features, step)]
+
+    def _runs_kernel(self, x: Tensor, most: int) -> bool:
+        """Its products of integers are quick in bfloat16 on a CPU; in float32 they are slower than wide rows."""
+        return x.device.type == "cpu" and x.dtype == torch.bfloat16 and x.shape[0] <= most
+
+
+class QuantizedHead(RoundedHead):
+    """8 bits. Shapes: quantized (vocab, kept) int8; scale (vocab,), the bits of float32 numbers."""
+
+    quantized: Tensor
+    scale: Tensor
+
+    def __init__(self, hidden_size: int, vocab_size: int, kept: int, *, bias: bool) -> None:
+        super().__init__(hidden_size, vocab_size, kept, bias=bias)
+        # As integers they stay what they are when a model is cast to 16 bits.
+        self.register_buffer("quantized", torch.empty(vocab_size, kept, dtype=torch.int8))
+        self.register_buffer("scale", torch.empty(vocab_size, dtype=torch.int32))
+
+    def _logits(self, x: Tensor) -> Tensor:
+        scale = self.scale.view(torch.float32).to(x.dtype)
+        if self._runs_kernel(x, POSITIONS_OF_KERNEL):
+            return torch._weight_int8pack_mm(x, self.quantized, scale)
+        if products := _gpu_products_for(x):
+            with suppress(products.OutOfResources):  # a smaller GPU than these blocks want: rows are widened instead
+                found: Tensor = products.int8_product(x, self.quantized, self.scale.view(torch.float32))
+                return found
+        logits = x.new_empty(x.shape[0], self.out_features)
+        for rows in self._blocks():
+            logits[:, rows] = F.linear(x, self.quantized[rows].to(x.dtype)) * scale[rows]
+        return logits
+
+    def _rows(self, rows: slice, dtype: torch.dtype) -> Tensor:
+        return self.quantized[rows].to(dtype) * self.scale[rows].view(torch.float32)[:, None].to(dtype)
+
+    def extra_repr(self) -> str:
+        return f"in_features={self.in_features}, out_features={self.out_features}, kept={self.basis.shape[0]}, int8"
+
+
+class PackedHead(RoundedHead):
+    """4 bits, two columns in a byte. Shapes: packed (vocab, ceil(kept / 2)) uint8; group_scale (vocab, groups).
+
+    `group_scale` holds the bits of bfloat16 numbers, one for each row and GROUP columns; they may be negative.
+    """
+
+    packed: Tensor
+    group_scale: Tensor
+
+    def __init__(self, hidden_size: int, vocab_size: int, kept: int, *, bias: bool) -> None:
+        super().__init__(hidden_size, vocab_size, kept, bias=bias)
+        self.register_buffer("packed", torch.empty(vocab_size, -(-kept // 2), dtype=torch.uint8))
+        self.register_buffer("group_scale", torch.empty(vocab_size, -(-kept // GROUP), dtype=torch.int16))
+        self._arranged: tuple[Tensor, Tensor] | None = None
+        self._arranged_from: list[tuple[int, int]] = []
+
+    def _logits(self, x: Tensor) -> Tensor:
+        if products := _gpu_products_for(x):
+            with suppress(products.OutOfResources):
+                found: Tensor = products.int4_product(x, self.packed, self.group_scale.view(torch.bfloat16))
+                return found
+        if not self._runs_kernel(x, POSITIONS_OF_INT4_KERNEL):
+            return super()._logits(x)
+        packed, scales = self._for_kernel()
+        padded = F.pad(x, (0, -x.shape[1] % GROUP))
+        return torch._weight_int4pack_mm_for_cpu(padded, packed, GROUP, scales)[:, : self.out_features]
+
+    def _rows(self, rows: slice, dtype: torch.dtype) -> Tensor:
+        scale = self.group_scale[rows].view(torch.bfloat16).to(dtype)
+        return scaled(unpack(self.packed[rows], self.basis.shape[0]), scale)
+
+    def _for_kernel(self) -> tuple[Tensor, Tensor]:
+        """The columns as this machine's product wants them: a second copy, made at first use and after a change.
+
+        The order depends on the instructions of the CPU, so it is never stored.
+        """
+        held = [_state(self.packed), _state(self.group_scale)]
+        if self._arranged is None or held != self._arranged_from:
+            self._arranged = arranged(self.packed, self.group_scale, self.basis.shape[0])
+            self._arranged_from = held
+        return self._arranged
+
+    def extra_repr(self) -> str:
+        return f"in_features={self.in_features}, out_features={self.out_features}, kept={self.basis.shape[0]}, int4"
+
+
+def _gpu_products_for(x: Tensor) -> ModuleType | None:
+    """gpu_products.py for a few positions on a GPU, where it works."""
+    if not x.is_cuda:
+        return None
+    products = _gpu_products(x.device)
+    return products if products and x.shape[0] <= products.MOST_POSITIONS else None
+
+
+@functools.cache
+def _gpu_products(device: torch.device) -> ModuleType | None:
+    """Triton compiles a little C at first use: not every machine that runs models has a compiler."""
+    try:
+        from headroom.loading import gpu_products
+
+        ones = torch.ones(1, GROUP, device=device)
+        gpu_products.int8_product(ones, ones.to(torch.int8), ones[0, :1])
+    except Exception as error:  # whatever is missing: the products below need none of it
+        reason = str(error).strip().partition("\n")[0]
+        warnings.warn(f"heads of integers run slowly on this GPU, Triton does not work here: {reason}", stacklevel=2)
+        return None
+    return gpu_products
+
+
+def _state(tensor: Tensor) -> tuple[int, int]:
+    """Differs once the tensor was replaced or written to."""
+    return tensor.data_ptr(), 0 if tensor.is_inference() else tensor._version
+
+
+def pack(integers: Tensor) -> Tensor:
+    """(rows, kept) int8 in -8..7 -> (rows, ceil(kept / 2)) uint8: the even column of a pair in the low four bits."""
+    nibbles = (F.pad(integers, (0, integers.shape[1] % 2)) + OFFSET).to(torch.uint8)
+    return nibbles[:, ::2] | (nibbles[:, 1::2] << 4)
+
+
+def unpack(packed: Tensor, kept: int) -> Tensor:
+    """What `pack` was given: (rows, kept) int8."""
+    nibbles = torch.stack([packed & 15, packed >> 4], dim=2).flatten(1)[:, :kept]
+    return nibbles.to(torch.int8) - OFFSET
+
+
+def scaled(integers: Tensor, scale: Tensor) -> Tensor:
+    """(rows, kept) integers times (rows, groups) scales of their columns, in the dtype of the scales."""
+    kept = integers.shape[1]
+    wide = F.pad(integers.to(scale.dtype), (0, -kept % GROUP)).view(integers.shape[0], -1, GROUP)
+    return (wide * scale[..., None]).flatten(1)[:, :kept]
+
+
+def arranged(packed: Tensor, scale: Tensor, kept: int) -> tuple[Tensor, Tensor]:
+    """For torch's 4-bit product on a CPU, filled up with zeros: columns in its order, (groups, rows, 2) scale and zero.
+
+    A block of rows is wide at a time.
+    """
+    rows = packed.shape[0] + -packed.shape[0] % KERNEL_ROWS
+    blocks = []
+    for start in range(0, rows, ROWS_AT_ONCE):
+        integers = unpack(packed[start : start + ROWS_AT_ONCE], kept)
+        padding = (0, -kept % GROUP, 0, min(ROWS_AT_ONCE, rows - start) - integers.shape[0])
+        blocks.append(torch._convert_weight_to_int4pack_for_cpu(F.pad(integers, padding).int() + OFFSET, 1))
+    scales = F.pad(scale.view(torch.bfloat16), (0, 0, 0, rows - packed.shape[0])).T
+    return torch.cat(blocks), torch.stack([scales, torch.zeros_like(scales)], dim=2).contiguous()

@@ -1,0 +1,333 @@
+"""Jobs and reports as terminal text. It builds what to show; it asks no server and decides no exit code.
+
+The tables are the same on a terminal, in a pipe and in a file; colour comes and goes with the console.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from headroom.contract.records import DryRun, JobRecord, Result
+from headroom.views.figures import age, duration, hundredfold, number, percent, printable, size
+
+STATUS_STYLES = {
+    "succeeded": "green",
+    "rejected": "yellow",
+    "failed": "red",
+    "canceled": "dim",
+    "running": "cyan",
+    "canceling": "dim",
+    "queued": "blue",
+}
+ENCODING_FIGURES = {
+    "R²": "r2",
+    "R², adjusted": "r2_adjusted",
+    "R², held-out rows": "r2_held_out",
+    "Spearman, fitted against true": "spearman",
+    "cosine of the slope with -mean(h)": "slope_cosine_mean_hidden",
+}
+WIDE = 96
+PIPE_WIDTH = 1000  # of a console that is no terminal: nothing is wrapped there
+
+
+def console_for(stream: Any) -> Console:
+    """A console that does not guess at highlights."""
+    console = Console(file=stream, highlight=False, emoji=False)
+    if not console.is_terminal:
+        console.width = PIPE_WIDTH
+    return console
+
+
+def show(console: Console, *views: RenderableType) -> None:
+    """Print; in a pipe or file without the spaces that fill up a line."""
+    if console.is_terminal:
+        console.print(*views, sep="\n")
+        return
+    with console.capture() as captured:
+        console.print(*views, sep="\n")
+    console.file.write("".join(f"{line.rstrip()}\n" for line in captured.get().splitlines()))
+
+
+def figures_table() -> Table:
+    """Columns of figures under bold headings."""
+    return Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
+
+
+def _pairs() -> Table:
+    return Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
+
+
+def drift_view(job: JobRecord, report: Mapping[str, Any]) -> RenderableType:
+    """The drift table of a report, with what it was measured on and what was allowed."""
+    budget = job.json.get("drift") or {}
+    tokens = report["corpus"]["evaluation_tokens"]
+    before = f"{perplexity_name(report)} {number(report['baseline']['perplexity'], ',.2f')} before"
+    caption = Text.assemble(
+        ("Drift", "bold"),
+        f" on {tokens:,} evaluation tokens, method {report['method']}, {before}; allowed {_allowed(budget)}",
+    )
+    return Group(caption, _curve_table(job, report["curve"], report["selected"], budget))
+
+
+def encoding_view(report: Mapping[str, Any]) -> RenderableType:
+    """How well the rows of the head tell a token's averaged probability."""
+    encoding, corpus = report["encoding"], report["corpus"]
+    caption = Text.assemble(
+        ("Encoding", "bold"), f" of token probability in the output head, on {corpus['calibration_tokens']:,} tokens"
+    )
+    table = _pairs()
+    for name, key in ENCODING_FIGURES.items():
+        table.add_row(name, number(encoding[key], ".4f"))
+    for what, found in (("columns", encoding), ("components", report["components"])):
+        needed = ", ".join(f"{count:,} for {share:.0%}" for share, count in _needed(found))
+        table.add_row(f"{what} needed, share of R²", needed)
+        table.add_row(f"Gini of the slopes of {what}", number(found["gini"], ".4f"))
+    for what in ("columns", "components"):
+        table.add_row(f"largest slopes, {what}", _largest(report[what]))
+    for fit in report["few_examples"]:
+        figures = f"R² {number(fit['r2'], '.4f')}, cosine with the slope of all {number(fit['slope_cosine'], '.4f')}"
+        table.add_row(f"from {fit['tokens']:,} tokens", figures)
+    return Group(caption, table)
+
+
+def _largest(found: Mapping[str, Any]) -> str:
+    """Of the largest standardised slopes: number, slope and rank correlation."""
+    slopes, rho = found["standardised_slopes"], found["spearman"]
+    order = sorted(range(len(slopes)), key=lambda index: -abs(slopes[index] or 0))[:3]
+    return ", ".join(f"{i} ({number(slopes[i], '+.2f')}, Spearman {number(rho[i], '+.2f')})" for i in order)
+
+
+def _needed(found: Mapping[str, Any]) -> list[tuple[float, int]]:
+    return [(float(share), count) for share, count in found["columns_needed"].items()]
+
+
+def perplexity_name(report: Mapping[str, Any]) -> str:
+    """A masked model has a pseudo-perplexity."""
+    return str(report["baseline"].get("kind", "perplexity"))
+
+
+def _allowed(budget: Mapping[str, Any]) -> str:
+    limits = []
+    if budget.get("perplexity") is not None:
+        limits.append(percent(budget["perplexity"]))
+    if budget.get("kl") is not None:
+        limits.append(f"KL {budget['kl']:g}")
+    if budget.get("group_gap") is not None:
+        limits.append(f"{percent(budget['group_gap'])} between groups")
+    return " and ".join(limits) or "anything"
+
+
+def _curve_table(
+    job: JobRecord, curve: Sequence[Mapping[str, Any]], selected: Mapping[str, Any], budget: Mapping[str, Any]
+) -> Table:
+    table = figures_table()
+    table.add_column("")
+    for name in ("ratio", "kept", "perplexity", "drift, %", "95 % interval", "KL, nats", "top-1, %"):
+        table.add_column(name, justify="right", no_wrap=True)
+    fallback = job.result.largest_passing_ratio if job.result and not job.result.passes else None
+    points = sorted(curve, key=lambda point: float(point["ratio"]))
+    low_width = max((len(drift_percent(point["perplexity_drift_low"])) for point in points), default=0)
+    high_width = max((len(drift_percent(point["perplexity_drift_high"])) for point in points), default=0)
+    for point in points:
+        chosen = point["kept_columns"] == selected["kept_columns"]
+        fits = bool(selected.get("passes")) if chosen else _fits(point, budget)
+        mark, style = _mark(chosen, fits, point["ratio"] == fallback)
+        low, high = drift_percent(point["perplexity_drift_low"]), drift_percent(point["perplexity_drift_high"])
+        table.add_row(
+            mark,
+            f"{point['ratio']:.2f}",
+            f"{point['kept_columns']:,}",
+            number(point["perplexity"], ",.2f"),
+            drift_percent(point["perplexity_drift"]),
+            f"{low:>{low_width}} … {high:>{high_width}}",
+            number(point["kl_mean"], ".5f"),
+            number(hundredfold(point["top1_agreement"]), ".2f"),
+            style=style,
+        )
+    return table
+
+
+def drift_percent(fraction: float | None) -> str:
+    """Per cent with as many decimals in every row, so that a column can be read at a glance."""
+    return number(hundredfold(fraction), "+,.3f")
+
+
+def _fits(point: Mapping[str, Any], budget: Mapping[str, Any]) -> bool:
+    """The gate's rule, for colours only: the upper end of the interval is inside."""
+    measured = ((point["perplexity_drift_high"], budget.get("perplexity")), (point["kl_mean"], budget.get("kl")))
+    return all(limit is None or (value is not None and value <= limit) for value, limit in measured)
+
+
+def _mark(chosen: bool, fits: bool, is_fallback: bool) -> tuple[str, str]:
+    if chosen:
+        return ("▶", "bold green") if fits else ("✗", "bold red")
+    if is_fallback:
+        return "✓", "green"
+    return ("", "") if fits else ("", "dim")
+
+
+def bytes_view(report: Mapping[str, Any]) -> RenderableType:
+    """Bytes before and after, as far as the report knows them: a rejected job has no checkpoint."""
+    table = _pairs()
+    sizes = report.get("bytes") or {}
+    for name, key in (("Head", "head"), ("Read per token", "decode_read"), ("Checkpoint", "checkpoint")):
+        before, after = sizes.get(f"{key}_before"), sizes.get(f"{key}_after")
+        if before and after is not None:
+            table.add_row(Text(name, "bold"), f"{size(before)} → {size(after)}", percent(after / before - 1))
+    return table
+
+
+def remarks_view(report: Mapping[str, Any]) -> RenderableType:
+    """What the report wants its reader to know: what makes the figures weak, and the plain alternative."""
+    warnings = [Text(f"Note: {text}", "yellow") for text in report.get("warnings") or []]
+    advice = report.get("advice")
+    return Group(*warnings, *([Text(advice)] if advice else []))
+
+
+def verdict(job: JobRecord, perplexity: str = "perplexity") -> Text:
+    """One sentence on how a finished job ended."""
+    result = job.result
+    if job.status == "succeeded" and result:
+        return Text.assemble(
+            ("Succeeded: ", "bold green"),
+            f"{percent(result.ratio, sign=False)} of the head's columns removed, {result.kept_columns:,} of "
+            f"{result.hidden_size:,} kept; {perplexity} {percent(result.perplexity_drift)} "
+            f"(95 %: at most {percent(result.perplexity_drift_high)}).",
+        )
+    if job.status == "rejected" and result:
+        largest = result.largest_passing_ratio
+        hint = f"the largest ratio that passes is {largest:g}" if largest is not None else "no measured ratio passes"
+        if job.json.get("budget"):
+            hint = "that is the nearest to the budget of all heads that were compared"
+        return Text.assemble(
+            ("Rejected: ", "bold yellow"),
+            f"at ratio {result.ratio:g} {_excess(job, result)}; {hint}. Nothing was written.",
+        )
+    return Text.assemble((f"{job.status.capitalize()}", f"bold {STATUS_STYLES.get(job.status, '')}"), ".")
+
+
+def _excess(job: JobRecord, result: Result) -> str:
+    """What is over the budget, in words."""
+    budget = job.json.get("drift") or {}
+    limit, high = budget.get("perplexity"), result.perplexity_drift_high
+    reasons = []
+    if limit is not None and (high is None or high > limit):
+        reasons.append(f"perplexity may grow by {percent(high, sign=False)}, allowed are {percent(limit, sign=False)}")
+    limit = budget.get("kl")
+    if limit is not None and (result.kl_mean is None or result.kl_mean > limit):
+        reasons.append(f"the KL divergence is {number(result.kl_mean, '.3g')} nats, allowed are {limit:g}")
+    others = ["the drift on another corpus"] if job.json.get("evaluation") else []
+    others += ["the gap between groups"] if budget.get("group_gap") is not None else []
+    return " and ".join(reasons) or f"{' or '.join(others) or 'the drift'} is over its budget"
+
+
+def places_view(folder: Path, report: Mapping[str, Any]) -> RenderableType:
+    """Where the results are, and how to use them."""
+    table = _pairs()
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    table.add_row(Text("Checkpoint in", "bold"), Text(str(folder)))
+    table.add_row(Text("Report in", "bold"), Text(str(folder / "report.html")))
+    for export in report.get("exports") or []:
+        table.add_row(Text(f"Export, {export['kind']}", "bold"), Text(str(folder / export["path"])))
+    auto_class = (report.get("model") or {}).get("auto_class", "AutoModelForCausalLM")
+    plugin = "import headroom; " if report.get("kind", "compress") == "compress" else ""
+    load = f'{plugin}{auto_class}.from_pretrained("{folder}")'
+    table.add_row(Text("Load with", "bold"), Text(load))
+    return table
+
+
+def jobs_table(jobs: Iterable[JobRecord], width: int) -> Table:
+    """An id is there to be copied, so it is never shortened; a narrow terminal gets fewer columns."""
+    table = figures_table()
+    table.add_column("id", no_wrap=True)
+    table.add_column("status", no_wrap=True)
+    table.add_column("kind", no_wrap=True)
+    table.add_column("model", overflow="ellipsis")
+    names = ("ratio",) if width < WIDE else ("ratio", "drift", "age")
+    for name in names:
+        table.add_column(name, no_wrap=True, justify="right")
+    for job in jobs:
+        ratio = job.result.ratio if job.result else job.json.get("ratio", "")
+        progress = f" {job.progress:.0%}" if job.status == "running" else ""
+        right = (
+            f"{ratio:.2f}" if isinstance(ratio, float) else str(ratio),
+            percent(job.result.perplexity_drift) if job.result else "",
+            age(job.created),
+        )
+        status = Text(job.status + progress, STATUS_STYLES.get(job.status, ""))
+        table.add_row(job.id, status, job.kind, Text(printable(job.model.id)), *right[: len(names)])
+    return table
+
+
+def job_view(job: JobRecord) -> RenderableType:
+    """Everything about one job but its report."""
+    rows: list[tuple[str, str | Text]] = [
+        ("Job", job.id),
+        ("Status", Text(job.status, STATUS_STYLES.get(job.status, ""))),
+        ("Model", job.model.id + (f" @ {job.model.revision}" if job.model.revision else "")),
+        ("Corpus", job.corpus),
+        ("Asked for", _asked_for(job)),
+        ("Created", f"{job.created:%Y-%m-%d %H:%M:%S} UTC, {age(job.created)} ago" if job.created else ""),
+        ("Phases", ", ".join(f"{phase} {duration(seconds)}" for phase, seconds in job.phase_seconds.items())),
+        ("Labels", ", ".join(f"{key}={value}" for key, value in job.labels.items())),
+    ]
+    if job.status == "running":
+        rows.insert(2, ("Progress", f"{job.phase}, {job.progress:.0%}"))
+    if len(job.attempts) > 1:
+        rows.append(("Attempts", ", ".join(f"{one.attempt}: {one.outcome or 'running'}" for one in job.attempts)))
+    if job.error:
+        rows.append(("Error", Text(f"[{job.error.code}] {printable(job.error.message)}", "red")))
+    table = _pairs()
+    table.add_column(no_wrap=True, style="bold")
+    table.add_column(overflow="fold")
+    for name, value in rows:
+        if value:
+            table.add_row(name, value if isinstance(value, Text) else Text(printable(value)))
+    return table
+
+
+def _asked_for(job: JobRecord) -> str:
+    if job.kind != "compress":
+        return job.kind
+    searched = {name: value for name, value in (job.json.get("budget") or {}).items() if value is not None}
+    what = ", ".join(f"{name} {value:g}" for name, value in searched.items()) or f"ratio {job.json['ratio']}"
+    return f"{what}, method {job.json['method']}, allowed {_allowed(job.json.get('drift') or {})}"
+
+
+def records_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
+    """A plain list of short fields."""
+    table = figures_table()
+    for name in columns:
+        table.add_column(name, overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(printable(value)) for value in row))
+    return table
+
+
+def dry_run_view(dry_run: DryRun) -> RenderableType:
+    """What a job would find and cost."""
+    model, head, estimate = dry_run.model, dry_run.head, dry_run.estimate
+    table = _pairs()
+    table.add_column(no_wrap=True, style="bold")
+    if model.get("id"):
+        known = [size(model["bytes"])] if model.get("bytes") else []
+        table.add_row("Model", printable(" ".join([model["id"], *known, model.get("dtype") or ""])))
+    if head.get("vocab_size"):
+        kind = "tied" if head.get("tied") else "untied"
+        table.add_row("Head", f"{head['vocab_size']:,} x {head['hidden_size']:,}, {kind}, {size(head['bytes'])}")
+    if estimate.get("head_bytes_after"):
+        kept = f"{estimate['kept_columns']:,} columns, {size(estimate['head_bytes_after'])}"
+        table.add_row("Head after", kept)
+    if estimate.get("seconds"):
+        table.add_row("Takes", f"about {duration(estimate['seconds'])}")
+    if estimate.get("memory_bytes"):
+        table.add_row("Needs", f"about {size(estimate['memory_bytes'])} of memory")
+    if estimate.get("least_memory_bytes"):
+        table.add_row("", f"or {size(estimate['least_memory_bytes'])}, reading the model from disk layer by layer")
+    return Group(Text("Valid; no job was made.", "green"), table)

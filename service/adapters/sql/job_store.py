@@ -1,0 +1,346 @@
+"""SqlJobStore: the job store over SQLite or PostgreSQL. What a step does is not decided here: see transitions.py."""
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Select,
+    String,
+    bindparam,
+    delete,
+    false,
+    func,
+    insert,
+    or_,
+    select,
+    update,
+)
+from sqlalchemy.exc import IntegrityError
+
+from headroom.contract.job_recipe import LABEL_KEY
+from service.adapters.sql import receipts as sql_receipts
+from service.adapters.sql.database import Database, serialize
+from service.adapters.sql.figures import read_figures
+from service.adapters.sql.rows import (
+    append_events,
+    insert_job,
+    is_storable,
+    lock_job,
+    read_event,
+    read_jobs,
+    save_change,
+)
+from service.adapters.sql.shards import SqlShards
+from service.adapters.sql.tables import REVISION, events, jobs, outbox, read_revision, reports
+from service.adapters.sql.webhooks import SqlWebhooks
+from service.foundation.errors import (
+    AttemptSuperseded,
+    InternalError,
+    JobFinished,
+    JobNotFinished,
+    JobNotFound,
+    ReportNotReady,
+    RepositoryTaken,
+    StoreUnavailable,
+)
+from service.ports.jobs import Clock, JobFilter, JobPage, StoreFigures
+from service.records.job import FINAL, WITHOUT_FILES, Event, Job, JobError, Phase, Status, sources_of
+from service.records.quotas import NO_QUOTAS, Quotas
+from service.records.receipts import Answer, KeyedRequest, Receipt, Reservation
+from service.records.transitions import HELD, Change, cancel_requested, claimed, ended, progressed, requeued
+
+IDS_PER_QUERY = 1000
+
+# The questions that are asked most, of which most are for one job: put together once, they cost a third.
+_OWNED = select(jobs.c.id, jobs.c.owner, jobs.c.version)
+OWNED_VERSION = _OWNED.where(jobs.c.id == bindparam("id"))
+OWNED_VERSIONS = _OWNED.where(jobs.c.id.in_(bindparam("ids", expanding=True)))
+
+
+class SqlJobStore:
+    """ports.JobStore over one SQLAlchemy URL, or a database shared with other stores.
+
+    The schema must be there already: see migrate.py.
+
+    Times come from `clock`, not from the database: hosts that share one must have theirs in step, well within a lease.
+    """
+
+    def __init__(self, database: str | Database, clock: Clock) -> None:
+        self._database = database if isinstance(database, Database) else Database(database)
+        self._clock = clock
+        self.webhooks = SqlWebhooks(self._database, clock)
+        self.shards = SqlShards(self._database, clock, _lock_held)
+
+    def add(self, job: Job, receipt: Receipt | None = None, quotas: Quotas = NO_QUOTAS) -> None:
+        change = Change(job, (("status", {"status": job.status.value}),))
+        with self._database.writing() as connection:
+            _check_repository(connection, job)
+            if quotas.max_jobs:
+                _check_jobs(connection, job.owner, quotas)
+            now = self._clock()
+            try:
+                insert_job(connection, job, now)
+            except IntegrityError as error:
+                raise InternalError(f"job id {job.id} was given out twice") from error
+            append_events(connection, change, now)
+            if receipt is not None:
+                sql_receipts.keep(connection, receipt)
+
+    def remove(self, job_id: str) -> None:
+        with self._database.writing() as connection:
+            ended = lock_job(connection, job_id, jobs.c.status.in_(_values(FINAL)))
+            if ended is None:
+                _find(connection, job_id)
+                raise JobNotFinished(f"job {job_id} has not ended; cancel it, or wait, and delete it then")
+            connection.execute(delete(jobs).where(jobs.c.id == job_id))
+
+    def forget_bytes(self, job_id: str) -> None:
+        with self._database.writing() as connection:
+            connection.execute(update(jobs).where(jobs.c.id == job_id).values(stored_bytes=0))
+
+    def stored_bytes(self, owner: str) -> int:
+        query = select(func.sum(jobs.c.stored_bytes)).where(jobs.c.owner == owner)
+        with self._database.reading() as connection:
+            return int(connection.scalar(query) or 0)
+
+    def reserve(self, request: KeyedRequest) -> Reservation | Answer:
+        with self._database.writing() as connection:
+            return sql_receipts.reserve(connection, request, self._clock())
+
+    def give_back(self, reservation: Reservation) -> None:
+        with self._database.writing() as connection:
+            sql_receipts.give_back(connection, reservation)
+
+    def forget_requests(self, before: datetime) -> None:
+        with self._database.writing() as connection:
+            sql_receipts.forget(connection, before)
+
+    def get(self, job_id: str, owner: str | None = None) -> Job:
+        with self._database.reading() as connection:
+            return _find(connection, job_id, owner)
+
+    def page(self, where: JobFilter, limit: int, after: str | None) -> JobPage:
+        with self._database.reading() as connection:
+            query = _matching(where).order_by(jobs.c.created.desc(), jobs.c.id.desc()).limit(limit + 1)
+            if after is not None:
+                query = query.where(_is_older_than(_find(connection, after, where.owner)))
+            found = read_jobs(connection, connection.execute(query).mappings().all())
+            return JobPage(found[:limit], has_more=len(found) > limit)
+
+    def claim(self, job_id: str, worker: str, lease_seconds: float) -> Job | None:
+        now = self._clock()
+        is_due = or_(jobs.c.not_before.is_(None), jobs.c.not_before <= now)
+        with self._database.writing() as connection:
+            job = lock_job(connection, job_id, jobs.c.status == Status.QUEUED.value, is_due)
+            return job and save_change(connection, job, claimed(job, worker, now, lease_seconds), now)
+
+    def heartbeat(self, job_id: str, attempt: int, lease_seconds: float) -> Job:
+        lease = timedelta(seconds=lease_seconds)
+        return self._fenced(job_id, attempt, lambda job, now: Change(replace(job, lease_until=now + lease)))
+
+    def report_progress(self, job_id: str, attempt: int, phase: Phase, progress: float) -> Job:
+        return self._fenced(job_id, attempt, lambda job, now: progressed(job, phase, progress, now))
+
+    def finish(
+        self,
+        job_id: str,
+        attempt: int,
+        status: Status,
+        result: dict[str, Any] | None,
+        error: JobError | None,
+        stored_bytes: int = 0,
+    ) -> Job:
+        return self._fenced(job_id, attempt, lambda job, now: ended(job, status, result, error, now, stored_bytes))
+
+    def requeue(self, job_id: str, attempt: int, outcome: str, not_before: datetime) -> Job:
+        return self._fenced(job_id, attempt, lambda job, now: requeued(job, outcome, not_before, now))
+
+    def save_report(self, job_id: str, attempt: int, report: dict[str, Any]) -> None:
+        with self._database.writing() as connection:
+            _lock_held(connection, job_id, attempt)
+            connection.execute(delete(reports).where(reports.c.job_id == job_id))
+            connection.execute(insert(reports).values(job_id=job_id, attempt=attempt, report=report))
+
+    def report(self, job_id: str) -> dict[str, Any]:
+        with self._database.reading() as connection:
+            _find(connection, job_id)
+            report: dict[str, Any] | None = connection.scalar(
+                select(reports.c.report).where(reports.c.job_id == job_id)
+            )
+        if report is None:
+            raise ReportNotReady(f"job {job_id} has no report: it has measured nothing yet, or long ago")
+        return report
+
+    def forget_reports(self, before: datetime) -> int:
+        ended = select(jobs.c.id).where(jobs.c.finished < before)
+        with self._database.writing() as connection:
+            return connection.execute(delete(reports).where(reports.c.job_id.in_(ended))).rowcount
+
+    def request_cancel(self, job_id: str) -> Job:
+        cancelable = jobs.c.status.in_(_values([Status.QUEUED, *sources_of(Status.CANCELING)]))
+        with self._database.writing() as connection:
+            job = lock_job(connection, job_id, cancelable)
+            if job is not None:
+                now = self._clock()
+                return save_change(connection, job, cancel_requested(job, now), now)
+            job = _find(connection, job_id)
+        if job.status not in (Status.CANCELING, Status.CANCELED):
+            raise JobFinished(f"job {job_id} has ended as {job.status.value} and cannot be canceled")
+        return job
+
+    def lapsed(self) -> list[Job]:
+        query = select(jobs).where(jobs.c.lease_until < self._clock()).order_by(jobs.c.lease_until)
+        with self._database.reading() as connection:
+            return read_jobs(connection, connection.execute(query).mappings().all())
+
+    def due_outbox(self, older_than_seconds: float, limit: int) -> list[str]:
+        now = self._clock()
+        unclaimed = or_(outbox.c.sent.is_(None), outbox.c.sent <= now - timedelta(seconds=older_than_seconds))
+        query = select(outbox.c.job_id).where(outbox.c.due <= now, unclaimed).order_by(outbox.c.due).limit(limit)
+        with self._database.reading() as connection:
+            return list(connection.scalars(query))
+
+    def mark_sent(self, job_id: str) -> None:
+        with self._database.writing() as connection:
+            connection.execute(update(outbox).where(outbox.c.job_id == job_id).values(sent=self._clock()))
+
+    def corpus_in_use(self, corpus_id: str, owner: str | None = None, since: datetime | None = None) -> bool:
+        # Anywhere in the recipe: a job may read several. An id is long enough to mean nothing else there.
+        named = jobs.c.recipe.cast(String).contains(corpus_id, autoescape=True)
+        is_going_on = jobs.c.status.not_in(_values(FINAL))
+        reads = is_going_on if since is None else or_(is_going_on, jobs.c.finished >= since)
+        query = select(jobs.c.id).where(reads, named).limit(1)
+        if owner is not None:
+            query = query.where(jobs.c.owner == owner)
+        with self._database.reading() as connection:
+            return connection.scalar(query) is not None
+
+    def events(self, job_id: str, after: int, limit: int) -> list[Event]:
+        query = select(events).where(events.c.job_id == job_id, events.c.number > after)
+        with self._database.reading() as connection:
+            _find(connection, job_id)
+            rows = connection.execute(query.order_by(events.c.number).limit(limit)).mappings()
+            return [read_event(row) for row in rows]
+
+    def new_events(self, after: Mapping[str, int]) -> list[Event]:
+        last = func.max(events.c.number)
+        found: list[Event] = []
+        with self._database.reading() as connection:
+            for ids in _portions(after):
+                known = select(events.c.job_id, last).where(events.c.job_id.in_(ids)).group_by(events.c.job_id)
+                grown = [job_id for job_id, number in connection.execute(known) if number > after[job_id]]
+                if grown:
+                    query = select(events).where(events.c.job_id.in_(grown)).order_by(events.c.job_id, events.c.number)
+                    found += [read_event(row) for row in connection.execute(query).mappings()]
+        return [event for event in found if event.number > after[event.job_id]]
+
+    def versions(self, since: datetime) -> dict[str, int]:
+        query = select(jobs.c.id, jobs.c.version).where(jobs.c.updated >= since)
+        with self._database.reading() as connection:
+            return {job_id: version for job_id, version in connection.execute(query)}
+
+    def owned_versions(self, job_ids: Collection[str]) -> dict[str, tuple[str, int]]:
+        found: dict[str, tuple[str, int]] = {}
+        with self._database.reading() as connection:
+            for ids in _portions(filter(is_storable, job_ids)):
+                one, many = (OWNED_VERSION, {"id": ids[0]}), (OWNED_VERSIONS, {"ids": ids})
+                rows = connection.execute(*(one if len(ids) == 1 else many))
+                found |= {job_id: (owner, version) for job_id, owner, version in rows}
+        return found
+
+    def several(self, job_ids: Collection[str]) -> list[Job]:
+        found: list[Job] = []
+        with self._database.reading() as connection:
+            for ids in _portions(job_ids):
+                rows = connection.execute(select(jobs).where(jobs.c.id.in_(ids))).mappings().all()
+                found += read_jobs(connection, rows)
+        return found
+
+    def figures(self, since: datetime) -> StoreFigures:
+        with self._database.reading() as connection:
+            return read_figures(connection, since, self._clock())
+
+    def ping(self) -> None:
+        with self._database.reading() as connection:
+            found = read_revision(connection)
+        if found != REVISION:
+            raise StoreUnavailable(
+                f"the database schema is {found or 'missing'}, not {REVISION}: run `python -m service.adapters.migrate`"
+            )
+
+    def close(self) -> None:
+        self._database.close()
+
+    def _fenced(self, job_id: str, attempt: int, step: Callable[[Job, datetime], Change]) -> Job:
+        with self._database.writing() as connection:
+            job = _lock_held(connection, job_id, attempt)
+            now = self._clock()  # after waiting for the lock, so that events are in the order of their times
+            return save_change(connection, job, step(job, now), now)
+
+
+def _lock_held(connection: Connection, job_id: str, attempt: int) -> Job:
+    job = lock_job(connection, job_id, jobs.c.attempt == attempt, jobs.c.status.in_(_values(HELD)))
+    if job is None:
+        raise AttemptSuperseded(f"attempt {attempt} no longer owns job {job_id}")
+    return job
+
+
+def _check_jobs(connection: Connection, owner: str, quotas: Quotas) -> None:
+    serialize(connection, f"jobs of {owner}")
+    unfinished = select(func.count()).where(jobs.c.owner == owner, jobs.c.status.not_in(_values(FINAL)))
+    quotas.check_jobs(connection.scalar(unfinished) or 0)
+
+
+def _check_repository(connection: Connection, job: Job) -> None:
+    if job.repository is None:
+        return
+    serialize(connection, f"repository {job.repository}")
+    foreign = (jobs.c.repository == job.repository, jobs.c.owner != job.owner)
+    alive = jobs.c.status.not_in(_values(WITHOUT_FILES))
+    if connection.scalar(select(jobs.c.id).where(*foreign, alive).limit(1)) is not None:
+        raise RepositoryTaken(f"{job.repository} belongs to another owner; publish under another name")
+
+
+def _find(connection: Connection, job_id: str, owner: str | None = None) -> Job:
+    query = select(jobs).where(jobs.c.id == job_id)
+    if owner is not None:
+        query = query.where(jobs.c.owner == owner)
+    rows = connection.execute(query).mappings().all() if is_storable(job_id) else []
+    if not rows:
+        raise JobNotFound(f"there is no job {job_id!r}; list the jobs to see their ids")
+    return read_jobs(connection, rows)[0]
+
+
+def _matching(where: JobFilter) -> Select[Any]:
+    asked = [
+        (jobs.c.model, where.model),
+        (jobs.c.kind, where.kind),
+        (jobs.c.status, where.status),
+        (jobs.c.repository, where.repository),
+        (jobs.c.owner, where.owner),
+    ]
+    # No recipe has another key, and a quote in it would end the JSON path.
+    has_odd_key = not all(LABEL_KEY.fullmatch(key) for key, _ in where.labels)
+    asked += [(jobs.c.labels[key].as_string(), value) for key, value in where.labels if not has_odd_key]
+    if has_odd_key or any(value is not None and not is_storable(value) for _, value in asked):
+        return select(jobs).where(false())
+    return select(jobs).where(*(column == str(value) for column, value in asked if value is not None))
+
+
+def _is_older_than(job: Job) -> ColumnElement[bool]:
+    return or_(jobs.c.created < job.created, (jobs.c.created == job.created) & (jobs.c.id < job.id))
+
+
+def _portions(ids: Iterable[str]) -> Iterator[list[str]]:
+    """As many at a time as both databases take in one question."""
+    left = list(ids)
+    for start in range(0, len(left), IDS_PER_QUERY):
+        yield left[start : start + IDS_PER_QUERY]
+
+
+def _values(statuses: Iterable[Status]) -> list[str]:
+    return [status.value for status in statuses]

@@ -1,0 +1,141 @@
+"""SqlShards: shards of running jobs over SQLite or PostgreSQL. They go where their job ends: sql_rows.py."""
+
+from collections.abc import Callable
+from dataclasses import asdict
+from datetime import datetime, timedelta
+
+from sqlalchemy import ColumnElement, Connection, RowMapping, and_, delete, insert, or_, select, update
+
+from service.adapters.sql.database import Database
+from service.adapters.sql.tables import jobs, shards
+from service.foundation.errors import AttemptSuperseded
+from service.ports.jobs import Clock
+from service.records.job import Status
+from service.records.shards import (
+    GivenBack,
+    Question,
+    Shard,
+    ShardState,
+    claimed,
+    finished,
+    given_back,
+    new_shards,
+    step_of,
+)
+
+CHANGING = ("state", "attempt", "holder", "lease_until", "progress", "losses", "only_parent", "sent")
+
+
+class SqlShards:
+    """ports.ShardStore over the database of the jobs. `lock_held` takes a job's row for an attempt that owns it."""
+
+    def __init__(self, database: Database, clock: Clock, lock_held: Callable[[Connection, str, int], object]) -> None:
+        self._database = database
+        self._clock = clock
+        self._lock_held = lock_held
+
+    def ask(self, job_id: str, attempt: int, question: Question, count: int) -> None:
+        with self._database.writing() as connection:
+            self._lock_held(connection, job_id, attempt)
+            others = shards.c.step != step_of(question)
+            unfinished = shards.c.state != ShardState.DONE.value
+            connection.execute(delete(shards).where(shards.c.job_id == job_id, others, unfinished))
+            known = select(shards.c.number).where(shards.c.job_id == job_id, shards.c.step == step_of(question))
+            there = set(connection.scalars(known))
+            missing = [one for one in new_shards(job_id, question, count, self._clock()) if one.number not in there]
+            if missing:
+                connection.execute(insert(shards), [asdict(one) for one in missing])
+
+    def of(self, job_id: str) -> list[Shard]:
+        query = select(shards).where(shards.c.job_id == job_id).order_by(shards.c.step, shards.c.number)
+        with self._database.reading() as connection:
+            return [_shard_of(row) for row in connection.execute(query).mappings()]
+
+    def claim(self, shard: Shard, holder: str, lease_seconds: float) -> Shard | None:
+        now = self._clock()
+        if not shard.is_open(now):
+            return None
+        after = claimed(shard, holder, now, lease_seconds)
+        with self._database.writing() as connection:
+            # Its holder may have been heard of since the shard was read.
+            same = (shards.c.attempt == shard.attempt, shards.c.state == shard.state.value, _is_open(now))
+            return after if _save(connection, after, *same) else None
+
+    def heartbeat(self, shard: Shard, lease_seconds: float, progress: float) -> None:
+        lease_until = self._clock() + timedelta(seconds=lease_seconds)
+        held = update(shards).where(*_is(shard), *_is_held(shard)).values(lease_until=lease_until, progress=progress)
+        with self._database.writing() as connection:
+            if connection.execute(held).rowcount == 0:
+                raise _superseded(shard)
+
+    def finish(self, shard: Shard) -> None:
+        with self._database.writing() as connection:
+            if not _save(connection, finished(shard), *_is_held(shard)):
+                raise _superseded(shard)
+
+    def give_back(self, shard: Shard, why: GivenBack) -> None:
+        with self._database.writing() as connection:
+            _save(connection, given_back(shard, why), *_is_held(shard))
+
+    def release(self, job_id: str, holder: str) -> int:
+        with self._database.writing() as connection:
+            return release(connection, job_id, holder, GivenBack.LOST)
+
+    def unsent(self, older_than_seconds: float, limit: int) -> list[Shard]:
+        now = self._clock()
+        told = shards.c.sent <= now - timedelta(seconds=older_than_seconds)
+        lapsed_since = and_(shards.c.state == ShardState.RUNNING.value, shards.c.sent <= shards.c.lease_until)
+        query = (
+            select(shards)
+            .join(jobs, jobs.c.id == shards.c.job_id)
+            .where(jobs.c.status == Status.RUNNING.value, _is_open(now), shards.c.only_parent.is_(False))
+            .where(or_(shards.c.sent.is_(None), told, lapsed_since))
+            .order_by(shards.c.created, shards.c.number)
+            .limit(limit)
+        )
+        with self._database.reading() as connection:
+            return [_shard_of(row) for row in connection.execute(query).mappings()]
+
+    def mark_sent(self, shard: Shard) -> None:
+        with self._database.writing() as connection:
+            connection.execute(update(shards).where(*_is(shard)).values(sent=self._clock()))
+
+
+def release(connection: Connection, job_id: str, holder: str, why: GivenBack) -> int:
+    """Give back all that a holder has of a job; how many there were."""
+    query = select(shards).where(
+        shards.c.job_id == job_id, shards.c.holder == holder, shards.c.state == ShardState.RUNNING.value
+    )
+    held = [_shard_of(row) for row in connection.execute(query).mappings()]
+    return sum(_save(connection, given_back(shard, why), *_is_held(shard)) for shard in held)
+
+
+def remove_all(connection: Connection, job_id: str) -> None:
+    connection.execute(delete(shards).where(shards.c.job_id == job_id))
+
+
+def _is_open(now: datetime) -> ColumnElement[bool]:
+    lapsed = and_(shards.c.state == ShardState.RUNNING.value, shards.c.lease_until < now)
+    return or_(shards.c.state == ShardState.WAITING.value, lapsed)
+
+
+def _is(shard: Shard) -> tuple[ColumnElement[bool], ...]:
+    return shards.c.job_id == shard.job_id, shards.c.step == shard.step, shards.c.number == shard.number
+
+
+def _is_held(shard: Shard) -> tuple[ColumnElement[bool], ...]:
+    return shards.c.state == ShardState.RUNNING.value, shards.c.attempt == shard.attempt
+
+
+def _save(connection: Connection, after: Shard, *conditions: ColumnElement[bool]) -> bool:
+    """Whether the row met the conditions."""
+    values = {name: value for name, value in asdict(after).items() if name in CHANGING}
+    return connection.execute(update(shards).where(*_is(after), *conditions).values(values)).rowcount > 0
+
+
+def _superseded(shard: Shard) -> AttemptSuperseded:
+    return AttemptSuperseded(f"claim {shard.attempt} no longer holds shard {shard.number} of job {shard.job_id}")
+
+
+def _shard_of(row: RowMapping) -> Shard:
+    return Shard(**(dict(row) | {"state": ShardState(row["state"])}))

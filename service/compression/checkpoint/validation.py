@@ -1,0 +1,96 @@
+"""Load a stored checkpoint as a user would, and measure it end to end. Writes nothing."""
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from service.compression.states.hidden_states import stopped_at_lm_head
+from service.compression.states.lm_head import LmHead
+from service.compression.states.model_loading import skeleton_of
+from service.compression.states.offloading import Room, is_offloaded, map_windows, windows_at_once
+from service.compression.text.examples import Examples
+from service.foundation.errors import StoredMismatch
+
+# Relative difference between predicted and stored perplexity above which a job fails.
+PERPLEXITY_TOLERANCE = 1e-3
+# A tied table that was turned is rounded once more, and the body reads it: real drift, which the budget judges.
+TURNED_TABLE_TOLERANCE = 1e-2
+ROWS_AT_ONCE = 256
+
+
+@dataclass(frozen=True, eq=False)
+class StoredMeasurement:
+    """What the stored checkpoint really does on the evaluation windows."""
+
+    negative_log_likelihood: Tensor  # (windows,) float64, summed over each window, nats
+    first_logits: Tensor  # (positions, vocab) float32, a few positions of the first window
+    lengths: Tensor  # (windows,) predicted positions of each window
+
+    @property
+    def perplexity(self) -> float:
+        return float((self.negative_log_likelihood.sum() / self.lengths.sum()).exp())
+
+
+def load_stored(folder: Path, auto_class: str, room: Room, dtype: torch.dtype | str = "auto") -> Any:
+    """The public way: `import headroom`, then from_pretrained, which checks the fingerprint. StoredMismatch if not."""
+    import transformers
+
+    import headroom  # noqa: F401  # registers the format
+
+    load = getattr(transformers, auto_class).from_pretrained
+    try:
+        with room.placing(skeleton_of(folder, auto_class)) as placed:
+            model = load(folder, local_files_only=True, dtype=dtype, **placed)
+    except ValueError as error:  # the fingerprint
+        raise StoredMismatch(f"the stored checkpoint does not load: {error}; nothing was published") from error
+    return model.eval() if placed else model.to(room.device).eval()
+
+
+def measure_stored(
+    model: Any, examples: Examples, head: LmHead, first_positions: int, progress: Callable[[float], None]
+) -> StoredMeasurement:
+    """The model's own head module computes the logits, a few rows at a time; what its code does after is `head`'s."""
+    # In float32, as the sweep: rounding of logits is the runtime's, and the full head has it too.
+    lm_head = copy.deepcopy(model.get_output_embeddings()).float()
+    sums: list[Tensor] = []
+    first: list[Tensor] = []
+    with stopped_at_lm_head(model) as hidden_states:
+
+        def measure(block: Examples) -> list[Tensor]:
+            hidden = block.predicting(hidden_states(block.inputs))
+            if block is blocks[0]:
+                first.append(head.logits_of(lm_head(hidden[:first_positions].float())).cpu())
+            lengths = block.lengths.tolist()
+            windows = zip(hidden.split(lengths), block.targets.to(hidden.device).split(lengths), strict=True)
+            return [_loss(rows.float(), wanted, lm_head, head) for rows, wanted in windows]
+
+        at_once = windows_at_once(model, examples.labels.shape[1]) if is_offloaded(model) else 1
+        blocks = list(examples.split(at_once))
+        for losses in map_windows(measure, blocks, model):
+            sums += losses
+            progress(len(sums) / len(examples))
+    return StoredMeasurement(torch.stack(sums), first[0], examples.lengths)
+
+
+def _loss(hidden: Tensor, targets: Tensor, lm_head: Any, head: LmHead) -> Tensor:
+    """() summed nats of one window, float64."""
+    total = torch.zeros((), dtype=torch.float64)
+    for rows, wanted in zip(hidden.split(ROWS_AT_ONCE), targets.split(ROWS_AT_ONCE), strict=True):
+        logits = head.logits_of(lm_head(rows))
+        total += torch.nn.functional.cross_entropy(logits, wanted, reduction="none").double().sum().cpu()
+    return total
+
+
+def check_reproduces(stored: StoredMeasurement, predicted_perplexity: float, tolerance: float) -> None:
+    """StoredMismatch unless what is stored is what was measured."""
+    difference = abs(stored.perplexity / predicted_perplexity - 1)
+    if not difference <= tolerance:
+        raise StoredMismatch(
+            f"the stored checkpoint has perplexity {stored.perplexity:.6g}, {predicted_perplexity:.6g} was measured "
+            f"before storing ({difference:.2%} apart, {tolerance:.1%} allowed); nothing was published"
+        )

@@ -1,0 +1,86 @@
+"""From a sweep to a drift curve and a verdict. Perplexity = exp(total negative log-likelihood / predicted tokens)."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from headroom.contract.compress import DriftBudget
+from service.compression.drift.sweep import Sweep
+from service.compression.numerics.bootstrap import interval_of_means
+
+# Below this many evaluation windows a bootstrap over windows says little, and the report says so.
+WINDOWS_FOR_INTERVAL = 8
+
+
+@dataclass(frozen=True)
+class DriftPoint:
+    """One kept size, measured. Drift is relative: 0.01 is one percent more perplexity than the full head."""
+
+    ratio: float  # asked for
+    kept_columns: int
+    perplexity: float
+    perplexity_drift: float
+    perplexity_drift_low: float  # 95 % interval, paired bootstrap over windows
+    perplexity_drift_high: float
+    kl_mean: float  # KL(full || pruned), nats per token
+    kl_p95: float
+    kl_p99: float
+    top1_agreement: float
+
+    def passes(self, budget: DriftBudget) -> bool:
+        """The upper end of the interval must be inside; a NaN never is."""
+        inside = self.perplexity_drift_high <= budget.perplexity
+        return inside and (budget.kl is None or self.kl_mean <= budget.kl)
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def drift_curve(swept: Sweep, ratio_of: dict[int, float], seed: int) -> list[DriftPoint]:
+    """A point for every kept size in `ratio_of` (size -> the ratio asked for), by ascending ratio."""
+    predicted = swept.lengths.sum()
+    totals = swept.negative_log_likelihood.sum(0) / predicted
+    low, high = bootstrap_interval(swept.negative_log_likelihood, swept.lengths, seed)
+    points = []
+    for index, size in enumerate(swept.kept):
+        if size in ratio_of:
+            kl = swept.divergence[:, index]
+            p95, p99 = quantiles(kl, torch.tensor([0.95, 0.99]))
+            points.append(
+                DriftPoint(
+                    ratio=ratio_of[size],
+                    kept_columns=size,
+                    perplexity=float(totals[index].exp()),  # a ruined head gives infinity, not an error
+                    perplexity_drift=float(torch.expm1(totals[index] - totals[-1])),
+                    perplexity_drift_low=float(low[index]),
+                    perplexity_drift_high=float(high[index]),
+                    kl_mean=float(kl.double().mean()),
+                    kl_p95=p95,
+                    kl_p99=p99,
+                    top1_agreement=float(swept.agreement[:, index].sum() / predicted),
+                )
+            )
+    return sorted(points, key=lambda point: point.ratio)
+
+
+def quantiles(values: Tensor, shares: Tensor) -> list[float]:
+    """Nearest-rank quantiles; torch.quantile refuses more than 16 million values."""
+    ordered = values.sort().values
+    ranks = (shares * values.numel()).ceil().long().clamp(1, values.numel()) - 1
+    return [float(value) for value in ordered[ranks]]
+
+
+def baseline_perplexity(swept: Sweep) -> float:
+    return float((swept.negative_log_likelihood[:, -1].sum() / swept.lengths.sum()).exp())
+
+
+def bootstrap_interval(likelihood: Tensor, lengths: Tensor, seed: int) -> tuple[Tensor, Tensor]:
+    """95 % interval of each size's relative drift: windows are drawn with replacement, full and pruned together.
+
+    likelihood: (windows, sizes) float64, the last column the full head; lengths: (windows,) predicted positions
+    -> two (sizes,).
+    """
+    low, high = interval_of_means(likelihood - likelihood[:, -1:], lengths, seed)
+    return torch.expm1(low), torch.expm1(high)

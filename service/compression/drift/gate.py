@@ -1,0 +1,182 @@
+"""Which kept size a job gets, and whether it passes: the drift curve, `auto`, and the check of what was stored."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from headroom.contract.compress import CalibratedDriftBudget, CompressRecipe
+from service.compression.drift.drift_points import (
+    DriftPoint,
+    baseline_perplexity,
+    bootstrap_interval,
+    drift_curve,
+)
+from service.compression.drift.evaluation_sets import EvaluationSet
+from service.compression.drift.groups import Gap, group_drift
+from service.compression.drift.sweep import SweepHead, sweep
+from service.foundation.errors import ModelDrift
+from service.models.column_counts import checked_kept_columns, kept_columns
+
+GRID = tuple(round(0.05 * step, 2) for step in range(1, 20))
+# `auto` looks at this many sizes between the last that passed on the grid and the first that did not.
+REFINED_SIZES = 16
+
+
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """One evaluation set at every size."""
+
+    set: EvaluationSet
+    curve: list[DriftPoint]
+    baseline: float  # perplexity of the full head
+    baseline_likelihood: Tensor  # (windows,) float64, summed nats of each evaluation window
+    gaps: dict[int, Gap | None]  # between groups, at each size; empty without groups
+
+    def at(self, kept: int) -> DriftPoint:
+        return next(point for point in self.curve if point.kept_columns == kept)
+
+    def passes(self, kept: int) -> bool:
+        return self.at(kept).passes(self.set.budget) and self.is_close(kept)
+
+    def is_close(self, kept: int) -> bool:
+        """Whether its groups stay as close as they must."""
+        return _apart(self.gaps.get(kept), self.set.budget)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The curves and what follows from them: the verdict is the worst of all sets."""
+
+    sets: list[Measured]  # the calibrated corpus first; its points stand for the sizes below
+    asked: DriftPoint | None  # the point of a fixed ratio, or None for `auto`
+    candidates: list[DriftPoint]  # points that pass in every set, fewest columns first
+
+    @property
+    def curve(self) -> list[DriftPoint]:
+        return self.sets[0].curve
+
+    @property
+    def baseline(self) -> float:
+        return self.sets[0].baseline
+
+    def may_store(self, other: list[DriftPoint], tried: list[DriftPoint], found: list["StoredDrift"]) -> bool:
+        """Whether `other` still passes if storing adds to its drift what it added to that of `tried`, in every set."""
+        return all(
+            point.perplexity_drift_high + (drift.high - before.perplexity_drift_high) <= one.set.budget.perplexity
+            for one, point, before, drift in zip(self.sets, other, tried, found, strict=True)
+        )
+
+    @property
+    def largest_passing(self) -> DriftPoint | None:
+        return self.candidates[0] if self.candidates else None
+
+    @property
+    def selected(self) -> DriftPoint:
+        """What was asked for, passing or not; of `auto` the largest that passes, or the smallest when none does."""
+        return self.asked or self.largest_passing or min(self.curve, key=lambda point: point.ratio)
+
+
+def choose(
+    sets: list[EvaluationSet],
+    head: SweepHead,
+    recipe: CompressRecipe,
+    progress: Callable[[float], None],
+    further: Iterable[int] = (),
+) -> Choice:
+    """One sweep over the grid, the ratios asked for and `further` sizes; for `auto` a second near the budget's edge."""
+    size, multiple = head.head.hidden_size, recipe.options.column_multiple
+    asked = None if recipe.ratio == "auto" else checked_kept_columns(size, recipe.ratio, multiple)
+    published = sorted(recipe.options.publish_ratios)
+    # Later entries win: a ratio that was asked for names its size before the grid does.
+    ratio_of = {kept_columns(size, ratio, multiple): ratio for ratio in (*GRID, *recipe.ratios, *published)}
+    if recipe.ratio != "auto" and asked is not None:
+        ratio_of[asked] = recipe.ratio
+    if recipe.ratio != 0:
+        ratio_of.pop(size, None)
+    ratio_of = {kept: 1 - kept / size for kept in further} | ratio_of
+    refining = recipe.ratio == "auto" and (recipe.budget is None or recipe.budget.head_bytes is None)
+    seed = recipe.options.seed
+    measured = _measure(sets, head, ratio_of, seed, lambda done: progress(done / 2 if refining else done))
+    if refining:
+        finer = _sizes_at_the_edge(measured, size, multiple)
+        if finer:
+            ratio_of = {kept: 1 - kept / size for kept in finer}
+            more = _measure(sets, head, ratio_of, seed, lambda done: progress(0.5 + done / 2))
+            measured = [_merged(one, other) for one, other in zip(measured, more, strict=True)]
+    curve = measured[0].curve
+    return Choice(measured, next((point for point in curve if point.kept_columns == asked), None), _passing(measured))
+
+
+def _measure(
+    sets: list[EvaluationSet],
+    head: SweepHead,
+    ratio_of: dict[int, float],
+    seed: int,
+    progress: Callable[[float], None],
+) -> list[Measured]:
+    measured: list[Measured] = []
+    for one in sets:
+        swept = sweep(
+            one.hidden, head, sorted(ratio_of), progress=lambda done: progress((len(measured) + done) / len(sets))
+        )
+        likelihood = swept.negative_log_likelihood[:, -1]
+        if not torch.isfinite(likelihood).all():
+            raise ModelDrift("the model's own loss on this corpus is not a number: the weights are damaged")
+        curve, gaps = drift_curve(swept, ratio_of, seed), {}
+        if one.groups:
+            by_group = group_drift(swept.negative_log_likelihood, swept.lengths, one.groups, swept.kept, seed)
+            gaps = {kept: by_group.gap(kept) for kept in ratio_of}
+        measured.append(Measured(one, curve, baseline_perplexity(swept), likelihood, gaps))
+    return measured
+
+
+def _passing(measured: list[Measured]) -> list[DriftPoint]:
+    """Points of the first set that pass in all, fewest columns first."""
+    passing = (point for point in measured[0].curve if all(one.passes(point.kept_columns) for one in measured))
+    return sorted(passing, key=lambda point: point.kept_columns)
+
+
+def _sizes_at_the_edge(measured: list[Measured], hidden_size: int, multiple: int) -> list[int]:
+    """Sizes below the smallest that passed (or the full one) and above the next that was measured, spread evenly."""
+    passing = _passing(measured)
+    upper = passing[0].kept_columns if passing else hidden_size
+    below = max((point.kept_columns for point in measured[0].curve if point.kept_columns < upper), default=0)
+    between = list(range(below + multiple, upper, multiple))
+    stride = -(-len(between) // REFINED_SIZES) if between else 1
+    return between[::stride]
+
+
+def _merged(one: Measured, other: Measured) -> Measured:
+    curve = sorted([*one.curve, *other.curve], key=lambda point: point.ratio)
+    return replace(one, curve=curve, gaps=one.gaps | other.gaps)
+
+
+def _apart(gap: Gap | None, budget: CalibratedDriftBudget) -> bool:
+    """Whether groups stay as close as they must. One group alone is as close as can be."""
+    return budget.group_gap is None or gap is None or gap.high <= budget.group_gap
+
+
+@dataclass(frozen=True)
+class StoredDrift:
+    """Drift of the checkpoint as stored, storage rounding and a turned input table included."""
+
+    drift: float
+    low: float
+    high: float
+    gap: Gap | None = None
+
+    def passes(self, budget: CalibratedDriftBudget) -> bool:
+        return self.high <= budget.perplexity and _apart(self.gap, budget)
+
+
+def stored_drift(
+    stored: Tensor, baseline: Tensor, lengths: Tensor, seed: int, groups: list[str] | None = None
+) -> StoredDrift:
+    """Each (windows,): summed negative log-likelihood of the same windows, float64; their predicted positions."""
+    paired = torch.stack([stored, baseline], dim=1)
+    low, high = bootstrap_interval(paired, lengths, seed)
+    difference = (stored.sum() - baseline.sum()) / lengths.sum()
+    gap = group_drift(paired, lengths, groups, [0, 1], seed).gap(0) if groups else None
+    return StoredDrift(float(torch.expm1(difference)), float(low[0]), float(high[0]), gap)

@@ -1,0 +1,119 @@
+"""One kept size against the full head, position by position, and the figures of any set of those positions.
+
+Cost: one product positions x hidden x vocabulary, two exponentials and two partial sorts per logit (docs/report.md).
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from service.compression.drift.drift_points import quantiles
+from service.compression.drift.stored_form_drift import positions_of
+from service.compression.drift.sweep import Positions, SweepHead, sweep_positions
+from service.compression.heads.slicing import SlicedFactors
+from service.compression.numerics.bootstrap import interval_of_means
+from service.compression.numerics.tiles import Tiles
+from service.compression.states.hidden_cache import HiddenStates
+from service.compression.states.lm_head import LmHead
+
+TOP = 5
+WITH_INTERVAL = ("perplexity_drift", "kl_mean", "top1_agreement", "delta_p_mean")
+
+
+@dataclass(frozen=True, eq=False)
+class TokenDrift:
+    """Each (positions,), in the order of the windows."""
+
+    window: Tensor  # int64, of each position
+    target: Tensor  # int64, the token that came
+    before: Tensor  # float64, its negative log-likelihood under the full head, nats
+    after: Tensor  # float64, under the smaller one
+    divergence: Tensor  # float32, KL(full || smaller), nats
+    agreement: Tensor  # bool, the same most probable token
+    overlap: Tensor  # float32, share of the full head's five most probable tokens among the smaller one's five
+
+
+def token_drift(
+    hidden: HiddenStates,
+    head: SweepHead,
+    kept: int,
+    *,
+    progress: Callable[[float], None] = lambda fraction: None,
+    tiles: Tiles | None = None,
+) -> TokenDrift:
+    """kept: 1..hidden. Memory: a few numbers a position."""
+    sizes = sorted({kept, head.head.hidden_size})
+    found = sweep_positions(hidden, head, sizes, top=TOP, progress=progress, tiles=tiles)
+    return _joined(found, hidden, lambda done: None)
+
+
+def token_drift_of(
+    factors: SlicedFactors,
+    hidden: HiddenStates,
+    head: LmHead,
+    device: torch.device,
+    progress: Callable[[float], None] = lambda fraction: None,
+) -> TokenDrift:
+    """Of a head that is not nested: rounded, or refined."""
+    return _joined(positions_of(factors, hidden, head, device, top=TOP), hidden, progress)
+
+
+def _joined(found: Iterator[Positions], hidden: HiddenStates, progress: Callable[[float], None]) -> TokenDrift:
+    """found: block after block, the smaller head first, the full one last."""
+    blocks, done = [], 0
+    for block in found:
+        blocks.append(block)
+        done += block.likelihood.shape[0]
+        progress(done / hidden.positions)
+    likelihood = torch.cat([block.likelihood for block in blocks]).double()
+    return TokenDrift(
+        window=torch.arange(hidden.lengths.numel()).repeat_interleave(hidden.lengths),
+        target=hidden.targets,
+        before=likelihood[:, -1],
+        after=likelihood[:, 0],
+        divergence=torch.cat([block.divergence[:, 0] for block in blocks]),
+        agreement=torch.cat([block.agreement[:, 0] for block in blocks]),
+        overlap=torch.cat([block.overlap[:, 0] for block in blocks]),
+    )
+
+
+def figures(drift: TokenDrift, where: Tensor, seed: int) -> dict[str, Any]:
+    """Of the positions `where` (positions,) bool is true; all None but the number of positions when it nowhere is.
+
+    delta_p: the probability of the token that came, after less before.
+    """
+    if not where.any():
+        return {"positions": 0} | dict.fromkeys(FIGURES)
+    window, kl = drift.window[where], drift.divergence[where]
+    before, after = drift.before[where], drift.after[where]
+    delta_p = torch.exp(-after) - torch.exp(-before)
+    of_position = torch.stack([after - before, kl.double(), drift.agreement[where].double(), delta_p], dim=1)
+    windows = int(drift.window[-1]) + 1
+    sums = torch.zeros(windows, of_position.shape[1], dtype=torch.float64).index_add_(0, window, of_position)
+    low, high = interval_of_means(sums, torch.bincount(window, minlength=windows), seed)
+    found: dict[str, Any] = {"positions": window.numel(), "perplexity_before": float(before.mean().exp())}
+    for name, values in zip(WITH_INTERVAL, zip(of_position.mean(0), low, high, strict=True), strict=True):
+        ends = [torch.expm1(value) for value in values] if name == "perplexity_drift" else values
+        found |= dict(zip((name, f"{name}_low", f"{name}_high"), map(float, ends), strict=True))
+    kl_p50, kl_p95, kl_p99 = quantiles(kl, torch.tensor([0.5, 0.95, 0.99]))
+    delta_p05, delta_p50, delta_p95 = quantiles(delta_p, torch.tensor([0.05, 0.5, 0.95]))
+    return found | {
+        "kl_p50": kl_p50,
+        "kl_p95": kl_p95,
+        "kl_p99": kl_p99,
+        "top5_overlap": float(drift.overlap[where].double().mean()),
+        "delta_p_rms": float(delta_p.square().mean().sqrt()),
+        "delta_p_p05": delta_p05,
+        "delta_p_p50": delta_p50,
+        "delta_p_p95": delta_p95,
+    }
+
+
+FIGURES = (
+    "perplexity_before",
+    *(f"{name}{end}" for name in WITH_INTERVAL for end in ("", "_low", "_high")),
+    *("kl_p50", "kl_p95", "kl_p99", "top5_overlap", "delta_p_rms", "delta_p_p05", "delta_p_p50", "delta_p_p95"),
+)

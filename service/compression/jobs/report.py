@@ -1,0 +1,292 @@
+"""The report of a job, its fields as docs/report.md names them. Figures only; nothing is measured or written here."""
+
+from importlib.metadata import version
+from typing import Any, get_args
+
+import torch
+
+from headroom.contract.compress import CompressRecipe, DriftBudget, RoundedDtype
+from headroom.contract.job_recipe import JobRecipe
+from service.compression.checkpoint.checkpoint import Plan
+from service.compression.drift.drift_points import WINDOWS_FOR_INTERVAL, DriftPoint
+from service.compression.drift.gate import Choice, StoredDrift
+from service.compression.encoding.encoding_report import fitted_section, sparsity_section
+from service.compression.encoding.token_probability import Encoding
+from service.compression.heads.basis import Basis
+from service.compression.heads.slicing import SlicedFactors
+from service.compression.states.source import Source
+from service.models.head_bytes import HeadShape
+from service.ports.jobs import EngineTask
+
+UNNOTICED_KL = 0.02  # nats a token above which a budget on perplexity alone is worth a remark
+# A further corpus whose hidden states leave the calibration's directions, and whose predictions move, this much more
+# than those of the held-out part was not covered by the calibration.
+UNSEEN_SHARE, UNSEEN_KL = 1.25, 1.5
+BITS = {"int8": 8, "int4": 4}
+
+
+def versions() -> dict[str, str]:
+    """Of the packages that figures depend on."""
+    return {name: version(name) for name in ("headroom-lm", "torch", "transformers", "safetensors")}
+
+
+def report_of_encoding(
+    task: EngineTask[JobRecipe], source: Source, encoding: Encoding, floor_rows: int
+) -> dict[str, Any]:
+    """What was worked on, and how token probability is encoded in the head."""
+    return report_of_source(task, source) | {
+        "encoding": _encoding(encoding, floor_rows),
+        "fitted": fitted_section(encoding, task.recipe.options.seed),
+    }
+
+
+def report_of_source(task: EngineTask[JobRecipe], source: Source) -> dict[str, Any]:
+    """What was worked on."""
+    head = source.head
+    return {
+        "kind": task.recipe.kind,
+        "job_id": task.job_id,
+        "model": {"id": task.model.id, "revision": task.model.revision, "digest": source.digest}
+        | {"auto_class": source.reading.auto_class},
+        "versions": versions(),
+        "seed": task.recipe.options.seed,
+        "device": task.device,
+        "head": {
+            "vocab_size": head.vocab_size,
+            "hidden_size": head.hidden_size,
+            "tied": head.is_tied,
+            "bias": head.bias is not None,
+            "transform": head.transform.describe(),
+            "dtype": str(head.weight.dtype).removeprefix("torch."),
+        },
+        "corpus": _corpus(source),
+        "warnings": _warnings(source),
+    }
+
+
+def report_of_measurement(
+    task: EngineTask[CompressRecipe], source: Source, encoding: Encoding, floor_rows: int, basis: Basis, choice: Choice
+) -> dict[str, Any]:
+    """Everything that is known before a checkpoint is written. `selected` is what was asked for, passing or not."""
+    recipe = task.recipe
+    selected, best = choice.selected, choice.largest_passing
+    return report_of_encoding(task, source, encoding, floor_rows) | {
+        "method": basis.method.value,
+        "repair": recipe.options.repair,
+        "head_dtype": recipe.options.head_dtype,  # of a budget: what it chose, once that is known
+        "budget": recipe.drift.model_dump(),
+        "baseline": {"perplexity": choice.baseline, "kind": source.reading.objective.perplexity},
+        "curve": [point.as_dict() for point in choice.curve],
+        "selected": selected.as_dict() | {"passes": selected in choice.candidates},
+        "largest_passing_ratio": best.ratio if best else None,
+        "warnings": [*_warnings(source), *_moved(selected, recipe.drift)],
+    }
+
+
+def corpora_section(
+    choice: Choice, points: list[DriftPoint], outside: list[float] | None, stored: list[StoredDrift] | None
+) -> list[dict[str, Any]]:
+    """Each evaluation set at its point: as measured before storing, and as stored once that is known."""
+    found = []
+    for number, (one, selected) in enumerate(zip(choice.sets, points, strict=True)):
+        drift = stored[number] if stored else None
+        passes = drift.passes(one.set.budget) if drift else one.passes(selected.kept_columns)
+        found.append(
+            {
+                "name": one.set.name,
+                "digest": one.set.digest,
+                "evaluation_tokens": one.set.hidden.positions,
+                "evaluation_windows": len(one.set.hidden.examples),
+                "budget": one.set.budget.model_dump(),
+                "baseline": {"perplexity": one.baseline},
+                "curve": [each.as_dict() for each in one.curve],
+                "selected": selected.as_dict() | {"passes": passes},
+                "stored": _drift(drift) if drift else None,
+                "outside_share": outside[number] if outside else None,
+            }
+        )
+    return found
+
+
+def unseen(choice: Choice, outside: list[float] | None) -> list[str]:
+    """A warning for each corpus of a kind that the calibration did not hold, as its hidden states and drift show."""
+    if outside is None:
+        return []
+    kept, own = choice.selected.kept_columns, choice.selected
+    found = []
+    for one, share in zip(choice.sets[1:], outside[1:], strict=True):
+        kl = one.at(kept).kl_mean
+        if share > UNSEEN_SHARE * outside[0] and kl > UNSEEN_KL * own.kl_mean:
+            found.append(
+                f"the calibration text does not cover {one.set.name!r}: {share:.1%} of the variance of its hidden "
+                f"states lies outside the calibration's main directions ({outside[0]:.1%} of the held-out part's), and "
+                f"its predictions move {kl / own.kl_mean:.1f} times as far (KL {kl:.3g} against {own.kl_mean:.3g}); "
+                "put text of this kind into the corpus, in the proportion in which the model will meet it"
+            )
+    return found
+
+
+def _corpus(source: Source) -> dict[str, Any]:
+    return {
+        "digest": source.corpus_digest,
+        "objective": source.reading.objective.value,
+        "calibration_tokens": source.calibration.positions,
+        "evaluation_tokens": source.evaluation.positions,
+        "calibration_windows": source.calibration.windows.shape[0],
+        "evaluation_windows": source.evaluation.windows.shape[0],
+        "stride": source.settings["window"],
+        "backbone_from_cache": source.was_warm,
+    } | source.settings
+
+
+def _encoding(encoding: Encoding, floor_rows: int) -> dict[str, Any]:
+    return {
+        "r2": encoding.regression.r2,
+        "r2_adjusted": encoding.regression.adjusted_r2,
+        "r2_held_out": encoding.r2_held_out,
+        "rank": encoding.regression.rank,
+        "intercept": encoding.regression.intercept,
+        "spearman": encoding.spearman,
+        "slope_cosine_mean_hidden": encoding.slope_cosine_mean_hidden,
+        "rows_at_floor": floor_rows,
+        **sparsity_section(encoding.sparsity),
+        "slopes": encoding.regression.slope.tolist(),
+    }
+
+
+def _warnings(source: Source) -> list[str]:
+    found = []
+    windows = source.evaluation.windows.shape[0]
+    if windows < WINDOWS_FOR_INTERVAL:
+        found.append(
+            f"only {windows} evaluation windows: the interval says little below {WINDOWS_FOR_INTERVAL}; send more text"
+        )
+    if source.calibration.positions < 4 * source.head.hidden_size:
+        found.append(
+            f"only {source.calibration.positions} calibration tokens for {source.head.hidden_size} columns: "
+            "more calibration text would give a better basis"
+        )
+    return found
+
+
+def _moved(selected: DriftPoint, budget: DriftBudget) -> list[str]:
+    """Perplexity can stay, or even fall, while the predictions change: an overfitted model is repaired by pruning."""
+    if budget.kl is not None or not selected.passes(budget) or not selected.kl_mean > UNNOTICED_KL:
+        return []
+    return [
+        f"the perplexity is inside its budget, but the predictions moved: KL {selected.kl_mean:.3g} nats a token, the "
+        f"same most probable token at {selected.top1_agreement:.1%} of positions; set drift.kl to bound that too"
+    ]
+
+
+def sizes(source: Source, plan: Plan | None, factors: SlicedFactors | None) -> dict[str, int | None]:
+    """Bytes before and after. What a job that stored nothing would have written is not guessed: None."""
+    head, item = source.head, source.head.weight.element_size()
+    table = head.vocab_size * head.hidden_size * item
+    before = source.inspection.nbytes
+    # Decoding one token reads every weight but the input table, of which it reads a row; a tied table is the head.
+    read_before = before if head.is_tied else before - table
+    if plan is None or factors is None:
+        return {
+            "checkpoint_before": before,
+            "checkpoint_after": None,
+            "head_before": table,
+            "head_after": None,
+            "decode_read_before": read_before,
+            "decode_read_after": None,
+        }
+    head_after = factors.head_nbytes
+    turned = plan.config["quantization_config"]["tied"]
+    rotation = factors.rotation.nbytes if turned and factors.rotation is not None else 0
+    old_bias = 0 if head.module_bias is None else head.module_bias.nbytes
+    return {
+        "checkpoint_before": before,
+        "checkpoint_after": plan.nbytes,
+        "head_before": table + old_bias,
+        "head_after": head_after,
+        "decode_read_before": read_before,
+        "decode_read_after": read_before - table - old_bias + head_after + rotation,
+    }
+
+
+def advice(report: dict[str, Any]) -> str:
+    """What a user should know before using the result: the plain alternatives and their bytes, measured or not."""
+    found = report["bytes"]
+    after, before = found["head_after"], found["head_before"]
+    plain = _plain_shares(report["head"])
+    frontier = report.get("frontier")
+    if frontier is not None:
+        return _searched(report, frontier)
+    if after is None or not before:
+        return (
+            "Nothing was stored: the drift budget refused it. A smaller ratio, or all columns in 8 bits (ratio 0, "
+            f"options.head_dtype int8: about {plain['int8']:.2f} of the head's bytes), may serve you better."
+        )
+    share = after / before
+    reads = f"This head reads {share:.2f} of the original bytes"
+    if report["head_dtype"] != "source":
+        return f"{reads}, {BITS[report['head_dtype']]}-bit columns included.{_grown(found)}"
+    if share > plain["int8"]:
+        return (
+            f"{reads}. A plain 8-bit head would read about {plain['int8']:.2f} of them, usually with less drift; it "
+            "was not measured here. options.head_dtype int8 with ratio 0 measures and stores one."
+        )
+    fewer = "more than" if share > plain["int4"] else "and fewer than"
+    return (
+        f"{reads}, fewer than a plain 8-bit head would ({plain['int8']:.2f}) {fewer} a plain 4-bit one "
+        f"({plain['int4']:.2f}). Neither was measured here; options.head_dtype rounds the kept columns as well."
+    )
+
+
+def _searched(report: dict[str, Any], frontier: dict[str, Any]) -> str:
+    """Of a budget: what was compared, plain rounded heads among it."""
+    hidden = report["head"]["hidden_size"]
+    plain = [one for one in frontier["points"] if one["kept_columns"] == hidden and one["head_dtype"] != "source"]
+    words = " and ".join(
+        f"a plain {BITS[one['head_dtype']]}-bit head ({one['share']:.2f} of the bytes, drift "
+        f"{one['perplexity_drift']:+.3%})"
+        for one in sorted(plain, key=lambda one: -one["share"])
+    )
+    compared = f"{frontier['swept']} sizes in the model's own dtype and {frontier['measured']} rounded heads"
+    if report["bytes"]["head_after"] is None:
+        return f"Nothing was stored. Compared were {compared}, with {words}; the frontier says what each would cost."
+    share = report["bytes"]["head_after"] / report["bytes"]["head_before"]
+    return (
+        f"This head reads {share:.2f} of the original bytes: the best for this budget of {compared}, {words} among "
+        f"them.{_grown(report['bytes'])}"
+    )
+
+
+def _plain_shares(head: dict[str, Any]) -> dict[str, float]:
+    """Bytes of a head with all columns as integers, of the original's."""
+    item = getattr(torch, head["dtype"]).itemsize
+    shape = HeadShape(head["vocab_size"], head["hidden_size"], item, bias=True, permutation=False)
+    before = item * head["vocab_size"] * (head["hidden_size"] + bool(head["bias"]))
+    return {name: shape.nbytes(head["hidden_size"], name) / before for name in get_args(RoundedDtype)}
+
+
+def _grown(found: dict[str, int | None]) -> str:
+    """Why the file of a tied model is larger now."""
+    before, after = found["checkpoint_before"], found["checkpoint_after"]
+    if before is None or after is None or after <= before:
+        return ""
+    return (
+        f" The checkpoint holds {after:,} bytes, {before:,} before: the head shared the input table, which must stay "
+        "as it was, and has one of its own now."
+    )
+
+
+def stored_section(perplexity: float, difference: float, drift: StoredDrift, point: DriftPoint) -> dict[str, Any]:
+    return {
+        "perplexity": perplexity,
+        "predicted_perplexity": point.perplexity,
+        "max_logit_difference": difference,
+    } | _drift(drift)
+
+
+def _drift(drift: StoredDrift) -> dict[str, float]:
+    return {
+        "perplexity_drift": drift.drift,
+        "perplexity_drift_low": drift.low,
+        "perplexity_drift_high": drift.high,
+    }

@@ -1,0 +1,78 @@
+"""Further points of the curve, stored beside the chosen one: each a checkpoint of its own, measured like it.
+
+What of the model they do not change they share with it: the same files, under further names.
+"""
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from service.compression.checkpoint.checkpoint import Bodies
+from service.compression.drift.candidates import Waiting
+from service.compression.jobs.storing import Stored, Storing, Written
+from service.foundation.errors import StoredMismatch
+from service.foundation.hashed_files import HashedFile
+from service.publishing.revisions import revision_folder, revision_name, revision_sizes
+
+
+@dataclass
+class Revisions:
+    """By folder: what the report of each says, and of all of them hashes by path; and why some were left out."""
+
+    found: dict[str, dict[str, Any]] = field(default_factory=dict)
+    described: list[dict[str, Any]] = field(default_factory=list)  # for the report of the chosen one
+    hashes: dict[str, HashedFile] = field(default_factory=dict)
+    left_out: list[str] = field(default_factory=list)
+
+
+def store_revisions(
+    storing: Storing, chosen: Written, bodies: Bodies | None, progress: Callable[[float], None]
+) -> Revisions:
+    """Whatever their verdict; staging holds the chosen one already. One that storing changed too much is left out."""
+    task, choice, revisions = storing.task, storing.choice, Revisions()
+    sizes = revision_sizes(task.recipe, storing.source.head.hidden_size)
+    further = [kept for kept in sizes if kept != chosen.factors.kept]
+    head_dtype = chosen.trial.head_dtype
+    for number, kept in enumerate(further):
+
+        def on_point(done: float, number: int = number) -> None:
+            progress((number + done) / len(further))
+
+        path = revision_folder(kept)
+        folder = task.staging / path
+        folder.mkdir(parents=True)
+        points = [one.at(kept) for one in choice.sets]
+        trial = Waiting(head_dtype, points, points if head_dtype == "source" else None)
+        written = storing.write(trial, folder, bodies, lambda done: on_point(0.3 * done))
+        try:
+            stored = storing.measure(written, folder, lambda done: on_point(0.3 + 0.7 * done))
+        except StoredMismatch as error:
+            shutil.rmtree(folder)
+            revisions.left_out.append(f"revision {revision_name(kept)} was left out: {error.message}")
+            continue
+        revisions.found[path] = stored.found
+        revisions.described.append(_described(kept, written, stored, folder))
+        revisions.hashes |= {f"{path}/{name}": file for name, file in written.hashes.items()}
+    progress(1.0)
+    return revisions
+
+
+def _described(kept: int, written: Written, stored: Stored, folder: Path) -> dict[str, Any]:
+    point, drift = written.predicted[0], stored.drifts[0]
+    files = [path.stat() for path in folder.rglob("*") if path.is_file()]
+    return {
+        "name": revision_name(kept),
+        "path": revision_folder(kept),
+        "ratio": point.ratio,
+        "kept_columns": kept,
+        "passes": stored.passes,
+        "perplexity_drift": drift.drift,
+        "perplexity_drift_low": drift.low,
+        "perplexity_drift_high": drift.high,
+        "kl_mean": point.kl_mean,
+        "top1_agreement": point.top1_agreement,
+        "checkpoint_bytes": written.plan.nbytes,
+        "added_bytes": sum(file.st_size for file in files if file.st_nlink == 1),
+    }

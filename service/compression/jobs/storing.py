@@ -1,0 +1,212 @@
+"""One head of a compress job, written as a checkpoint and measured as it was stored. Decides nothing."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from headroom.contract.compress import CompressRecipe, HeadDtype
+from headroom.loading.head import SlicedEmbedding
+from service.compression.checkpoint.checkpoint import Bodies, Plan, plan_checkpoint, write_checkpoint
+from service.compression.checkpoint.continuations import continuations_section, continue_text
+from service.compression.checkpoint.validation import (
+    PERPLEXITY_TOLERANCE,
+    TURNED_TABLE_TOLERANCE,
+    StoredMeasurement,
+    check_reproduces,
+    load_stored,
+    measure_stored,
+)
+from service.compression.drift.bands import drift_by_band
+from service.compression.drift.candidates import Waiting, measured_on
+from service.compression.drift.drift_points import DriftPoint
+from service.compression.drift.evaluation_sets import EvaluationSet
+from service.compression.drift.frontier import Frontier
+from service.compression.drift.gate import Choice, StoredDrift, stored_drift
+from service.compression.drift.groups import Gap, drift_by_group
+from service.compression.drift.sweep import SweepHead
+from service.compression.drift.token_drift import TokenDrift, token_drift, token_drift_of
+from service.compression.heads.basis import Basis
+from service.compression.heads.refining import Refinement, refine
+from service.compression.heads.slicing import SlicedFactors, nested_logits, stored_logits
+from service.compression.jobs.report import corpora_section, sizes, stored_section
+from service.compression.states.model_loading import load_tokenizer
+from service.compression.states.offloading import room_of
+from service.compression.states.source import Source
+from service.compression.text.reading import Objective
+from service.foundation.hashed_files import HashedFile
+from service.ports.jobs import EngineTask
+
+COMPARED_POSITIONS = 16
+
+
+@dataclass(frozen=True, eq=False)
+class Written:
+    """A checkpoint in a folder, not loaded yet."""
+
+    trial: Waiting
+    factors: SlicedFactors
+    refinement: Refinement | None
+    predicted: list[DriftPoint]  # in every set, before storing
+    plan: Plan
+    hashes: dict[str, HashedFile]  # of its large files, by name
+
+
+@dataclass(frozen=True, eq=False)
+class Stored:
+    """The same, loaded and measured."""
+
+    found: dict[str, Any]  # what the report says of it
+    drifts: list[StoredDrift]  # in every set
+    passes: bool
+
+
+@dataclass(frozen=True, eq=False)
+class Storing:
+    """What every head of a job has in common."""
+
+    task: EngineTask[CompressRecipe]
+    source: Source
+    sets: list[EvaluationSet]
+    choice: Choice
+    frontier: Frontier | None
+    basis: Basis
+    mean_hidden: Tensor | None  # with mean repair
+    prepared: Callable[[], SweepHead]  # the whole head in float32, made when it is needed: it is the largest tensor
+    alpha: Tensor  # (vocab,) mean probability of each token
+    outside: list[float] | None  # as evaluation_sets.outside_shares gives them
+    device: torch.device
+    sliced: Callable[[int], SlicedFactors]
+    rounded: Callable[[SlicedFactors, HeadDtype], SlicedFactors]
+
+    def write(self, trial: Waiting, folder: Path, bodies: Bodies | None, progress: Callable[[float], None]) -> Written:
+        """Refined and rounded as the job asks. folder: empty; bodies: as write_checkpoint has it."""
+        options, head = self.task.recipe.options, self.source.head
+        point = trial.unrounded[0]
+        factors, refinement = self.sliced(point.kept_columns), None
+        if options.refine:
+            factors, refinement = refine(
+                factors,
+                head,
+                self.source.calibration,
+                shares_table=head.is_tied and options.tied == "keep" and trial.head_dtype == "source",
+                seed=options.seed,
+                device=self.device,
+                progress=lambda done: progress(0.8 * done),
+            )
+        known = None if factors.refined else trial.measured
+        factors = self.rounded(factors, trial.head_dtype)
+        predicted = known or measured_on(self.source, self.sets, point, factors, options.seed, self.device)
+        plan = plan_checkpoint(
+            self.source.inspection,
+            head,
+            self.source.stored,
+            factors,
+            method=self.task.recipe.method.value,
+            keep_tied=options.tied == "keep",
+            keep_removed=options.keep_removed,
+            base_model_prefix=self.source.base_model_prefix,
+            fingerprint=_fingerprint(self.source, factors),
+        )
+        hashes = write_checkpoint(
+            plan,
+            self.source.inspection,
+            folder,
+            options.max_shard_bytes,
+            lambda done: progress(0.8 + 0.2 * done),
+            bodies,
+        )
+        return Written(trial, factors, refinement, predicted, plan, hashes)
+
+    def measure(self, written: Written, folder: Path, progress: Callable[[float], None]) -> Stored:
+        """Load what was written as a user would, and measure it on every window. StoredMismatch."""
+        factors, predicted, point = written.factors, written.predicted, written.trial.unrounded[0]
+        stored, drifts, continuations = self._validate(folder, predicted, progress)
+        passes = all(
+            drift.passes(one.set.budget) and of_set.passes(one.set.budget)
+            for one, drift, of_set in zip(self.choice.sets, drifts, predicted, strict=True)
+        )
+        found = {
+            "head_dtype": written.trial.head_dtype,
+            "frontier": self.frontier.as_dict(written.trial.candidate) if self.frontier else None,
+            "selected": predicted[0].as_dict() | {"passes": passes},
+            "refinement": written.refinement.as_dict() if written.refinement else None,
+            "unrounded": None if factors.is_nested else point.as_dict(),
+            "stored": stored_section(stored.perplexity, self._difference(factors, stored), drifts[0], predicted[0]),
+            "corpora": corpora_section(self.choice, predicted, self.outside, drifts),
+            "group_gap": described_gap(drifts[0].gap),
+            "continuations": continuations,
+            "exports": [],
+            "bytes": sizes(self.source, written.plan, factors),
+        }
+        if point is not self.choice.selected or not factors.is_nested:
+            found |= self.parts(self.moved_by(point.kept_columns, lambda done: progress(1.0), factors))
+        return Stored(found, drifts, passes)
+
+    def moved_by(self, kept: int, progress: Callable[[float], None], stored: SlicedFactors | None = None) -> TokenDrift:
+        """Of the nested head of this size, or of what is stored in its place."""
+        if stored is not None and not stored.is_nested:
+            return token_drift_of(stored, self.source.evaluation, self.source.head, self.device, progress)
+        return token_drift(self.source.evaluation, self.prepared(), kept, progress=progress)
+
+    def parts(self, moved: TokenDrift) -> dict[str, Any]:
+        """One size by parts of the held-out text."""
+        seed = self.task.recipe.options.seed
+        groups = drift_by_group(moved, self.source.groups, seed) if self.source.groups else []
+        return {"bands": drift_by_band(moved, self.alpha, seed), "groups": groups}
+
+    def _validate(
+        self, folder: Path, points: list[DriftPoint], progress: Callable[[float], None]
+    ) -> tuple[StoredMeasurement, list[StoredDrift], dict[str, Any] | None]:
+        """The first set's figures, all drifts, and how it goes on with a few texts, as the report says it."""
+        source, choice, seed = self.source, self.choice, self.task.recipe.options.seed
+        room = room_of(self.task, source.inspection, self.device)
+        model = load_stored(folder, source.reading.auto_class, room)
+        turned = isinstance(model.get_input_embeddings(), SlicedEmbedding) and source.head.weight.itemsize < 4
+        measurements: list[StoredMeasurement] = []
+        drifts = []
+        for one, point in zip(choice.sets, points, strict=True):
+            stored = measure_stored(
+                model,
+                one.set.hidden.examples,
+                source.head,
+                COMPARED_POSITIONS,
+                lambda done: progress(0.9 * (len(measurements) + done) / len(choice.sets)),
+            )
+            check_reproduces(stored, point.perplexity, TURNED_TABLE_TOLERANCE if turned else PERPLEXITY_TOLERANCE)
+            likelihood = stored.negative_log_likelihood
+            drifts.append(stored_drift(likelihood, one.baseline_likelihood, stored.lengths, seed, one.set.groups))
+            measurements.append(stored)
+        return measurements[0], drifts, self._continuations(model, lambda done: progress(0.9 + 0.1 * done))
+
+    def _continuations(self, model: Any, progress: Callable[[float], None]) -> dict[str, Any] | None:
+        count, seed = self.task.recipe.options.continuations, self.task.recipe.options.seed
+        if not count or self.source.reading.objective is not Objective.CAUSAL:
+            return None
+        found = continue_text(model, self.source.evaluation.windows, self.source.head, count, seed, progress)
+        return continuations_section(found, load_tokenizer(self.source.inspection.path), seed)
+
+    @torch.inference_mode()
+    def _difference(self, factors: SlicedFactors, stored: StoredMeasurement) -> float:
+        """Largest difference between the stored model's logits and the ones that were measured before storing."""
+        head, hidden = self.source.head, self.source.evaluation.first(stored.first_logits.shape[0])
+        if factors.is_nested:
+            predicted = nested_logits(head, self.basis, factors.kept, self.mean_hidden, hidden)
+        else:
+            predicted = stored_logits(head, factors, hidden)
+        return float((predicted - stored.first_logits).abs().max())
+
+
+def described_gap(gap: Gap | None) -> dict[str, Any] | None:
+    return gap.as_dict() if gap else None
+
+
+@torch.inference_mode()
+def _fingerprint(source: Source, factors: SlicedFactors) -> dict[str, Any]:
+    """Logits that the stored model must give for `source.fingerprint`, from the original h."""
+    ids, last = source.fingerprint.input_ids, torch.tensor([source.fingerprint.hidden])
+    logits = stored_logits(source.head, factors, last)[:, ids]
+    return {"input_ids": ids, "logits": [float(f"{value:.7g}") for value in logits[0]]}

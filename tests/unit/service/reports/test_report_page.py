@@ -1,0 +1,127 @@
+"""The page of a report: whole in itself, true to the report, and plots that plotly itself accepts."""
+
+import json
+import re
+from typing import Any
+
+import pytest
+from plotly.graph_objects import Figure
+
+from service.reports.encoding_figures import components_figure, fitted_figure, slopes_figure
+from service.reports.report_figures import bytes_figure, drift_figure
+from service.reports.report_page import write_page
+from service.reports.rollout import roll_out
+from tests.reports import make_analysis, make_dynamics, make_frontier, make_report
+
+
+@pytest.fixture
+def report() -> dict[str, Any]:
+    found = make_report(drifts={0.1: 0.0001, 0.3: 0.0008, 0.5: 0.004, 0.7: 0.02}, chosen=0.5)
+    return found | {"rollout": roll_out(found, can_widen=True)}
+
+
+def figures_of(page: str) -> dict[str, Any]:
+    found = re.search(r'<script type="application/json" id="figures">(.*?)</script>', page, re.DOTALL)
+    assert found is not None
+    figures: dict[str, Any] = json.loads(found[1])
+    return figures
+
+
+@pytest.mark.parametrize("make", [drift_figure, bytes_figure])
+def test_plotly_accepts_every_figure(make: Any, report: dict[str, Any]) -> None:
+    Figure(make(report))  # raises for a property or value that plotly does not know
+
+
+@pytest.mark.parametrize("met", [True, False])
+def test_the_page_of_a_budget_marks_the_chosen_or_the_nearest_head_and_the_plain_ones(
+    report: dict[str, Any], met: bool
+) -> None:
+    frontier = make_frontier(report["curve"])
+    if not met:
+        frontier["points"][-1]["chosen"], frontier["nearest"] = False, frontier["points"][-1]
+    page = write_page(report | {"frontier": frontier})
+    figure = figures_of(page)["frontier"]
+    Figure(figure)
+    by_name = {trace["name"]: trace for trace in figure["data"]}
+    assert by_name["all columns, rounded"]["x"] == [0.53, 0.3]
+    assert by_name["chosen" if met else "nearest"]["x"] == [0.1]
+    assert "the least drift at 0.25 of the head&#x27;s bytes" in page
+    assert "3 rounded heads; 1 could not be best" in page
+    assert page.count("<td>0.900</td>") == 0  # another head is better in both
+
+
+@pytest.mark.parametrize(
+    ("make", "part"), [(slopes_figure, "encoding"), (components_figure, "components"), (fitted_figure, "fitted")]
+)
+def test_plotly_accepts_every_figure_of_an_analysis(make: Any, part: str) -> None:
+    Figure(make(make_analysis()[part]))
+
+
+def test_the_page_of_an_analysis_shows_components_fits_and_what_is_needed() -> None:
+    page = write_page(make_analysis())
+
+    assert set(figures_of(page)) == {"slopes", "components", "fitted"}
+    assert "Of the columns, largest slope first: 2 reach 90%, 3 reach 95%, 3 reach 99% of the R² of all." in page
+    assert "From a few tokens of text" in page
+    assert "0.9000" in page  # R^2
+    assert "<td>1</td><td>-0.500</td><td>-0.300</td></tr><tr><td>2</td>" in page  # columns, the largest slope first
+    assert "<td>1</td><td>+0.600</td><td>+0.500</td><td>20.00%</td>" in page
+
+
+def test_the_page_of_a_training_shows_every_checkpoint_and_the_first_that_tells() -> None:
+    page = write_page(make_dynamics())
+
+    Figure(figures_of(page)["dynamics"])
+    assert "step-2 is the first to reach 90% of the last Spearman, when 50% of the fall of the loss was done." in page
+    assert page.count("<tr class=chosen><td>step-2</td>") == 1
+
+
+def test_every_figure_has_its_place_on_the_page(report: dict[str, Any]) -> None:
+    page = write_page(report)
+
+    assert set(figures_of(page)) == {"drift", "slopes", "fitted", "bytes"}
+    assert all(f'id="{name}"' in page for name in figures_of(page))
+
+
+def test_the_page_loads_nothing_from_elsewhere(report: dict[str, Any]) -> None:
+    page = write_page(report)
+
+    assert not re.search(r"<(?:script|link|img|iframe)[^>]+(?:src|href)=", page)
+
+
+def test_the_drift_plot_shows_the_chosen_method_the_others_and_the_budget(report: dict[str, Any]) -> None:
+    figure = drift_figure(report)
+
+    names = [trace["name"] for trace in figure["data"]]
+    assert names == ["95 % interval", "probability", "slope", "chosen"]
+    assert figure["layout"]["shapes"][0]["y0"] == 0.01
+    assert figure["data"][1]["y"] == [point["perplexity_drift"] for point in report["curve"]]
+
+
+def test_a_drift_below_zero_is_drawn_at_the_edge_of_the_logarithm() -> None:
+    report = make_report(drifts={0.1: -0.001, 0.5: 0.004}, chosen=0.5)
+
+    assert min(drift_figure(report)["data"][1]["y"]) == 1e-6
+
+
+def test_slopes_are_sorted_by_magnitude(report: dict[str, Any]) -> None:
+    assert slopes_figure(report["encoding"])["data"][0]["y"] == [2.0, 1.0, 0.5]
+
+
+def test_a_job_that_stored_nothing_has_no_plot_of_bytes(report: dict[str, Any]) -> None:
+    refused = report | {"bytes": report["bytes"] | {"head_after": None}, "rollout": None}
+    refused["selected"] = report["selected"] | {"passes": False}
+    page = write_page(refused)
+
+    assert set(figures_of(page)) == {"drift", "slopes", "fitted"}
+    assert "<strong>Refused.</strong>" in page
+    assert "Roll-out" not in page
+
+
+def test_what_a_model_is_called_cannot_become_markup(report: dict[str, Any]) -> None:
+    hostile = report | {"warnings": ["</script><script>alert(1)</script>"], "method": "</script><b>"}
+    page = write_page(hostile)
+
+    assert "alert(1)</script>" not in page.replace("&lt;", "<").split("<main>")[0]
+    assert "<script>alert(1)" not in page
+    assert "</script><b>" not in page

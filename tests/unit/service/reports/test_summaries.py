@@ -1,0 +1,95 @@
+"""The summary is taken from the report, and a report is always JSON."""
+
+import json
+import math
+
+from service.reports.summaries import finite, summarize, with_timing
+from tests.reports import make_dynamics
+
+SELECTED = {
+    "ratio": 0.3,
+    "kept_columns": 224,
+    "perplexity": 213.1,
+    "perplexity_drift": 0.0003,
+    "perplexity_drift_low": 0.0001,
+    "perplexity_drift_high": 0.0005,
+    "kl_mean": 0.002,
+    "top1_agreement": 0.98,
+    "passes": True,
+}
+
+
+FURTHER = {"ratio": 0.5, "kept_columns": 160, "passes": False, "perplexity_drift": 0.2}
+
+
+def test_the_summary_names_every_figure_of_the_report() -> None:
+    report = {
+        "kind": "compress",
+        "head": {"hidden_size": 320},
+        "baseline": {"perplexity": 213.0},
+        "selected": SELECTED,
+        "bytes": {"checkpoint_before": 9, "checkpoint_after": 8, "head_before": 7, "head_after": 5},
+        "largest_passing_ratio": 0.8,
+        "revisions": [{"name": "k160", "path": "revisions/k160", "checkpoint_bytes": 8} | FURTHER],
+    }
+
+    assert summarize(report) == {
+        "revisions": [{"name": "k160"} | FURTHER],
+        "ratio": 0.3,
+        "kept_columns": 224,
+        "hidden_size": 320,
+        "perplexity_before": 213.0,
+        "perplexity_after": 213.1,
+        "perplexity_drift": 0.0003,
+        "perplexity_drift_low": 0.0001,
+        "perplexity_drift_high": 0.0005,
+        "kl_mean": 0.002,
+        "top1_agreement": 0.98,
+        "passes": True,
+        "largest_passing_ratio": 0.8,
+        "refusals": [],
+        "checkpoint_bytes_before": 9,
+        "checkpoint_bytes_after": 8,
+        "head_bytes_before": 7,
+        "head_bytes_after": 5,
+    }
+
+
+def test_what_a_report_does_not_say_is_none_in_the_summary() -> None:
+    figures = summarize({"kind": "compress", "selected": None, "baseline": {"perplexity": 2.0}})
+
+    assert figures["perplexity_before"] == 2.0
+    assert figures["ratio"] is None
+    assert figures["checkpoint_bytes_after"] is None
+
+
+def test_numbers_that_json_cannot_write_become_null_at_any_depth() -> None:
+    report = {"curve": [{"perplexity": math.inf, "kl_mean": 0.5}, {"perplexity": math.nan}], "bands": (1.0, -math.inf)}
+
+    assert json.loads(json.dumps(finite(report), allow_nan=False)) == {
+        "curve": [{"perplexity": None, "kl_mean": 0.5}, {"perplexity": None}],
+        "bands": [1.0, None],
+    }
+
+
+def test_time_the_engine_did_not_see_is_added_to_the_total() -> None:
+    report = {"timing": {"encoding": 2.0, "total": 5.0}}
+
+    assert with_timing(report, "fetching", 1.5)["timing"] == {"fetching": 1.5, "encoding": 2.0, "total": 6.5}
+    assert report == {"timing": {"encoding": 2.0, "total": 5.0}}
+
+
+def test_a_training_is_summed_up_by_its_last_state_and_the_first_that_tells() -> None:
+    assert summarize(make_dynamics()) == {
+        "loss": 5.0,
+        "r2": 0.55,
+        "spearman": 0.55,
+        "readable_at": 1,
+        "loss_fallen": 0.5,
+    }
+
+
+def test_an_analysis_is_summed_up_by_its_encoding() -> None:
+    encoding = {name: 0.5 for name in ("r2", "r2_adjusted", "r2_held_out", "spearman", "slope_cosine_mean_hidden")}
+
+    assert summarize({"kind": "analyze", "encoding": encoding | {"slopes": [1.0]}}) == encoding

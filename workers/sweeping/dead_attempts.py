@@ -1,0 +1,33 @@
+"""What dead attempts left: found by asking which attempts live. Both sweeper and workers look."""
+
+import logging
+
+from service.ports.jobs import JobFilter, JobStore
+from service.records.job import Job, Status
+from workers.wiring import Parts
+
+PAGE = 100
+
+logger = logging.getLogger(__name__)
+
+
+def discard_stale(parts: Parts) -> None:
+    """Remove what dead attempts left in staging, and what the shards of ended jobs left."""
+    held = [job for status in (Status.RUNNING, Status.CANCELING) for job in all_jobs(parts.store, status)]
+    removed = parts.artifacts.discard_stale({(job.id, job.attempt) for job in held})
+    if removed:
+        logger.info("removed %d staging folders of dead attempts", removed)
+    spread = parts.shard_files.jobs()
+    going_on = {job.id for job in parts.store.several(spread) if not job.status.is_final} if spread else set()
+    for job_id in spread - going_on:
+        parts.shard_files.remove(job_id)
+
+
+def all_jobs(store: JobStore, status: Status) -> list[Job]:
+    """Every job of a status, page by page."""
+    jobs: list[Job] = []
+    while True:
+        page = store.page(JobFilter(status=status), PAGE, jobs[-1].id if jobs else None)
+        jobs += page.jobs
+        if not page.has_more:
+            return jobs
