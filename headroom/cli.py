@@ -27,7 +27,7 @@ COMMANDS = {
     "delete": ("jobs", "Remove jobs that have ended, with their files."),
     "download": ("jobs", "Fetch and verify a job's files."),
     "restore": ("jobs", "Give a sliced checkpoint its removed columns back."),
-    "models": ("jobs", "List the models that the server has."),
+    "models": ("jobs", "List the models that the server has; import one from a GGUF file."),
     "health": ("operating", "Tell whether a job posted now would run."),
     "keys": ("operating", "Make, list and revoke the keys of a server."),
     "audit": ("operating", "Show who did what on a server."),
