@@ -14,9 +14,9 @@ from headroom.local import tether
 
 POLL_SECONDS = 0.05
 QUICK_DEATH_SECONDS = 10.0  # a program that lived longer than this had started well
-MAX_QUICK_DEATHS = 5  # in a row, of a program that has run well before
-MAX_DEATHS_AT_START = 2  # of one that never has: most likely a setting is wrong, and somebody waits to be told
+MAX_DEATHS_AT_START = 2  # of a program that never has: most likely a setting is wrong, and somebody waits to be told
 FIRST_PAUSE_SECONDS = 0.5  # before a dead program is started again; doubles with each quick death
+LONGEST_PAUSE_SECONDS = 15.0  # a full disk may stay full for hours: what ran well is tried again for ever
 READY_SECONDS = 30.0
 MAX_LOG_BYTES = 10_000_000
 
@@ -61,12 +61,17 @@ class Supervisor:
         self._children: list[Child] = []
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="supervisor", daemon=True)
+        self._all_is_well = threading.Event()
         self.failure: str | None = None  # why it gave up; everything is being stopped then
 
     def start(self) -> None:
         """Return at once; watch `failure`."""
         self._logs_dir.mkdir(parents=True, exist_ok=True)
         self._thread.start()
+
+    def mark_well(self) -> None:
+        """The programs together do what they are for: from now on none of them is given up, whatever it dies of."""
+        self._all_is_well.set()
 
     def stop(self) -> None:
         """End every program, and wait until they have ended."""
@@ -109,18 +114,25 @@ class Supervisor:
 
     def _revive(self, child: Child) -> None:
         now = time.monotonic()
-        if child.process.poll() is None:
-            return
         if child.restart_at is None:
-            was_quick = now - child.started_at < QUICK_DEATH_SECONDS
-            child.has_run_well |= not was_quick
-            child.quick_deaths = child.quick_deaths + 1 if was_quick else 1
-            if child.quick_deaths >= (MAX_QUICK_DEATHS if child.has_run_well else MAX_DEATHS_AT_START):
-                times = f"{child.quick_deaths} times in a row"
-                raise ProgramFailed(f"the {child.program.name} ended {times}{self._why(child.program)}")
-            child.restart_at = now + FIRST_PAUSE_SECONDS * 2 ** (child.quick_deaths - 1)
+            if child.process.poll() is not None:
+                self._schedule(child, now)
         elif now >= child.restart_at:
-            child.process, child.started_at, child.restart_at = self._spawn(child.program), now, None
+            try:
+                child.process, child.started_at, child.restart_at = self._spawn(child.program), now, None
+            except OSError:  # no room for its log, or no memory for a process
+                self._schedule(child, now)
+
+    def _schedule(self, child: Child, now: float) -> None:
+        """When a dead program starts again. ProgramFailed for one that has never run well."""
+        was_quick = now - child.started_at < QUICK_DEATH_SECONDS or child.restart_at is not None
+        child.has_run_well |= not was_quick or self._all_is_well.is_set()
+        child.quick_deaths = child.quick_deaths + 1 if was_quick else 1
+        if not child.has_run_well and child.quick_deaths >= MAX_DEATHS_AT_START:
+            times = f"{child.quick_deaths} times in a row"
+            raise ProgramFailed(f"the {child.program.name} ended {times}{self._why(child.program)}")
+        doublings = min(child.quick_deaths - 1, 30)
+        child.restart_at = now + min(FIRST_PAUSE_SECONDS * 2**doublings, LONGEST_PAUSE_SECONDS)
 
     def _spawn(self, program: Program) -> subprocess.Popen[bytes]:
         path = self._log_path(program)

@@ -84,6 +84,57 @@ def test_a_program_that_keeps_dying_ends_everything_with_its_last_words(
     until(lambda: running(steady) == [])
 
 
+def test_a_program_that_ran_well_is_started_again_for_as_long_as_it_keeps_dying(
+    make: Make, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(supervisor, "FIRST_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(supervisor, "LONGEST_PAUSE_SECONDS", 0.02)
+    full = tmp_path / "full"
+    code = """
+        import pathlib, sys, time
+        open(sys.argv[2], "a").write("x")
+        while not pathlib.Path(sys.argv[1]).exists():
+            time.sleep(0.01)
+        raise SystemExit("no space left")
+    """
+    starts = tmp_path / "starts"
+    worker = python("worker", code, str(full), str(starts))
+    steady = Program("broker", SLEEPER)
+    made = make(steady, worker)
+    until(starts.exists)
+    made.mark_well()
+
+    full.touch()
+    until(lambda: starts.stat().st_size >= 8)
+    assert made.failure is None
+    full.unlink()
+
+    until(lambda: len(running(worker)) == 1)
+    assert len(running(steady)) == 1
+    assert made.failure is None
+
+
+def test_a_program_whose_log_cannot_be_opened_is_tried_again(
+    make: Make, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(supervisor, "FIRST_PAUSE_SECONDS", 0.05)
+    program = Program("worker", SLEEPER)
+    made = make(program)
+    until(lambda: len(running(program)) == 1)
+    made.mark_well()
+    log = tmp_path / "logs" / "worker.log"
+    log.unlink()
+    log.mkdir()  # as little to be written to as a file on a full disk
+
+    running(program)[0].kill()
+    time.sleep(1.0)
+    assert running(program) == []
+    assert made.failure is None
+    log.rmdir()
+
+    until(lambda: len(running(program)) == 1)
+
+
 def test_the_next_program_waits_for_the_one_before(make: Make, tmp_path: Path) -> None:
     mark = tmp_path / "mark"
     broker = Program("broker", SLEEPER, is_ready=mark.exists)
