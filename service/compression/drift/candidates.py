@@ -1,48 +1,48 @@
 """The heads that a job may store, in the order in which they are tried, and what is known of each before it is."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 
 from headroom.contract.compress import CompressOptions, CompressRecipe, HeadDtype, RoundedDtype
+from service.compression.drift.candidate import Candidate
 from service.compression.drift.drift_points import DriftPoint
 from service.compression.drift.evaluation_sets import EvaluationSet
-from service.compression.drift.frontier import Candidate, Frontier, sizes_for
+from service.compression.drift.frontier import Frontier, sizes_for
 from service.compression.drift.gate import Choice, choose
 from service.compression.drift.stored_form_drift import measure_unnested
 from service.compression.drift.sweep import SweepHead
+from service.compression.heads.basis import Basis
 from service.compression.heads.slicing import SlicedFactors
+from service.compression.states.lm_head import LmHead
 from service.compression.states.source import Source
 from service.models.head_bytes import HeadShape
 
 
-@dataclass(frozen=True)
-class Waiting:
-    """A head that may be stored: its points in every set before rounding, and as rounded where that is known."""
-
-    head_dtype: HeadDtype
-    unrounded: list[DriftPoint]
-    measured: list[DriftPoint] | None
-    candidate: Candidate | None = None
-
-    @classmethod
-    def of(cls, candidate: Candidate, choice: Choice) -> "Waiting":
-        unrounded = [one.at(candidate.kept) for one in choice.sets]
-        return cls(candidate.head_dtype, unrounded, candidate.points, candidate)
-
-    @property
-    def expected(self) -> list[DriftPoint]:
-        return self.measured or self.unrounded
+def head_shape(head: LmHead, basis: Basis, *, repair: bool) -> HeadShape:
+    """From which bytes follow. repair: a mean repair gives every head a bias."""
+    has_bias = head.module_bias is not None or repair
+    return HeadShape(head.vocab_size, head.hidden_size, head.weight.element_size(), has_bias, basis.is_permutation)
 
 
-def waiting_for(choice: Choice, options: CompressOptions) -> list[Waiting]:
+def bytes_before(head: LmHead) -> int:
+    """Of the head as it was."""
+    return head.weight.nbytes + (0 if head.module_bias is None else head.module_bias.nbytes)
+
+
+def candidate_at(choice: Choice, kept: int, head_dtype: HeadDtype, shape: HeadShape, before: int) -> Candidate:
+    """Of a size that the sweep knows. before: bytes of the head as it was."""
+    points, nbytes = [one.at(kept) for one in choice.sets], shape.nbytes(kept, head_dtype)
+    measured = points if head_dtype == "source" else None
+    return Candidate(head_dtype, points, measured, nbytes, nbytes / before, choice.allows(points))
+
+
+def candidates_of(choice: Choice, options: CompressOptions, shape: HeadShape, before: int) -> list[Candidate]:
     """The point that was asked for, if it passes or is to be refined; of `auto` all that pass, fewest columns first."""
-    head_dtype, points = options.head_dtype, choice.candidates
+    points = choice.candidates
     if choice.asked is not None:
         points = [choice.asked] if options.refine or choice.asked in choice.candidates else []
-    found = [[one.at(point.kept_columns) for one in choice.sets] for point in points]
-    return [Waiting(head_dtype, each, each if head_dtype == "source" else None) for each in found]
+    return [candidate_at(choice, point.kept_columns, options.head_dtype, shape, before) for point in points]
 
 
 def search_budget(
@@ -50,16 +50,13 @@ def search_budget(
     sets: list[EvaluationSet],
     head: SweepHead,
     recipe: CompressRecipe,
-    factors_of: Callable[[int, HeadDtype], SlicedFactors],
+    shape: HeadShape,
+    made: Callable[[int, HeadDtype], SlicedFactors],
     progress: Callable[[float], None],
 ) -> Frontier:
     """Every head that the budget may choose, measured: the curve first, then rounded heads one by one."""
     assert recipe.budget is not None
-    kind, size, device = source.head, source.head.hidden_size, head.columns.device
-    item = kind.weight.element_size()
-    has_bias = kind.module_bias is not None or recipe.options.repair == "mean"
-    shape = HeadShape(kind.vocab_size, size, item, has_bias, head.basis.is_permutation)
-    before = kind.weight.nbytes + (0 if kind.module_bias is None else kind.module_bias.nbytes)
+    device, before = head.columns.device, bytes_before(source.head)
     further = sizes_for(recipe.budget, shape, before, recipe.options.column_multiple)
     choice = choose(sets, head, recipe, lambda done: progress(done / 3), further)
     done = 0
@@ -69,7 +66,7 @@ def search_budget(
         unrounded, start = choice.sets[0].at(kept), 1 - 2 / (3 + done)  # of the rest, as far as it is known
         done += 1
         end = 1 - 2 / (3 + done)
-        factors = factors_of(kept, head_dtype)
+        factors = made(kept, head_dtype)
         seed = recipe.options.seed
         return measured_on(
             source, sets, unrounded, factors, seed, device, lambda d: progress(start + (end - start) * d)

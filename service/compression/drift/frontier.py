@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any, get_args
 
 from headroom.contract.compress import Budget, HeadDtype, RoundedDtype
+from service.compression.drift.candidate import Candidate
 from service.compression.drift.drift_points import DriftPoint
 from service.compression.drift.gate import Choice
 from service.models.head_bytes import HeadShape
@@ -24,26 +25,6 @@ ROUNDED: tuple[RoundedDtype, ...] = get_args(RoundedDtype)
 HALVINGS = 4  # a sixteenth of the sizes in question is near enough: each costs a rounding and a measurement
 
 Measure = Callable[[int, RoundedDtype], list[DriftPoint]]  # kept columns, precision -> its point in every set
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """A head of one size and precision, measured."""
-
-    head_dtype: HeadDtype
-    points: list[DriftPoint]  # in every evaluation set, the calibrated corpus first
-    nbytes: int
-    share: float  # of the bytes of the head as it was
-    passes: bool  # the drift budgets of all sets
-
-    @property
-    def kept(self) -> int:
-        return self.points[0].kept_columns
-
-    @property
-    def worst(self) -> float:
-        """Upper end of the drift's interval, in the set where it is highest."""
-        return max(point.perplexity_drift_high for point in self.points)
 
 
 @dataclass
@@ -113,10 +94,9 @@ class Frontier:
     def _add(self, head_dtype: HeadDtype, points: list[DriftPoint]) -> Candidate:
         kept = points[0].kept_columns
         nbytes = self.shape.nbytes(kept, head_dtype)
-        # Of groups only the unrounded gap is known here; the stored head is judged by its own.
-        apart = all(one.is_close(kept) for one in self.choice.sets)
-        inside = all(p.passes(one.set.budget) for one, p in zip(self.choice.sets, points, strict=True))
-        candidate = Candidate(head_dtype, points, nbytes, nbytes / self.before, inside and apart)
+        unrounded = [one.at(kept) for one in self.choice.sets]
+        passes = self.choice.allows(points)
+        candidate = Candidate(head_dtype, unrounded, points, nbytes, nbytes / self.before, passes)
         self.found.append(candidate)
         return candidate
 

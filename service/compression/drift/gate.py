@@ -61,6 +61,16 @@ class Choice:
     def baseline(self) -> float:
         return self.sets[0].baseline
 
+    def allows(self, points: list[DriftPoint]) -> bool:
+        """Whether a head of these points, one in every set, passes in all.
+
+        Of groups only the unrounded gap is known before storing; a rounded head is judged by its own after it.
+        """
+        return all(
+            point.passes(one.set.budget) and one.is_close(point.kept_columns)
+            for one, point in zip(self.sets, points, strict=True)
+        )
+
     def may_store(self, other: list[DriftPoint], tried: list[DriftPoint], found: list["StoredDrift"]) -> bool:
         """Whether `other` still passes if storing adds to its drift what it added to that of `tried`, in every set."""
         return all(

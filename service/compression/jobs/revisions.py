@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from service.compression.checkpoint.checkpoint import Bodies
-from service.compression.drift.candidates import Waiting
+from service.compression.drift.candidates import candidate_at
 from service.compression.jobs.storing import Stored, Storing, Written
 from service.foundation.errors import StoredMismatch
 from service.foundation.hashed_files import HashedFile
@@ -34,7 +34,7 @@ def store_revisions(
     task, choice, revisions = storing.task, storing.choice, Revisions()
     sizes = revision_sizes(task.recipe, storing.source.head.hidden_size)
     further = [kept for kept in sizes if kept != chosen.factors.kept]
-    head_dtype = chosen.trial.head_dtype
+    head_dtype = chosen.candidate.head_dtype
     for number, kept in enumerate(further):
 
         def on_point(done: float, number: int = number) -> None:
@@ -43,9 +43,8 @@ def store_revisions(
         path = revision_folder(kept)
         folder = task.staging / path
         folder.mkdir(parents=True)
-        points = [one.at(kept) for one in choice.sets]
-        trial = Waiting(head_dtype, points, points if head_dtype == "source" else None)
-        written = storing.write(trial, folder, bodies, lambda done: on_point(0.3 * done))
+        candidate = candidate_at(choice, kept, head_dtype, storing.shape, storing.before)
+        written = storing.write(candidate, folder, bodies, lambda done: on_point(0.3 * done))
         try:
             stored = storing.measure(written, folder, lambda done: on_point(0.3 + 0.7 * done))
         except StoredMismatch as error:

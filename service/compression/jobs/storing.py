@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from headroom.contract.compress import CompressRecipe, HeadDtype
+from headroom.contract.compress import CompressRecipe
 from headroom.loading.head import SlicedEmbedding
 from service.compression.checkpoint.checkpoint import Bodies, Plan, plan_checkpoint, write_checkpoint
 from service.compression.checkpoint.continuations import continuations_section, continue_text
@@ -21,23 +20,23 @@ from service.compression.checkpoint.validation import (
     measure_stored,
 )
 from service.compression.drift.bands import drift_by_band
-from service.compression.drift.candidates import Waiting, measured_on
+from service.compression.drift.candidate import Candidate
+from service.compression.drift.candidates import bytes_before, measured_on
 from service.compression.drift.drift_points import DriftPoint
-from service.compression.drift.evaluation_sets import EvaluationSet
 from service.compression.drift.frontier import Frontier
 from service.compression.drift.gate import Choice, StoredDrift, stored_drift
 from service.compression.drift.groups import Gap, drift_by_group
-from service.compression.drift.sweep import SweepHead
 from service.compression.drift.token_drift import TokenDrift, token_drift, token_drift_of
-from service.compression.heads.basis import Basis
 from service.compression.heads.refining import Refinement, refine
 from service.compression.heads.slicing import SlicedFactors, nested_logits, stored_logits
+from service.compression.jobs.job_heads import JobHeads
 from service.compression.jobs.report import corpora_section, sizes, stored_section
 from service.compression.states.model_loading import load_tokenizer
 from service.compression.states.offloading import room_of
 from service.compression.states.source import Source
 from service.compression.text.reading import Objective
 from service.foundation.hashed_files import HashedFile
+from service.models.head_bytes import HeadShape
 from service.ports.jobs import EngineTask
 
 COMPARED_POSITIONS = 16
@@ -47,7 +46,7 @@ COMPARED_POSITIONS = 16
 class Written:
     """A checkpoint in a folder, not loaded yet."""
 
-    trial: Waiting
+    candidate: Candidate
     factors: SlicedFactors
     refinement: Refinement | None
     predicted: list[DriftPoint]  # in every set, before storing
@@ -70,36 +69,43 @@ class Storing:
 
     task: EngineTask[CompressRecipe]
     source: Source
-    sets: list[EvaluationSet]
+    heads: JobHeads
     choice: Choice
     frontier: Frontier | None
-    basis: Basis
-    mean_hidden: Tensor | None  # with mean repair
-    prepared: Callable[[], SweepHead]  # the whole head in float32, made when it is needed: it is the largest tensor
-    alpha: Tensor  # (vocab,) mean probability of each token
     outside: list[float] | None  # as evaluation_sets.outside_shares gives them
-    device: torch.device
-    sliced: Callable[[int], SlicedFactors]
-    rounded: Callable[[SlicedFactors, HeadDtype], SlicedFactors]
 
-    def write(self, trial: Waiting, folder: Path, bodies: Bodies | None, progress: Callable[[float], None]) -> Written:
+    @property
+    def device(self) -> torch.device:
+        return self.heads.device
+
+    @property
+    def shape(self) -> HeadShape:
+        return self.heads.shape
+
+    @property
+    def before(self) -> int:
+        return bytes_before(self.source.head)
+
+    def write(
+        self, candidate: Candidate, folder: Path, bodies: Bodies | None, progress: Callable[[float], None]
+    ) -> Written:
         """Refined and rounded as the job asks. folder: empty; bodies: as write_checkpoint has it."""
         options, head = self.task.recipe.options, self.source.head
-        point = trial.unrounded[0]
-        factors, refinement = self.sliced(point.kept_columns), None
+        point, sets = candidate.unrounded[0], [one.set for one in self.choice.sets]
+        factors, refinement = self.heads.sliced(candidate.kept), None
         if options.refine:
             factors, refinement = refine(
                 factors,
                 head,
                 self.source.calibration,
-                shares_table=head.is_tied and options.tied == "keep" and trial.head_dtype == "source",
+                shares_table=head.is_tied and options.tied == "keep" and candidate.head_dtype == "source",
                 seed=options.seed,
                 device=self.device,
                 progress=lambda done: progress(0.8 * done),
             )
-        known = None if factors.refined else trial.measured
-        factors = self.rounded(factors, trial.head_dtype)
-        predicted = known or measured_on(self.source, self.sets, point, factors, options.seed, self.device)
+        known = None if factors.refined else candidate.measured
+        factors = self.heads.rounded(factors, candidate.head_dtype)
+        predicted = known or measured_on(self.source, sets, point, factors, options.seed, self.device)
         plan = plan_checkpoint(
             self.source.inspection,
             head,
@@ -119,19 +125,19 @@ class Storing:
             lambda done: progress(0.8 + 0.2 * done),
             bodies,
         )
-        return Written(trial, factors, refinement, predicted, plan, hashes)
+        return Written(candidate, factors, refinement, predicted, plan, hashes)
 
     def measure(self, written: Written, folder: Path, progress: Callable[[float], None]) -> Stored:
         """Load what was written as a user would, and measure it on every window. StoredMismatch."""
-        factors, predicted, point = written.factors, written.predicted, written.trial.unrounded[0]
+        factors, predicted, point = written.factors, written.predicted, written.candidate.unrounded[0]
         stored, drifts, continuations = self._validate(folder, predicted, progress)
         passes = all(
             drift.passes(one.set.budget) and of_set.passes(one.set.budget)
             for one, drift, of_set in zip(self.choice.sets, drifts, predicted, strict=True)
         )
         found = {
-            "head_dtype": written.trial.head_dtype,
-            "frontier": self.frontier.as_dict(written.trial.candidate) if self.frontier else None,
+            "head_dtype": written.candidate.head_dtype,
+            "frontier": self.frontier.as_dict(written.candidate) if self.frontier else None,
             "selected": predicted[0].as_dict() | {"passes": passes},
             "refinement": written.refinement.as_dict() if written.refinement else None,
             "unrounded": None if factors.is_nested else point.as_dict(),
@@ -150,13 +156,13 @@ class Storing:
         """Of the nested head of this size, or of what is stored in its place."""
         if stored is not None and not stored.is_nested:
             return token_drift_of(stored, self.source.evaluation, self.source.head, self.device, progress)
-        return token_drift(self.source.evaluation, self.prepared(), kept, progress=progress)
+        return token_drift(self.source.evaluation, self.heads.whole(), kept, progress=progress)
 
     def parts(self, moved: TokenDrift) -> dict[str, Any]:
         """One size by parts of the held-out text."""
         seed = self.task.recipe.options.seed
         groups = drift_by_group(moved, self.source.groups, seed) if self.source.groups else []
-        return {"bands": drift_by_band(moved, self.alpha, seed), "groups": groups}
+        return {"bands": drift_by_band(moved, self.heads.statistics.alpha, seed), "groups": groups}
 
     def _validate(
         self, folder: Path, points: list[DriftPoint], progress: Callable[[float], None]
@@ -194,7 +200,7 @@ class Storing:
         """Largest difference between the stored model's logits and the ones that were measured before storing."""
         head, hidden = self.source.head, self.source.evaluation.first(stored.first_logits.shape[0])
         if factors.is_nested:
-            predicted = nested_logits(head, self.basis, factors.kept, self.mean_hidden, hidden)
+            predicted = nested_logits(head, self.heads.basis, factors.kept, self.heads.mean_hidden, hidden)
         else:
             predicted = stored_logits(head, factors, hidden)
         return float((predicted - stored.first_logits).abs().max())

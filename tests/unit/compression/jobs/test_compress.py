@@ -241,16 +241,16 @@ def test_a_checkpoint_that_is_not_what_was_measured_is_not_accepted(
     make_task: MakeTask, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A fault between measuring and storing: the stored columns are mixed up."""
-    import service.compression.jobs.compress as pipeline
+    from service.compression.jobs import job_heads
 
-    whole = pipeline.slice_head
+    whole = job_heads.slice_head
 
     def wrong(*args: Any, **kwargs: Any) -> Any:
         factors = whole(*args, **kwargs)
         factors.weight.copy_(factors.weight.flip(1) * 0.2 + factors.weight * 0.8)
         return factors
 
-    monkeypatch.setattr(pipeline, "slice_head", wrong)
+    monkeypatch.setattr(job_heads, "slice_head", wrong)
     with pytest.raises(StoredMismatch, match="nothing was published"):
         run(make_task(method="slope"))
 

@@ -96,7 +96,7 @@ def test_a_point_that_storing_changed_is_left_out_and_the_others_stay(
     measure = revisions.Storing.measure
 
     def mismatched(self: Any, written: Any, folder: Path, progress: Any) -> Any:
-        if folder.parent.name == "revisions" and written.trial.unrounded[0].ratio == 0.25:
+        if folder.parent.name == "revisions" and written.candidate.unrounded[0].ratio == 0.25:
             raise StoredMismatch("it differs")
         return measure(self, written, folder, progress)
 
