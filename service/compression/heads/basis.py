@@ -67,10 +67,11 @@ def _by_rows(weight: Tensor, turn: Callable[[Tensor], Tensor], rows_at_once: int
     return turned
 
 
-def build_basis(method: Method, weight: Tensor, statistics: Statistics, seed: int) -> Basis:
+def build_basis(method: Method, weight: Tensor, statistics: Statistics, seed: int, *, tau: float = 1.0) -> Basis:
     """weight: (vocab, hidden), any float dtype. Ties in importance keep the lower column first.
 
-    `fisher` needs statistics that were taken with it. Cost: at most one product vocab x hidden x hidden in float64.
+    `fisher` needs statistics that were taken with it. `probability` weighs a token by alpha^tau: 1 cares for frequent
+    tokens only, 0 for all alike. Cost: at most one product vocab x hidden x hidden in float64.
     """
     weight = weight.detach().cpu()
     if method is Method.PCA:
@@ -80,7 +81,7 @@ def build_basis(method: Method, weight: Tensor, statistics: Statistics, seed: in
     if method is Method.ACTIVATION:
         return _whitened(method, _gram(weight), statistics)
     if method is Method.PROBABILITY:
-        return _whitened(method, _gram(weight, statistics.alpha), statistics)
+        return _whitened(method, _gram(weight, statistics.alpha**tau), statistics)
     scores = _column_scores(method, weight, statistics, seed)
     importance, order = scores.sort(descending=True, stable=True)
     return Basis(method, importance, order=order)

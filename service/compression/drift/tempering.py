@@ -1,0 +1,86 @@
+"""How much more a frequent token counts in the basis of a head in planes: tau, chosen where nothing was fitted.
+
+The last windows of the calibration part are held out: planes are fitted for each tau to the statistics of the others,
+and read at the held-out positions as they will be read. The evaluation part is never looked at.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from service.compression.drift.rescored_drift import PlaneReading, positions_of_rows
+from service.compression.heads.plane_fit import WHOLE_COLUMNS, fit_planes
+from service.compression.states.hidden_cache import HiddenStates
+from service.compression.states.lm_head import LmHead
+from service.compression.states.statistics import Statistics, probability_sum
+
+TAUS = (0.0, 0.25, 0.5, 1.0)
+HELD_OUT = 512  # positions; at 1,024 the order of the four was the same
+CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class Tempering:
+    tau: float  # the one of least KL
+    kl_of: dict[float, float]  # tau -> mean KL(full || planes) at the held-out positions, nats
+    held_out: int  # positions
+
+
+@torch.inference_mode()
+def choose_tau(
+    calibration: HiddenStates,
+    head: LmHead,
+    statistics: Statistics,
+    reading: PlaneReading,
+    *,
+    seed: int,
+    whole_columns: int = WHOLE_COLUMNS,
+    taus: Sequence[float] = TAUS,
+    progress: Callable[[float], None] = lambda fraction: None,
+) -> Tempering:
+    """statistics: of all calibration positions. With a single window nothing can be held out: it is used twice.
+
+    Cost: for each tau one fit, and two products HELD_OUT x hidden x vocabulary. Memory: as fit_planes and
+    rescored_drift.
+    """
+    held, targets = _last_windows(calibration, HELD_OUT)
+    if held.shape[0] < calibration.positions:
+        statistics = without(statistics, held, head)
+    kl_of: dict[float, float] = {}
+    for tau in taus:
+        planes = fit_planes(head, statistics, seed=seed, tau=tau, whole_columns=whole_columns)
+        total = 0.0
+        for some, theirs in zip(held.split(64), targets.split(64), strict=True):
+            total += float(positions_of_rows(some, theirs, head, planes, [reading]).divergence.sum(dtype=torch.float64))
+        kl_of[tau] = total / held.shape[0]
+        progress(len(kl_of) / len(taus))
+    return Tempering(min(kl_of, key=lambda tau: kl_of[tau]), kl_of, held.shape[0])
+
+
+def without(statistics: Statistics, rows: Tensor, head: LmHead) -> Statistics:
+    """The sums of the other positions. rows: (n, hidden), among those that the statistics are of."""
+    exact = rows.double()
+    return Statistics(
+        positions=statistics.positions - rows.shape[0],
+        # What a token had at these positions alone comes out as about 0, perhaps below.
+        probability_sum=(statistics.probability_sum - probability_sum(rows, head, CPU)).clamp_min(0),
+        hidden_sum=statistics.hidden_sum - exact.sum(0),
+        second_moment_sum=statistics.second_moment_sum - exact.T @ exact,
+        fisher_sum=statistics.fisher_sum[:0],
+    )
+
+
+def _last_windows(hidden: HiddenStates, wanted: int) -> tuple[Tensor, Tensor]:
+    """Rows and targets of the last whole windows that hold `wanted` positions, or of all but the first window."""
+    lengths = hidden.lengths.tolist()
+    first = len(lengths) - 1
+    while first > 1 and sum(lengths[first:]) < wanted:
+        first -= 1
+    skipped = sum(lengths[:first])
+    kept, seen = [], 0
+    for block in hidden.blocks(4096):
+        kept.append(block[max(0, skipped - seen) :].clone())
+        seen += block.shape[0]
+    return torch.cat(kept), hidden.targets[skipped:]
