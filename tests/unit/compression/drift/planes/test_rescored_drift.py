@@ -8,15 +8,15 @@ import torch
 from torch import Tensor
 
 from headroom.loading.plane_codes import round_to_codes
-from service.compression.drift import rescored_drift
+from service.compression.drift.planes import rescored_drift
 from service.compression.drift.plain_rivals import measure_rivals, rival_nbytes
-from service.compression.drift.rescored_drift import (
+from service.compression.drift.planes.rescored_drift import (
     PlaneReading,
     reading_positions,
     readings_of,
     sweep_readings,
 )
-from service.compression.drift.tempering import choose_tau, without
+from service.compression.drift.planes.tempering import choose_tau, without
 from service.compression.heads.plane_fit import FittedPlanes, fit_planes
 from service.compression.heads.precision import round_groups, round_rows
 from service.compression.states.hidden_cache import HiddenStates
@@ -186,7 +186,7 @@ def test_statistics_without_some_positions_are_those_of_the_others(tmp_path: Pat
 def test_tau_is_the_one_of_least_divergence_at_windows_that_took_no_part_in_the_fit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("service.compression.drift.tempering.HELD_OUT", 2 * (WINDOW - 1))
+    monkeypatch.setattr("service.compression.drift.planes.tempering.HELD_OUT", 2 * (WINDOW - 1))
     calibration, head = make_hidden(tmp_path, seed=5), make_head()
     statistics, reading = make_statistics(calibration, head), PlaneReading(2, 5)
     chosen = choose_tau(calibration, head, statistics, reading, seed=0, whole_columns=32, taus=(0.0, 1.0))

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from service.compression.drift.rescored_drift import PlaneReading, positions_of_rows
+from service.compression.drift.planes.rescored_drift import PlaneReading, positions_of_rows
 from service.compression.heads.plane_fit import WHOLE_COLUMNS, fit_planes
 from service.compression.states.hidden_cache import HiddenStates
 from service.compression.states.lm_head import LmHead
