@@ -15,7 +15,7 @@ from service.compression.states.lm_head import LmHead
 from service.compression.states.statistics import Statistics
 from service.foundation.errors import InvalidSelection
 
-WHOLE_COLUMNS = 64
+WHOLE_COLUMNS = 32
 TAU = 0.25
 ROWS_AT_ONCE = 4096
 

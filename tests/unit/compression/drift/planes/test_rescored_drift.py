@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from headroom.loading.plane_codes import round_to_codes
-from service.compression.drift.planes import rescored_drift
 from service.compression.drift.plain_rivals import measure_rivals, rival_nbytes
+from service.compression.drift.planes import rescored_drift
 from service.compression.drift.planes.rescored_drift import (
     PlaneReading,
     reading_positions,
