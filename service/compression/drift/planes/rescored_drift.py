@@ -171,7 +171,7 @@ class _Preview:
 
     def logit_of(self, tokens: Tensor, m: int) -> Tensor:
         """(rows,) of one token a position."""
-        found = self.given.gather(1, tokens[:, None])[:, 0]
+        found: Tensor = self.given.gather(1, tokens[:, None])[:, 0]
         if not m:
             return found
         hit = self.best[:, :m] == tokens[:, None]
@@ -180,7 +180,8 @@ class _Preview:
     def expected_difference(self, m: int) -> Tensor:
         """(rows,) E_p[log p - z_m]."""
         m = min(m, self.best.shape[1])
-        return self.difference - self.moved[:, m - 1] if m else self.difference
+        expected: Tensor = self.difference - self.moved[:, m - 1] if m else self.difference
+        return expected
 
     def logits(self, m: int) -> Tensor:
         """(rows, vocab)."""
