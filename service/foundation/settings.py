@@ -66,6 +66,7 @@ class Settings(BaseSettings):
     device: str = "auto"  # auto, cpu, cuda, cuda:N
     memory_bytes: Annotated[int, Field(ge=0)] = 0  # of the device, for a job; 0: what is free when it starts
     threads: int = 0  # torch threads of a job; 0: all cores
+    preload: bool = True  # a worker keeps a process with torch loaded, from which jobs are forked (Linux)
 
     @model_validator(mode="before")
     @classmethod

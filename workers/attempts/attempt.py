@@ -13,7 +13,6 @@ import logging
 import os
 import signal
 import socket
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -27,9 +26,10 @@ from service.foundation.tracing import Span, as_variables
 from service.jobs.retries import STOPPED, clear_away, give_back, retry_or_fail
 from service.ports.jobs import JobStore
 from service.records.job import Job, Status
+from workers.attempts.forked_group import start_module
 from workers.attempts.lease import Lease, Verdict
 from workers.attempts.phase_spans import attributes_of
-from workers.attempts.process_group import ProcessGroup, describe_exit
+from workers.attempts.process_group import Group, describe_exit
 from workers.wiring import Parts
 
 POLL_SECONDS = 0.2
@@ -97,10 +97,9 @@ def worker_name() -> str:
     return f"{socket.gethostname()}:{os.getpid()}"
 
 
-def start_job_process(job: Job) -> ProcessGroup:
-    # -P: the current folder may hold packages with names like ours.
-    command = [sys.executable, "-P", "-m", "workers.processes.job_process", job.id, str(job.attempt)]
-    return ProcessGroup(command, dict(os.environ) | as_variables(job.trace))
+def start_job_process(job: Job) -> Group:
+    variables = dict(os.environ) | as_variables(job.trace)
+    return start_module("workers.processes.job_process", [job.id, str(job.attempt)], variables)
 
 
 def _see_through(

@@ -6,7 +6,6 @@ it held when it died is given back at once; if this process dies too, the leases
 
 import logging
 import os
-import sys
 import time
 from collections.abc import Callable
 
@@ -14,7 +13,8 @@ from service.foundation.errors import JobNotFound, StoreUnavailable
 from service.records.job import Status
 from service.records.shards import in_order_of_choice
 from workers.attempts.attempt import POLL_SECONDS, JobProcess, worker_name
-from workers.attempts.process_group import ProcessGroup, describe_exit
+from workers.attempts.forked_group import start_module
+from workers.attempts.process_group import Group, describe_exit
 from workers.shards.claims import is_local
 from workers.wiring import Parts
 
@@ -66,8 +66,5 @@ def _release(job_id: str, holder: str, parts: Parts) -> int:
         return 0
 
 
-def start_shard_process(job_id: str, holder: str) -> ProcessGroup:
-    # -P: the current folder may hold packages with names like ours.
-    return ProcessGroup(
-        [sys.executable, "-P", "-m", "workers.processes.shard_process", job_id, holder], dict(os.environ)
-    )
+def start_shard_process(job_id: str, holder: str) -> Group:
+    return start_module("workers.processes.shard_process", [job_id, holder], os.environ)
