@@ -16,7 +16,7 @@ demo: install
 	$(BIN)/python examples/demo.py $(if $(MODEL),--model $(MODEL)) $(if $(CORPUS),--corpus $(CORPUS))
 
 test: install
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder --durations=25
 
 check: install
 	$(BIN)/ruff check .

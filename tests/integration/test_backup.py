@@ -129,8 +129,8 @@ def run_again(service: Service, job_id: str) -> Job:
 def come_back(service: Service) -> list[str]:
     """What a sweeper does some time after the restore: ids of the jobs that it sends."""
     later = Parts(
-        service.foundation.settings,
-        SqlJobStore(service.foundation.settings.database, lambda: datetime.now(UTC) + timedelta(hours=1)),
+        service.settings,
+        SqlJobStore(service.settings.database, lambda: datetime.now(UTC) + timedelta(hours=1)),
         service.parts.artifacts,
         service.parts.corpora,
         service.parts.shard_files,
