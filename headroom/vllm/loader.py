@@ -1,0 +1,22 @@
+"""vLLM's own loader, which for headroom checkpoints checks that every parameter of the model was read.
+
+vLLM does this for models without quantization only; with a tensor missing it would serve whatever was in memory.
+"""
+
+from typing import Any
+
+from torch import nn
+from vllm.model_executor.model_loader import DefaultModelLoader
+
+LOAD_FORMATS = ("auto", "hf", "safetensors")
+
+
+class CheckedLoader(DefaultModelLoader):  # type: ignore[misc]  # vLLM is not there when types are checked
+    """Differs for headroom checkpoints only."""
+
+    enable_weights_track: bool | None
+
+    def load_weights(self, model: nn.Module, model_config: Any) -> None:
+        if model_config.quantization == "headroom" and self.enable_weights_track is None:
+            self.enable_weights_track = True
+        super().load_weights(model, model_config)
