@@ -1,0 +1,17 @@
+"""What every part of a report is: a frozen record, strict where it is written, tolerant where it is read.
+
+A field that a later version adds is kept as it came; one that an earlier version did not write has a default. NaN and
+infinities are null: JSON has no word for them.
+"""
+
+from typing import TypeAlias
+
+from pydantic import BaseModel, ConfigDict
+
+Measured: TypeAlias = float | None  # null: not measured, or no finite number
+
+
+class ReportPart(BaseModel):
+    """Base of all parts, and of the reports themselves."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False)

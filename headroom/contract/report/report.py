@@ -1,0 +1,188 @@
+"""The report of a job: one record for every kind of job, told apart by `kind`. docs/report.md explains the fields.
+
+`written` makes the record that is stored of what an engine measured; `open_report` reads one of any version.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, Literal, TypeAlias
+
+from pydantic import BaseModel, Discriminator, Field, Tag, TypeAdapter
+
+from headroom.contract.report.comparison import ComparedModel
+from headroom.contract.report.continuations import ContinuationsOfReport
+from headroom.contract.report.corpora import EvaluatedCorpus
+from headroom.contract.report.curve import AllowedDrift, Baseline, CurvePoint, JudgedPoint
+from headroom.contract.report.drift_parts import BandDrift, GroupDrift, GroupGap
+from headroom.contract.report.dynamics import FrequencyTokens, Readable, TrainingCheckpoint
+from headroom.contract.report.encoding import ColumnFigures, ComponentFigures, Encoding, FewExamples, FittedSample
+from headroom.contract.report.frontier import FrontierOfReport
+from headroom.contract.report.part import Measured, ReportPart
+from headroom.contract.report.rollout import Rollout
+from headroom.contract.report.source import CorpusOfReport, EvaluatedText, HeadOfReport, LoadedModel
+from headroom.contract.report.steering import Steering
+from headroom.contract.report.stored import (
+    ByteCounts,
+    CheckpointBytes,
+    Export,
+    LoadedAgain,
+    RefinementOfReport,
+    Revision,
+    Shards,
+    StoredCheckpoint,
+)
+
+WITHOUT_VERSION = 1  # of reports from before there were versions
+VERSION = 2
+
+
+class JobReport(ReportPart):
+    """What reports of all kinds have."""
+
+    version: int = Field(WITHOUT_VERSION, description="of the report's form")
+    job_id: str
+    versions: dict[str, str] = Field(description="of the packages that figures depend on")
+    seed: int
+    device: str | None = None
+    warnings: tuple[str, ...] = Field((), description="what makes the figures weak, in sentences")
+    timing: dict[str, float] = Field(default_factory=dict, description="seconds of each phase, and `total`")
+
+
+class SourceReport(JobReport):
+    """Of a job on the head of one model."""
+
+    model: LoadedModel
+    head: HeadOfReport
+    corpus: CorpusOfReport
+
+
+class EncodingReport(SourceReport):
+    """With how token probability is encoded in it."""
+
+    encoding: Encoding
+    fitted: FittedSample | None = None
+
+
+class CompressReport(EncodingReport):
+    """Of a compress job, stored or refused."""
+
+    kind: Literal["compress"] = "compress"
+    method: str
+    repair: str
+    head_dtype: str = Field("source", description="of a budget: what it chose")
+    budget: AllowedDrift
+    shards: Shards | None = None
+    baseline: Baseline
+    curve: tuple[CurvePoint, ...] = Field(description="a point for every kept size that was measured")
+    comparisons: dict[str, tuple[CurvePoint, ...]] = Field(default_factory=dict, description="other methods")
+    selected: JudgedPoint = Field(description="what was chosen; `passes`: inside its budget on every text")
+    unrounded: CurvePoint | None = Field(None, description="of a rounded or refined head: its point of the curve")
+    refinement: RefinementOfReport | None = None
+    frontier: FrontierOfReport | None = Field(None, description="of a budget")
+    largest_passing_ratio: float | None = Field(None, description="null when no point of the curve passed")
+    corpora: tuple[EvaluatedCorpus, ...] = ()
+    bands: tuple[BandDrift, ...] = Field((), description="by token frequency, all tokens first")
+    groups: tuple[GroupDrift, ...] = ()
+    group_gap: GroupGap | None = None
+    continuations: ContinuationsOfReport | None = None
+    stored: StoredCheckpoint | None = None
+    exports: tuple[Export, ...] = ()
+    revisions: tuple[Revision, ...] = ()
+    bytes: ByteCounts
+    advice: str = ""
+    rollout: Rollout | None = Field(None, description="null when refused")
+
+
+class AnalyzeReport(EncodingReport):
+    """Of an analyze job."""
+
+    kind: Literal["analyze"]
+    columns: ColumnFigures
+    components: ComponentFigures
+    few_examples: tuple[FewExamples, ...] = ()
+
+
+class SteerReport(EncodingReport):
+    """Of a steer job, stored or refused."""
+
+    kind: Literal["steer"]
+    baseline: Baseline
+    steering: Steering
+    bytes: CheckpointBytes
+    stored: LoadedAgain | None = Field(None, description="null when refused")
+
+
+class DynamicsReport(SourceReport):
+    """Of a dynamics job."""
+
+    kind: Literal["dynamics"]
+    frequency_tokens: FrequencyTokens
+    checkpoints: tuple[TrainingCheckpoint, ...] = Field(description="oldest first")
+    readable: Readable
+
+
+class CompareReport(JobReport):
+    """Of a compare job."""
+
+    kind: Literal["compare"]
+    model: ComparedModel
+    other: ComparedModel = Field(description="what is judged, against `model`")
+    corpus: EvaluatedText
+    baseline: Baseline
+    perplexity_after: Measured
+    budget: AllowedDrift | None = None
+    passes: bool | None = Field(description="null without a budget")
+    bands: tuple[BandDrift, ...] = Field(min_length=1, description="by token frequency, all tokens first")
+    groups: tuple[GroupDrift, ...] = ()
+
+
+def _kind(data: Any) -> Any:
+    return data.get("kind", "compress") if isinstance(data, dict) else getattr(data, "kind", None)
+
+
+Report: TypeAlias = Annotated[
+    Annotated[CompressReport, Tag("compress")]
+    | Annotated[AnalyzeReport, Tag("analyze")]
+    | Annotated[SteerReport, Tag("steer")]
+    | Annotated[CompareReport, Tag("compare")]
+    | Annotated[DynamicsReport, Tag("dynamics")],
+    Discriminator(_kind),
+]
+
+REPORTS: TypeAdapter[Report] = TypeAdapter(Report)
+
+
+def open_report(document: Mapping[str, Any]) -> Report:
+    """A report as it was stored, by this version or another. pydantic.ValidationError: it is none."""
+    return REPORTS.validate_python(document)
+
+
+def written(document: Mapping[str, Any]) -> Report:
+    """What an engine measured, as the record to store: every field of its type, none read from text, none forgotten.
+
+    document: JSON values, NaN and infinities already null. pydantic.ValidationError.
+    """
+    return REPORTS.validate_json(json.dumps({"version": VERSION} | dict(document), allow_nan=False), strict=True)
+
+
+def as_document(report: Report) -> dict[str, Any]:
+    """The JSON that is stored: what was said, and nothing that was not."""
+    return report.model_dump(mode="json", exclude_unset=True)
+
+
+def unknown_fields(part: BaseModel, place: str = "") -> Iterator[str]:
+    """Where the report says what no field of these records does: of a later version, or a mistake."""
+    yield from (f"{place}.{name}" for name in part.model_extra or {})
+    for name in type(part).model_fields:
+        yield from _unknown_within(getattr(part, name), f"{place}.{name}")
+
+
+def _unknown_within(value: Any, place: str) -> Iterator[str]:
+    if isinstance(value, BaseModel):
+        yield from unknown_fields(value, place)
+    elif isinstance(value, tuple):
+        for number, inner in enumerate(value):
+            yield from _unknown_within(inner, f"{place}[{number}]")
+    elif isinstance(value, dict):
+        for name, inner in value.items():
+            yield from _unknown_within(inner, f"{place}.{name}")

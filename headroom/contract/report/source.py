@@ -1,0 +1,58 @@
+"""The parts of a report that say what was worked on: the model, its head, the corpus."""
+
+from pydantic import Field
+
+from headroom.contract.report.part import ReportPart
+
+
+class ModelOfReport(ReportPart):
+    """The checkpoint that was read."""
+
+    id: str
+    revision: str | None = None
+    digest: str = Field(description="of config and weights")
+
+
+class LoadedModel(ModelOfReport):
+    """With the class that loads it."""
+
+    auto_class: str = Field("AutoModelForCausalLM", description="the class of transformers that loads it")
+
+
+class LogitTransform(ReportPart):
+    """What the model does to its logits after the head; null: nothing."""
+
+    scale: float | None = None
+    soft_cap: float | None = None
+
+
+class HeadOfReport(ReportPart):
+    """The output head as it was."""
+
+    vocab_size: int = Field(description="rows")
+    hidden_size: int = Field(description="columns")
+    tied: bool = Field(description="whether it shares its table with the input embedding")
+    bias: bool = False
+    transform: LogitTransform = LogitTransform()
+    dtype: str = "float32"
+
+
+class EvaluatedText(ReportPart):
+    """The text that predictions were measured on."""
+
+    objective: str = Field("causal", description="causal, masked, denoising or pairs")
+    evaluation_tokens: int = Field(description="predicted positions")
+    evaluation_windows: int
+    window: int = Field(description="tokens of a window at most")
+    split: str | None = Field(None, description="how calibration and evaluation were told apart")
+
+
+class CorpusOfReport(EvaluatedText):
+    """With the part that calibrates."""
+
+    digest: str
+    calibration_tokens: int = Field(description="predicted positions")
+    calibration_windows: int | None = None
+    stride: int | None = Field(None, description="tokens from the start of one window to the next's")
+    starts_with_bos: bool | None = None
+    backbone_from_cache: bool | None = Field(None, description="whether the hidden states were known already")
