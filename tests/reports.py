@@ -1,9 +1,14 @@
-"""Makers of whole reports, shaped as docs/report.md says."""
+"""Makers of whole reports, shaped as docs/report.md says: as stored, and as records."""
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
+
+from headroom.contract.report.drift_parts import PartFigures
+from headroom.contract.report.report import CompareReport, CompressReport, JobReport, SteerReport, open_report
+
+ReportT = TypeVar("ReportT", bound=JobReport)
 
 NOT_MEASURED = ("job_id", "timing", "backbone_from_cache", "shards", "versions")
 
@@ -122,7 +127,8 @@ def make_report(drifts: dict[float, float], chosen: float, hidden: int = 100) ->
         "stored": {
             "perplexity": selected["perplexity"],
             "predicted_perplexity": selected["perplexity"],
-            "perplexity_drift_high": selected["perplexity_drift_high"],
+            "max_logit_difference": 1e-5,
+            **{name: selected[name] for name in ("perplexity_drift", "perplexity_drift_low", "perplexity_drift_high")},
         },
         "bytes": {
             "checkpoint_before": 5000,
@@ -135,6 +141,69 @@ def make_report(drifts: dict[float, float], chosen: float, hidden: int = 100) ->
         "advice": "Compare with an 8-bit head.",
         "warnings": [],
     }
+
+
+def make_part(**figures: Any) -> dict[str, Any]:
+    """The figures of a band or a group; what is not given is null."""
+    names = PartFigures.model_fields
+    return dict.fromkeys(names) | {"positions": 100} | figures
+
+
+def make_comparison(**parts: Any) -> dict[str, Any]:
+    """The report of a compare job without a budget."""
+    report = make_report({0.5: 0.001}, 0.5)
+    side = report["model"] | {"auto_class": "AutoModelForCausalLM", "kept_columns": None, "head_bytes": 2048}
+    side |= {"checkpoint_bytes": 5000, "seconds_per_token": 0.01}
+    shared = ("job_id", "versions", "seed", "corpus", "baseline", "warnings")
+    drift = {"perplexity_drift": 0.01, "perplexity_drift_high": 0.05, "kl_mean": 0.1}
+    return (
+        {name: report[name] for name in shared}
+        | {"kind": "compare", "model": side, "other": side | {"id": "acme/other"}, "perplexity_after": 202.0}
+        | {"budget": None, "passes": None, "groups": []}
+        | {
+            "bands": [
+                make_part(band="all", tokens=1000, perplexity_drift=0.01, perplexity_drift_high=0.05, kl_mean=0.1)
+            ]
+        }
+        | parts
+    )
+
+
+def make_steering(**figures: Any) -> dict[str, Any]:
+    """The report of a steer job that stored its checkpoint; `figures` of its steering."""
+    analysis = make_analysis()
+    token = {"id": 5, "text": "five", "multiplier": 2.0, "obtained": 1.9, "log_error": -0.05}
+    token |= {"probability_before": 0.01, "probability_after": 0.019, "alone": [{"multiplier": 2.0, "obtained": 1.95}]}
+    steering = {"edit": "minimum_norm", "few_examples": None, "edited_columns": 3, "slope_norm": 1.0, "tokens": [token]}
+    steering |= {"log_error_rms": 0.05, "others_before": 0.99, "others_after": 0.981, "kl_mean": 0.01, "js_mean": 0.003}
+    shared = ("job_id", "model", "versions", "seed", "head", "corpus", "encoding", "fitted", "warnings")
+    return {name: analysis[name] for name in shared} | {
+        "kind": "steer",
+        "baseline": {"perplexity": 200.0, "kind": "perplexity"},
+        "steering": steering | {"perplexity_after": 201.0, "max_kl": None} | figures,
+        "bytes": {"checkpoint_before": 5000, "checkpoint_after": 7000},
+        "stored": {"perplexity": 201.0, "predicted_perplexity": 201.0, "max_logit_difference": 1e-5},
+    }
+
+
+def compress_report(**parts: Any) -> CompressReport:
+    """One that passes at a ratio of 0.5, but for `parts`."""
+    return opened(CompressReport, make_report({0.1: 0.0001, 0.5: 0.004}, 0.5) | parts)
+
+
+def compare_report(**parts: Any) -> CompareReport:
+    return opened(CompareReport, make_comparison(**parts))
+
+
+def steer_report(**figures: Any) -> SteerReport:
+    return opened(SteerReport, make_steering(**figures))
+
+
+def opened(kind: type[ReportT], document: dict[str, Any]) -> ReportT:
+    """The record of this kind."""
+    report = open_report(document)
+    assert isinstance(report, kind)
+    return report
 
 
 def figures_of(value: Any, place: str = "") -> Iterator[tuple[str, Any]]:

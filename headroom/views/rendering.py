@@ -13,6 +13,9 @@ from rich.table import Table
 from rich.text import Text
 
 from headroom.contract.records import DryRun, JobRecord, Result
+from headroom.contract.report.curve import CurvePoint, JudgedPoint
+from headroom.contract.report.encoding import ColumnFigures, Sparsity
+from headroom.contract.report.report import AnalyzeReport, CompressReport, Report, SteerReport
 from headroom.views.figures import age, duration, hundredfold, number, percent, printable, size
 
 STATUS_STYLES = {
@@ -23,13 +26,6 @@ STATUS_STYLES = {
     "running": "cyan",
     "canceling": "dim",
     "queued": "blue",
-}
-ENCODING_FIGURES = {
-    "R²": "r2",
-    "R², adjusted": "r2_adjusted",
-    "R², held-out rows": "r2_held_out",
-    "Spearman, fitted against true": "spearman",
-    "cosine of the slope with -mean(h)": "slope_cosine_mean_hidden",
 }
 WIDE = 96
 PIPE_WIDTH = 1000  # of a console that is no terminal: nothing is wrapped there
@@ -62,53 +58,56 @@ def _pairs() -> Table:
     return Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
 
 
-def drift_view(job: JobRecord, report: Mapping[str, Any]) -> RenderableType:
+def drift_view(job: JobRecord, report: CompressReport) -> RenderableType:
     """The drift table of a report, with what it was measured on and what was allowed."""
     budget = job.json.get("drift") or {}
-    tokens = report["corpus"]["evaluation_tokens"]
-    before = f"{perplexity_name(report)} {number(report['baseline']['perplexity'], ',.2f')} before"
+    tokens = report.corpus.evaluation_tokens
+    before = f"{report.baseline.kind} {number(report.baseline.perplexity, ',.2f')} before"
     caption = Text.assemble(
         ("Drift", "bold"),
-        f" on {tokens:,} evaluation tokens, method {report['method']}, {before}; allowed {_allowed(budget)}",
+        f" on {tokens:,} evaluation tokens, method {report.method}, {before}; allowed {_allowed(budget)}",
     )
-    return Group(caption, _curve_table(job, report["curve"], report["selected"], budget))
+    return Group(caption, _curve_table(job, report.curve, report.selected, budget))
 
 
-def encoding_view(report: Mapping[str, Any]) -> RenderableType:
+def encoding_view(report: AnalyzeReport) -> RenderableType:
     """How well the rows of the head tell a token's averaged probability."""
-    encoding, corpus = report["encoding"], report["corpus"]
+    encoding, corpus = report.encoding, report.corpus
     caption = Text.assemble(
-        ("Encoding", "bold"), f" of token probability in the output head, on {corpus['calibration_tokens']:,} tokens"
+        ("Encoding", "bold"), f" of token probability in the output head, on {corpus.calibration_tokens:,} tokens"
     )
     table = _pairs()
-    for name, key in ENCODING_FIGURES.items():
-        table.add_row(name, number(encoding[key], ".4f"))
-    for what, found in (("columns", encoding), ("components", report["components"])):
+    figures = {
+        "R²": encoding.r2,
+        "R², adjusted": encoding.r2_adjusted,
+        "R², held-out rows": encoding.r2_held_out,
+        "Spearman, fitted against true": encoding.spearman,
+        "cosine of the slope with -mean(h)": encoding.slope_cosine_mean_hidden,
+    }
+    for name, value in figures.items():
+        table.add_row(name, number(value, ".4f"))
+    sparsities: list[tuple[str, Sparsity]] = [("columns", encoding), ("components", report.components)]
+    for what, found in sparsities:
         needed = ", ".join(f"{count:,} for {share:.0%}" for share, count in _needed(found))
         table.add_row(f"{what} needed, share of R²", needed)
-        table.add_row(f"Gini of the slopes of {what}", number(found["gini"], ".4f"))
-    for what in ("columns", "components"):
-        table.add_row(f"largest slopes, {what}", _largest(report[what]))
-    for fit in report["few_examples"]:
-        figures = f"R² {number(fit['r2'], '.4f')}, cosine with the slope of all {number(fit['slope_cosine'], '.4f')}"
-        table.add_row(f"from {fit['tokens']:,} tokens", figures)
+        table.add_row(f"Gini of the slopes of {what}", number(found.gini, ".4f"))
+    for what, slopes in (("columns", report.columns), ("components", report.components)):
+        table.add_row(f"largest slopes, {what}", _largest(slopes))
+    for fit in report.few_examples:
+        told = f"R² {number(fit.r2, '.4f')}, cosine with the slope of all {number(fit.slope_cosine, '.4f')}"
+        table.add_row(f"from {fit.tokens:,} tokens", told)
     return Group(caption, table)
 
 
-def _largest(found: Mapping[str, Any]) -> str:
+def _largest(found: ColumnFigures) -> str:
     """Of the largest standardised slopes: number, slope and rank correlation."""
-    slopes, rho = found["standardised_slopes"], found["spearman"]
+    slopes, rho = found.standardised_slopes, found.spearman
     order = sorted(range(len(slopes)), key=lambda index: -abs(slopes[index] or 0))[:3]
     return ", ".join(f"{i} ({number(slopes[i], '+.2f')}, Spearman {number(rho[i], '+.2f')})" for i in order)
 
 
-def _needed(found: Mapping[str, Any]) -> list[tuple[float, int]]:
-    return [(float(share), count) for share, count in found["columns_needed"].items()]
-
-
-def perplexity_name(report: Mapping[str, Any]) -> str:
-    """A masked model has a pseudo-perplexity."""
-    return str(report["baseline"].get("kind", "perplexity"))
+def _needed(found: Sparsity) -> list[tuple[float, int]]:
+    return [(float(share), count) for share, count in found.columns_needed.items()]
 
 
 def _allowed(budget: Mapping[str, Any]) -> str:
@@ -123,30 +122,30 @@ def _allowed(budget: Mapping[str, Any]) -> str:
 
 
 def _curve_table(
-    job: JobRecord, curve: Sequence[Mapping[str, Any]], selected: Mapping[str, Any], budget: Mapping[str, Any]
+    job: JobRecord, curve: Sequence[CurvePoint], selected: JudgedPoint, budget: Mapping[str, Any]
 ) -> Table:
     table = figures_table()
     table.add_column("")
     for name in ("ratio", "kept", "perplexity", "drift, %", "95 % interval", "KL, nats", "top-1, %"):
         table.add_column(name, justify="right", no_wrap=True)
     fallback = job.result.largest_passing_ratio if job.result and not job.result.passes else None
-    points = sorted(curve, key=lambda point: float(point["ratio"]))
-    low_width = max((len(drift_percent(point["perplexity_drift_low"])) for point in points), default=0)
-    high_width = max((len(drift_percent(point["perplexity_drift_high"])) for point in points), default=0)
+    points = sorted(curve, key=lambda point: point.ratio)
+    low_width = max((len(drift_percent(point.perplexity_drift_low)) for point in points), default=0)
+    high_width = max((len(drift_percent(point.perplexity_drift_high)) for point in points), default=0)
     for point in points:
-        chosen = point["kept_columns"] == selected["kept_columns"]
-        fits = bool(selected.get("passes")) if chosen else _fits(point, budget)
-        mark, style = _mark(chosen, fits, point["ratio"] == fallback)
-        low, high = drift_percent(point["perplexity_drift_low"]), drift_percent(point["perplexity_drift_high"])
+        chosen = point.kept_columns == selected.kept_columns
+        fits = selected.passes if chosen else _fits(point, budget)
+        mark, style = _mark(chosen, fits, point.ratio == fallback)
+        low, high = drift_percent(point.perplexity_drift_low), drift_percent(point.perplexity_drift_high)
         table.add_row(
             mark,
-            f"{point['ratio']:.2f}",
-            f"{point['kept_columns']:,}",
-            number(point["perplexity"], ",.2f"),
-            drift_percent(point["perplexity_drift"]),
+            f"{point.ratio:.2f}",
+            f"{point.kept_columns:,}",
+            number(point.perplexity, ",.2f"),
+            drift_percent(point.perplexity_drift),
             f"{low:>{low_width}} … {high:>{high_width}}",
-            number(point["kl_mean"], ".5f"),
-            number(hundredfold(point["top1_agreement"]), ".2f"),
+            number(point.kl_mean, ".5f"),
+            number(hundredfold(point.top1_agreement), ".2f"),
             style=style,
         )
     return table
@@ -157,9 +156,9 @@ def drift_percent(fraction: float | None) -> str:
     return number(hundredfold(fraction), "+,.3f")
 
 
-def _fits(point: Mapping[str, Any], budget: Mapping[str, Any]) -> bool:
+def _fits(point: CurvePoint, budget: Mapping[str, Any]) -> bool:
     """The gate's rule, for colours only: the upper end of the interval is inside."""
-    measured = ((point["perplexity_drift_high"], budget.get("perplexity")), (point["kl_mean"], budget.get("kl")))
+    measured = ((point.perplexity_drift_high, budget.get("perplexity")), (point.kl_mean, budget.get("kl")))
     return all(limit is None or (value is not None and value <= limit) for value, limit in measured)
 
 
@@ -171,21 +170,24 @@ def _mark(chosen: bool, fits: bool, is_fallback: bool) -> tuple[str, str]:
     return ("", "") if fits else ("", "dim")
 
 
-def bytes_view(report: Mapping[str, Any]) -> RenderableType:
+def bytes_view(report: CompressReport) -> RenderableType:
     """Bytes before and after, as far as the report knows them: a rejected job has no checkpoint."""
     table = _pairs()
-    sizes = report.get("bytes") or {}
-    for name, key in (("Head", "head"), ("Read per token", "decode_read"), ("Checkpoint", "checkpoint")):
-        before, after = sizes.get(f"{key}_before"), sizes.get(f"{key}_after")
+    sizes = report.bytes
+    for name, before, after in (
+        ("Head", sizes.head_before, sizes.head_after),
+        ("Read per token", sizes.decode_read_before, sizes.decode_read_after),
+        ("Checkpoint", sizes.checkpoint_before, sizes.checkpoint_after),
+    ):
         if before and after is not None:
             table.add_row(Text(name, "bold"), f"{size(before)} → {size(after)}", percent(after / before - 1))
     return table
 
 
-def remarks_view(report: Mapping[str, Any]) -> RenderableType:
+def remarks_view(report: Report) -> RenderableType:
     """What the report wants its reader to know: what makes the figures weak, and the plain alternative."""
-    warnings = [Text(f"Note: {text}", "yellow") for text in report.get("warnings") or []]
-    advice = report.get("advice")
+    warnings = [Text(f"Note: {text}", "yellow") for text in report.warnings]
+    advice = report.advice if isinstance(report, CompressReport) else ""
     return Group(*warnings, *([Text(advice)] if advice else []))
 
 
@@ -226,18 +228,17 @@ def _excess(job: JobRecord, result: Result) -> str:
     return " and ".join(reasons) or f"{' or '.join(others) or 'the drift'} is over its budget"
 
 
-def places_view(folder: Path, report: Mapping[str, Any]) -> RenderableType:
+def places_view(folder: Path, report: CompressReport | SteerReport) -> RenderableType:
     """Where the results are, and how to use them."""
     table = _pairs()
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
     table.add_row(Text("Checkpoint in", "bold"), Text(str(folder)))
     table.add_row(Text("Report in", "bold"), Text(str(folder / "report.html")))
-    for export in report.get("exports") or []:
-        table.add_row(Text(f"Export, {export['kind']}", "bold"), Text(str(folder / export["path"])))
-    auto_class = (report.get("model") or {}).get("auto_class", "AutoModelForCausalLM")
-    plugin = "import headroom; " if report.get("kind", "compress") == "compress" else ""
-    load = f'{plugin}{auto_class}.from_pretrained("{folder}")'
+    is_sliced = isinstance(report, CompressReport)
+    for export in report.exports if isinstance(report, CompressReport) else ():
+        table.add_row(Text(f"Export, {export.kind}", "bold"), Text(str(folder / export.path)))
+    load = f'{"import headroom; " if is_sliced else ""}{report.model.auto_class}.from_pretrained("{folder}")'
     table.add_row(Text("Load with", "bold"), Text(load))
     return table
 

@@ -9,6 +9,7 @@ from headroom.client.job import Job
 from headroom.commands.terminal.options import json_option, server_option
 from headroom.commands.terminal.output import print_json
 from headroom.commands.terminal.server import connect
+from headroom.contract.report.report import CompressReport, SteerReport, open_report
 from headroom.views.progress import DownloadBar
 from headroom.views.rendering import console_for, places_view, show
 
@@ -26,8 +27,10 @@ def command(job_id: str, output: Path, server: str, as_json: bool) -> int:
         report = job.report()
     if as_json:
         print_json({"id": job.id, "output": str(output), "files": [str(path) for path in paths]})
-    else:
-        show(console_for(sys.stdout), places_view(output, report))
+        return 0
+    opened = open_report(report)
+    if isinstance(opened, CompressReport | SteerReport):  # the others have no files
+        show(console_for(sys.stdout), places_view(output, opened))
     return 0
 
 

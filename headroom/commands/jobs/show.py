@@ -9,6 +9,7 @@ from headroom.commands.terminal.options import json_option, server_option
 from headroom.commands.terminal.output import print_json
 from headroom.commands.terminal.server import connect
 from headroom.contract.records import Event
+from headroom.contract.report.report import open_report
 from headroom.views.rendering import console_for, job_view, records_table, show
 from headroom.views.report_views import report_views
 
@@ -35,7 +36,7 @@ def command(job_id: str, part: str | None, server: str, as_json: bool) -> int:
         return 0
     views = [job_view(job.record)]
     if report:
-        views += ["", *report_views(job.record, report)]
+        views += ["", *report_views(job.record, open_report(report))]
     show(console_for(sys.stdout), *views)
     return 0
 

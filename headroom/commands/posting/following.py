@@ -11,6 +11,7 @@ from headroom.client.client import Client
 from headroom.client.job import Job
 from headroom.commands.jobs.download import fetch
 from headroom.commands.terminal.output import print_error, print_json
+from headroom.contract.report.report import open_report
 from headroom.errors import BAD_INPUT_CODES, HeadroomError
 from headroom.views.progress import display_for
 from headroom.views.rendering import console_for, show
@@ -76,7 +77,7 @@ def _print_outcome(job: Job, report: dict[str, Any] | None, run: Run) -> None:
         files = [file.path for file in job.files()] if folder else []
         print_json(_told(job) | {"report": report, "output": str(folder) if folder else None, "files": files})
     elif report is not None:
-        show(console_for(sys.stdout), *report_views(job.record, report, folder))
+        show(console_for(sys.stdout), *report_views(job.record, open_report(report), folder))
     if job.error:
         print_error(job.error.code, job.error.message)
     elif job.status == "canceled":

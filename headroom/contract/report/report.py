@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import BaseModel, Discriminator, Field, Tag, TypeAdapter
+from pydantic import BaseModel, Discriminator, Field, Tag, TypeAdapter, ValidationError
 
 from headroom.contract.report.comparison import ComparedModel
 from headroom.contract.report.continuations import ContinuationsOfReport
@@ -31,6 +31,7 @@ from headroom.contract.report.stored import (
     Shards,
     StoredCheckpoint,
 )
+from headroom.errors import HeadroomError
 
 WITHOUT_VERSION = 1  # of reports from before there were versions
 VERSION = 2
@@ -153,8 +154,15 @@ REPORTS: TypeAdapter[Report] = TypeAdapter(Report)
 
 
 def open_report(document: Mapping[str, Any]) -> Report:
-    """A report as it was stored, by this version or another. pydantic.ValidationError: it is none."""
-    return REPORTS.validate_python(document)
+    """A report as it was stored, by this version or another. HeadroomError: it is none that this one understands."""
+    try:
+        return REPORTS.validate_python(document)
+    except ValidationError as error:
+        problem = error.errors(include_url=False)[0]
+        where = ".".join(str(step) for step in problem["loc"])
+        raise HeadroomError(
+            f"The report cannot be read ({where}: {problem['msg']}); a newer headroom may understand it."
+        ) from error
 
 
 def written(document: Mapping[str, Any]) -> Report:

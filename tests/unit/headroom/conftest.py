@@ -26,6 +26,7 @@ from tests.in_memory.access import MemoryHolds, MemoryKeys
 from tests.in_memory.audit import MemoryAudit
 from tests.in_memory.job_store import MemoryJobStore
 from tests.in_memory.queue import MemoryQueue
+from tests.reports import make_report as make_whole_report
 
 
 def now() -> datetime:
@@ -34,38 +35,15 @@ def now() -> datetime:
 
 def make_report(passes: bool = True) -> dict[str, Any]:
     """A report of two measured ratios, 0.3 within 1 % and 0.5 over it; the first is selected if it shall pass."""
+    drifts = {0.3: 0.001, 0.5: 0.03}
+    report = make_whole_report(drifts, 0.3, hidden=16)
     curve = [
-        {
-            "ratio": ratio,
-            "kept_columns": kept,
-            "perplexity": 200 * (1 + drift),
-            "perplexity_drift": drift,
-            "perplexity_drift_low": drift / 2,
-            "perplexity_drift_high": drift * 2,
-            "kl_mean": drift,
-            "top1_agreement": 0.99,
-        }
-        for ratio, kept, drift in ((0.3, 12, 0.001), (0.5, 8, 0.03))
+        point
+        | {"kept_columns": kept, "perplexity_drift_low": drift / 2, "perplexity_drift_high": drift * 2}
+        | {"top1_agreement": 0.99}
+        for point, kept, drift in zip(report["curve"], (12, 8), drifts.values(), strict=True)
     ]
-    return {
-        "kind": "compress",
-        "head": {"vocab_size": 32, "hidden_size": 16, "tied": False},
-        "corpus": {"evaluation_tokens": 4096},
-        "method": "probability",
-        "budget": {"perplexity": 0.01, "kl": None},
-        "baseline": {"perplexity": 200.0},
-        "curve": curve,
-        "selected": curve[0 if passes else 1] | {"passes": passes},
-        "largest_passing_ratio": 0.3,
-        "bytes": {
-            "checkpoint_before": 5000,
-            "checkpoint_after": 4500,
-            "head_before": 2048,
-            "head_after": 1536,
-            "decode_read_before": 4000,
-            "decode_read_after": 3500,
-        },
-    }
+    return report | {"curve": curve, "selected": curve[0 if passes else 1] | {"passes": passes}}
 
 
 @dataclass

@@ -8,6 +8,7 @@ from typing import Any
 from rich.console import Console, RenderableType
 
 from headroom.contract.records import DryRun, JobRecord
+from headroom.contract.report.report import AnalyzeReport, CompressReport, DynamicsReport
 from headroom.views.drift_parts import bands_view, corpora_view, groups_view, revisions_view
 from headroom.views.dynamics_view import dynamics_view
 from headroom.views.frontier_view import frontier_view
@@ -22,7 +23,7 @@ from headroom.views.rendering import (
     show,
     verdict,
 )
-from tests.reports import make_analysis, make_dynamics, make_frontier
+from tests.reports import compress_report, make_analysis, make_dynamics, make_frontier, make_part, opened
 from tests.reports import make_report as make_whole_report
 
 JOB_ID = "job_" + "0" * 32
@@ -37,19 +38,17 @@ def make_point(ratio: float, drift: float | None) -> dict[str, Any]:
         "perplexity_drift_low": drift,
         "perplexity_drift_high": drift,
         "kl_mean": drift,
+        "kl_p95": drift,
+        "kl_p99": drift,
         "top1_agreement": 0.99,
     }
 
 
-def make_report(selected: float, *points: tuple[float, float | None], passes: bool = True) -> dict[str, Any]:
+def make_report(selected: float, *points: tuple[float, float | None], passes: bool = True) -> CompressReport:
     curve = [make_point(ratio, drift) for ratio, drift in points]
-    return {
-        "corpus": {"evaluation_tokens": 32768},
-        "method": "probability",
-        "baseline": {"perplexity": 200.0},
-        "curve": curve,
-        "selected": next(point for point in curve if point["ratio"] == selected) | {"passes": passes},
-    }
+    chosen = next(point for point in curve if point["ratio"] == selected) | {"passes": passes}
+    corpus = compress_report().corpus.model_copy(update={"evaluation_tokens": 32768}).model_dump()
+    return compress_report(corpus=corpus, curve=curve, selected=chosen)
 
 
 def make_result(**fields: Any) -> dict[str, Any]:
@@ -158,10 +157,11 @@ def test_a_narrow_list_keeps_whole_ids() -> None:
 
 
 def test_bytes_are_shown_before_and_after() -> None:
-    sizes = {"head_before": 10_485_760, "head_after": 5_242_880, "checkpoint_before": 27_300_000}
-    text = text_of(bytes_view({"bytes": sizes | {"checkpoint_after": 26_000_000}}))
+    sizes = {"head_before": 10_485_760, "head_after": 5_242_880, "decode_read_before": 20_000_000}
+    sizes |= {"checkpoint_before": 27_300_000}
+    text = text_of(bytes_view(compress_report(bytes=sizes | {"checkpoint_after": 26_000_000})))
     assert text.splitlines() == ["Head        10.5 MB → 5.24 MB  -50.0 %", "Checkpoint  27.3 MB → 26.0 MB  -4.76 %"]
-    assert "Checkpoint" not in text_of(bytes_view({"bytes": sizes | {"checkpoint_after": None}}))
+    assert "Checkpoint" not in text_of(bytes_view(compress_report(bytes=sizes | {"checkpoint_after": None})))
 
 
 def test_a_failed_job_shows_its_error_without_control_characters() -> None:
@@ -208,57 +208,59 @@ def test_a_terminal_is_left_to_rich() -> None:
 def test_bands_stand_in_a_table_and_one_without_positions_shows_no_figures() -> None:
     figures = {"perplexity_drift": 0.01, "perplexity_drift_low": 0.002, "perplexity_drift_high": 0.02, "kl_mean": 0.003}
     figures |= {"kl_p99": 0.04, "top1_agreement": 0.97, "top5_overlap": 0.95}
-    bands = [{"band": "all", "positions": 4096} | figures, {"band": "rest", "positions": 0} | dict.fromkeys(figures)]
+    bands = [
+        make_part(band="all", tokens=1000, positions=4096, **figures),
+        make_part(band="rest", tokens=900, positions=0),
+    ]
     rows = {
         row[0]: " ".join(row[1:])
-        for line in text_of(bands_view({"bands": bands})).splitlines()
+        for line in text_of(bands_view(compress_report(bands=bands))).splitlines()
         if (row := line.split())
     }
     assert rows["all"] == "4,096 +1.000 +0.200 … +2.000 0.00300 0.04000 97.00 95.00"
     assert rows["rest"] == "0 - - … - - - - -"
-    assert not text_of(bands_view({})).strip()
+    assert not text_of(bands_view(compress_report())).strip()
 
 
 def test_a_budget_shows_what_it_compared_and_marks_the_chosen_head() -> None:
-    report = make_whole_report(drifts={0.1: 0.0001, 0.5: 0.004}, chosen=0.5)
-    assert text_of(frontier_view(report)).strip() == ""
-    frontier = make_frontier(report["curve"])
-    text = text_of(frontier_view(report | {"frontier": frontier}))
+    assert text_of(frontier_view(compress_report())).strip() == ""
+    frontier = make_frontier(make_whole_report(drifts={0.1: 0.0001, 0.5: 0.004}, chosen=0.5)["curve"])
+    text = text_of(frontier_view(compress_report(frontier=frontier)))
     assert "the least drift at 0.25 of the head's bytes: 2 sizes of the curve, 3 rounded heads measured" in text
     (chosen,) = [line for line in text.splitlines() if "▶" in line]
     assert "4 bits" in chosen
     assert text.count("plain") == 2
     frontier["points"][-1]["chosen"], frontier["nearest"] = False, frontier["points"][-1]
-    assert "nearest" in text_of(frontier_view(report | {"frontier": frontier}))
+    assert "nearest" in text_of(frontier_view(compress_report(frontier=frontier)))
 
 
 def test_each_corpus_has_its_line_and_verdict_and_one_alone_has_no_table() -> None:
     point = make_point(0.5, 0.01)
     one = {"evaluation_tokens": 4096, "baseline": {"perplexity": 200.0}, "budget": {"perplexity": 0.02}}
-    one |= {"outside_share": 0.011, "stored": None}
+    one |= {"outside_share": 0.011, "stored": None, "digest": "ef" * 32, "evaluation_windows": 8, "curve": [point]}
     corpora = [
         one | {"name": "corpus", "selected": point | {"passes": True}},
         one | {"name": "prose", "selected": point | {"passes": False}},
     ]
-    text = text_of(corpora_view({"corpora": corpora}))
+    text = text_of(corpora_view(compress_report(corpora=corpora)))
     found = {row[0]: " ".join(row[1:]) for line in text.splitlines() if (row := line.split())}
     assert found["corpus"] == "4,096 200.00 +1.000 +1.000 … +1.000 +2.000 0.01000 99.00 1.1 passes"
     assert found["prose"].endswith("over")
-    assert not text_of(corpora_view({"corpora": corpora[:1]})).strip()
+    assert not text_of(corpora_view(compress_report(corpora=corpora[:1]))).strip()
 
 
 def test_groups_are_shown_with_their_widest_gap() -> None:
     figures = {"perplexity_drift": 0.01, "perplexity_drift_low": 0.0, "perplexity_drift_high": 0.02, "kl_mean": 0.003}
-    figures |= {"kl_p99": 0.04, "top1_agreement": 0.97, "top5_overlap": 0.95, "positions": 100}
+    groups = [make_part(group=name, windows=8, **figures) for name in ("en", "fr")]
     gap = {"most": "fr", "least": "en", "gap": 0.03, "low": 0.01, "high": 0.05}
-    text = text_of(groups_view({"groups": [{"group": name} | figures for name in ("en", "fr")], "group_gap": gap}))
+    text = text_of(groups_view(compress_report(groups=groups, group_gap=gap)))
     assert "widest gap +3.000 points (+1.000 … +5.000), between fr and en" in text
     assert [line.split()[0] for line in text.splitlines() if line.strip().startswith(("en ", "fr "))] == ["en", "fr"]
-    assert not text_of(groups_view({"groups": [], "group_gap": None})).strip()
+    assert not text_of(groups_view(compress_report())).strip()
 
 
 def test_every_checkpoint_has_its_line_and_the_first_that_tells_is_marked() -> None:
-    text = text_of(dynamics_view(make_dynamics()))
+    text = text_of(dynamics_view(opened(DynamicsReport, make_dynamics())))
     assert "over training, from 12,288 tokens, 321 different ones" in text
     assert [line.split()[0] for line in text.splitlines() if "0.990" in line] == ["step-1", "▶", "acme/tiny"]
     assert "▶ step-2" in " ".join(text.split())
@@ -266,7 +268,7 @@ def test_every_checkpoint_has_its_line_and_the_first_that_tells_is_marked() -> N
 
 
 def test_an_analysis_names_the_largest_columns_and_what_is_needed() -> None:
-    text = text_of(encoding_view(make_analysis()))
+    text = text_of(encoding_view(opened(AnalyzeReport, make_analysis())))
     found = {name.strip(): rest.strip() for line in text.splitlines() for name, _, rest in [line.partition("  ")]}
     assert found["largest slopes, columns"].startswith("1 (-0.50, Spearman -0.30), 2 (+0.20")
     assert found["components needed, share of R²"] == "2 for 90%, 3 for 95%, 3 for 99%"
@@ -276,7 +278,8 @@ def test_an_analysis_names_the_largest_columns_and_what_is_needed() -> None:
 def test_further_revisions_are_told_with_their_verdicts() -> None:
     drift = {"perplexity_drift": 0.02, "perplexity_drift_low": 0.01, "perplexity_drift_high": 0.03}
     point = {"name": "k8", "kept_columns": 8, "kl_mean": 0.1, "top1_agreement": 0.9, "passes": False} | drift
-    text = text_of(revisions_view({"revisions": [point | {"name": "k16", "passes": True}, point]}))
+    point |= {"path": "revisions/k8", "ratio": 0.5, "checkpoint_bytes": 8}
+    text = text_of(revisions_view(compress_report(revisions=[point | {"name": "k16", "passes": True}, point])))
     assert re.search(r"k16 .*passes", text)
     assert re.search(r"k8 .*\+1\.000 … \+3\.000.*over", text)
-    assert not text_of(revisions_view({"revisions": []})).strip()
+    assert not text_of(revisions_view(compress_report())).strip()
