@@ -160,11 +160,7 @@ def make_comparison(**parts: Any) -> dict[str, Any]:
         {name: report[name] for name in shared}
         | {"kind": "compare", "model": side, "other": side | {"id": "acme/other"}, "perplexity_after": 202.0}
         | {"budget": None, "passes": None, "groups": []}
-        | {
-            "bands": [
-                make_part(band="all", tokens=1000, perplexity_drift=0.01, perplexity_drift_high=0.05, kl_mean=0.1)
-            ]
-        }
+        | {"bands": [make_part(band="all", tokens=1000, **drift)]}
         | parts
     )
 
