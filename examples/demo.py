@@ -21,6 +21,7 @@ from rich.text import Text
 from headroom.client.client import Client
 from headroom.client.job import Job
 from headroom.commands.terminal.signals import signals_as_interrupts
+from headroom.contract.report.report import CompressReport, open_report
 from headroom.errors import HeadroomError
 from headroom.local.embedded import EmbeddedServer
 from headroom.views.figures import percent, size
@@ -71,7 +72,7 @@ def run_demo(console: Console, model: str, corpus: Path | None, output: Path) ->
             return explain(console, job)
         job.download(checkpoint)
         console.print()
-        report = job.report()
+        report = measured(job)
         show(console, drift_view(job.record, report), bytes_view(report), "", places_view(checkpoint, report))
         show(console, "", verdict(job.record), remarks_view(report), "")
     return generate(console, checkpoint)
@@ -82,10 +83,16 @@ def follow(job: Job) -> None:
         job.wait(on_update=lambda job: display.update(job.record))
 
 
+def measured(job: Job) -> CompressReport:
+    report = open_report(job.report())
+    assert isinstance(report, CompressReport), "the demo posts a compress job"
+    return report
+
+
 def explain(console: Console, job: Job) -> int:
     """What became of a job that made no checkpoint."""
     if job.status == "rejected":
-        show(console, drift_view(job.record, job.report()), verdict(job.record))
+        show(console, drift_view(job.record, measured(job)), verdict(job.record))
     elif job.error:
         show(console, Text(f"{job.id} failed [{job.error.code}]: {job.error.message}", "red"))
     return 1
