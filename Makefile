@@ -4,7 +4,7 @@ BIN := .venv/bin
 
 VLLM ?= .venv-vllm
 
-.PHONY: install demo test test-vllm check serve bench clean
+.PHONY: install demo models test test-vllm check serve bench clean
 
 install: .venv/installed
 
@@ -16,6 +16,10 @@ install: .venv/installed
 
 demo: install
 	$(BIN)/python examples/demo.py $(if $(MODEL),--model $(MODEL)) $(if $(CORPUS),--corpus $(CORPUS))
+
+# Really trained models, into .models. Gemma has terms of its own: make models GEMMA_TERMS=accepted
+models: install
+	$(BIN)/python examples/reference_models.py $(if $(GEMMA_TERMS),--gemma-terms $(GEMMA_TERMS))
 
 test: install
 	$(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder --durations=25
