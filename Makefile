@@ -4,7 +4,7 @@ BIN := .venv/bin
 
 VLLM ?= .venv-vllm
 
-.PHONY: install demo models test test-vllm check serve bench clean
+.PHONY: install demo models test test-vllm chaos check serve bench clean
 
 install: .venv/installed
 
@@ -34,6 +34,9 @@ $(VLLM)/installed: pyproject.toml
 
 test-vllm: install $(VLLM)/installed
 	HEADROOM_VLLM_PYTHON=$(abspath $(VLLM))/bin/python $(BIN)/python -m pytest tests/vllm
+
+chaos: install
+	$(BIN)/python -m pytest tests/chaos -m chaos -n 0
 
 check: install
 	$(BIN)/ruff check .
