@@ -14,6 +14,7 @@ NAMES = (
     "monitor",
     "methods",
     "precision",
+    "frontier",
     "products",
     "models",
     "overhead",
@@ -50,6 +51,7 @@ def missing() -> dict[str, str]:
     needed = {
         "precision": ("the reference models in ../shared", SHARED.is_dir()),
         "models": ("the reference models in ../shared", SHARED.is_dir()),
+        "frontier": ("the reference texts in ../shared", SHARED.is_dir()),
         "download": ("nginx", shutil.which("nginx") is not None),
     }
     return {name: what for name, (what, is_here) in needed.items() if not is_here}
