@@ -17,7 +17,7 @@ from headroom.contract.compress import Method
 from service.compression.heads.basis import build_basis
 from service.compression.states.statistics import Statistics
 
-# precision.py's own is 1/2, of whitened columns; of orthogonal ones less was better (docs/decisions/0028-bit-planes.md).
+# precision.py's own is 1/2, of whitened columns; of orthogonal ones 1/4 does as well (docs/decisions/0030)
 POWER = 0.25
 
 

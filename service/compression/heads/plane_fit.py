@@ -1,7 +1,8 @@
 """A head in bit planes, fitted: 8-bit codes in the basis of plane_basis.py, of which a preview reads the upper bits.
 
 Every setting reads the same codes. Rows are rounded to the nearest code: what the error feedback of precision.py won
-for the upper bits it took from the whole rows, that are written over the best of the preview (docs/decisions/0028-bit-planes.md).
+for the upper bits it took from the whole rows, which are written over the best of the preview; c, the whole columns,
+was chosen with the rows that are rescored (docs/decisions/0030-bit-planes.md).
 """
 
 from dataclasses import dataclass
