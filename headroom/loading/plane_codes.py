@@ -13,6 +13,8 @@ from torch.nn import functional as F
 
 GROUP = 32  # columns that share a scale
 CENTRE = 127.5  # the code that would stand for 0
+ROWS_AT_ONCE = 2048  # widened, they stay in the cache
+ROWS_AT_ONCE_ON_GPU = 32_768  # it wants large products
 PREVIEW_BITS = (8, 4, 3, 2)  # how many of the upper bits of a code can be read
 
 
@@ -102,3 +104,8 @@ def unpack_nibbles(packed: Tensor, columns: int) -> Tensor:
 def _grouped(numbers: Tensor) -> Tensor:
     """(rows, groups, GROUP), a short last group filled up with zeros."""
     return F.pad(numbers, (0, -numbers.shape[1] % GROUP)).view(numbers.shape[0], -1, GROUP)
+
+
+def blocks_of(rows: int, step: int) -> list[slice]:
+    """Slices of `step` rows that cover `rows`."""
+    return [slice(start, min(start + step, rows)) for start in range(0, rows, step)]
