@@ -12,19 +12,34 @@ import wrapt
 if TYPE_CHECKING:
     from headroom.client.client import Client
     from headroom.loading.column_prefix import kept_columns, set_kept_columns
+    from headroom.loading.head_settings import HeadSetting, head_setting, set_head
     from headroom.loading.monitoring import Monitor, Stats, monitor
     from headroom.loading.restoring import restore
 
-__all__ = ["Client", "Monitor", "Stats", "kept_columns", "monitor", "restore", "set_kept_columns"]
+__all__ = [
+    "Client",
+    "HeadSetting",
+    "Monitor",
+    "Stats",
+    "head_setting",
+    "kept_columns",
+    "monitor",
+    "restore",
+    "set_head",
+    "set_kept_columns",
+]
 
 # Where each name is, imported when it is asked for: only some of them need torch.
 HOMES = {
     "Client": "headroom.client.client",
+    "HeadSetting": "headroom.loading.head_settings",
     "Monitor": "headroom.loading.monitoring",
     "Stats": "headroom.loading.monitoring",
+    "head_setting": "headroom.loading.head_settings",
     "kept_columns": "headroom.loading.column_prefix",
     "monitor": "headroom.loading.monitoring",
     "restore": "headroom.loading.restoring",
+    "set_head": "headroom.loading.head_settings",
     "set_kept_columns": "headroom.loading.column_prefix",
 }
 

@@ -4,6 +4,8 @@ Imported by headroom/__init__.py once transformers is there. It changes nothing 
 """
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -13,11 +15,21 @@ from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from headroom.loading.head import FORMAT_VERSION, SameEmbedding, SlicedEmbedding, SlicedHead, fingerprint_inputs
+from headroom.loading.planes_format import (
+    PLANES_VERSION,
+    check,
+    check_files,
+    check_scales,
+    planes_embedding,
+    planes_head,
+)
+from headroom.loading.planes_head import PlanesEmbedding, PlanesHead, SamePlanes
 from headroom.loading.quantized_head import PackedHead, QuantizedHead, RoundedHead
 
 # Share of the spread of the fingerprint's logits by which they may differ, beside the rounding of the dtype that is
 # loaded. Another dtype moves them by a few percent of the spread, a head initialised at random by fifty and more.
 FINGERPRINT_TOLERANCE = 0.15
+PLANES_FIELDS = ("whole_columns", "bits", "rescored", "preview_columns", "group", "unbasis", "mean_hidden")
 ROUNDED_HEADS: dict[str, type[RoundedHead]] = {"int8": QuantizedHead, "int4": PackedHead}
 
 
@@ -33,7 +45,7 @@ class HeadroomConfig(QuantizationConfigMixin):  # type: ignore[misc]  # transfor
         hidden_size: int,
         vocab_size: int,
         kept_columns: int,
-        permutation: bool,
+        permutation: bool = False,
         tied: bool,
         bias: bool,
         lm_head: str,
@@ -49,14 +61,18 @@ class HeadroomConfig(QuantizationConfigMixin):  # type: ignore[misc]  # transfor
         transform: dict[str, float | None] | None = None,
         fingerprint: dict[str, Any] | None = None,
         quant_method: str = "headroom",
+        head: str = "sliced",
+        **planes: Any,
     ) -> None:
-        if head_dtype not in ("source", *ROUNDED_HEADS):
-            raise ValueError(f"this package does not read heads of {head_dtype}: install a newer headroom-lm")
-        if version != FORMAT_VERSION:
+        """planes: the fields of version 2 (planes_format.py)."""
+        if version not in (FORMAT_VERSION, PLANES_VERSION):
             raise ValueError(
-                f"this checkpoint is of headroom format {version}, this package reads {FORMAT_VERSION}: "
-                "install the headroom-lm release named in its README"
+                f"this checkpoint is of headroom format {version}, this package reads {FORMAT_VERSION} and "
+                f"{PLANES_VERSION}: install the headroom-lm release named in its README"
             )
+        if head_dtype not in ("source", *ROUNDED_HEADS) or (head == "planes") is not (version == PLANES_VERSION):
+            unread = head_dtype if head in ("sliced", "planes") else head
+            raise ValueError(f"this package does not read heads of {unread}: install a newer headroom-lm")
         self.quant_method = quant_method
         self.version = version
         self.method = method
@@ -78,6 +94,19 @@ class HeadroomConfig(QuantizationConfigMixin):  # type: ignore[misc]  # transfor
         self.refined = refined
         self.transform = transform
         self.fingerprint = fingerprint
+        if version == PLANES_VERSION:
+            self.head = head
+            for name in PLANES_FIELDS:
+                if name not in planes:
+                    raise ValueError(f"this checkpoint's config.json is damaged: {name} is missing")
+                setattr(self, name, planes.pop(name))
+            check(self)
+        if planes:  # a field that this package does not know may change what the tensors mean
+            raise ValueError(f"this package does not know {', '.join(sorted(planes))}: install a newer headroom-lm")
+
+    @property
+    def is_planes(self) -> bool:
+        return self.version == PLANES_VERSION
 
 
 @register_quantizer("headroom")
@@ -98,14 +127,25 @@ class HeadroomQuantizer(HfQuantizer):  # type: ignore[misc]
         self._plain_embedding_class = type(model.get_submodule(config.embed_tokens))
         parameters = model.named_parameters(remove_duplicate=False)
         holders = [name.rpartition(".")[0] for name, value in parameters if value is getattr(plain_head, "bias", None)]
+        if config.is_planes:
+            files = kwargs.get("checkpoint_files") or []
+            check_files(config, [file for file in files if str(file).endswith(".safetensors")])
         with torch.device("meta"):
-            _swap(model, sliced_head(config), sliced_embedding(config, model) if config.tied else None, config)
+            _swap(model, *_modules(config, model), config)
         for holder in holders:  # transformers 4 builds RoBERTa's head and its parent with one bias
             model.get_submodule(holder).bias = model.get_submodule(config.lm_head).bias
         if not config.tied:
             getattr(model, "all_tied_weights_keys", {}).pop(f"{config.lm_head}.weight", None)
+        elif config.is_planes:  # the modules share their planes themselves: there is no weight that could be tied
+            keys, shared = getattr(model, "all_tied_weights_keys", {}), f"{config.embed_tokens}.weight"
+            for target in [target for target, source in keys.items() if shared in (target, source)]:
+                del keys[target]
 
     def _process_model_after_weight_loading(self, model: Any, **kwargs: Any) -> Any:
+        head = model.get_submodule(self.quantization_config.lm_head)
+        if isinstance(head, PlanesHead):
+            check_scales(head.table)
+            head.prepare()
         if self.quantization_config.fingerprint is not None:
             check_fingerprint(model, self.quantization_config.fingerprint)
         return model
@@ -136,11 +176,10 @@ class HeadroomQuantizer(HfQuantizer):  # type: ignore[misc]
         fingerprint = self.quantization_config.fingerprint
         if fingerprint is not None:
             head = model.get_submodule(self.quantization_config.lm_head)
-            was_training, reading = model.training, getattr(head, "reading", None)
-            head.reading = None  # what is saved is the head as it was stored, whatever set_kept_columns did
-            fingerprint["logits"] = fingerprint_of(model.eval(), fingerprint["input_ids"])
+            was_training = model.training
+            with _as_stored(head):
+                fingerprint["logits"] = fingerprint_of(model.eval(), fingerprint["input_ids"])
             model.train(was_training)
-            head.reading = reading
         return None, {}
 
     def is_serializable(self, *args: Any, **kwargs: Any) -> bool:
@@ -149,6 +188,30 @@ class HeadroomQuantizer(HfQuantizer):  # type: ignore[misc]
     @property
     def is_trainable(self) -> bool:
         return False
+
+
+@contextmanager
+def _as_stored(head: nn.Module) -> Iterator[None]:
+    """What is saved is the head as it was stored, whatever set_kept_columns or set_head did."""
+    if isinstance(head, PlanesHead):
+        setting = head.bits, head.rescored, head.preview_columns
+        head.read(*head.stored_setting)
+        yield
+        head.read(*setting)
+    elif isinstance(head, SlicedHead):
+        reading, head.reading = head.reading, None
+        yield
+        head.reading = reading
+    else:
+        yield
+
+
+def _modules(config: HeadroomConfig, model: Any) -> tuple[nn.Module, nn.Module | None]:
+    """(head, input embedding or None where it stays)."""
+    if config.is_planes:
+        table = planes_embedding(config, model.get_input_embeddings()) if config.tied else None
+        return planes_head(config, table), table
+    return sliced_head(config), sliced_embedding(config, model) if config.tied else None
 
 
 def sliced_head(config: HeadroomConfig) -> SlicedHead | RoundedHead:
@@ -205,10 +268,11 @@ def _swap(model: Any, head: nn.Module, embedding: nn.Module | None, config: Head
     model.set_submodule(config.lm_head, head)
     if embedding is not None:
         model.set_input_embeddings(embedding)
-        if isinstance(embedding, SlicedEmbedding):
+        if isinstance(embedding, (SlicedEmbedding, PlanesEmbedding)):
             for name, module in list(model.named_modules(remove_duplicate=False)):
                 if module is embedding and name != config.embed_tokens:
-                    model.set_submodule(name, SameEmbedding(embedding))
+                    is_planes = isinstance(embedding, PlanesEmbedding)
+                    model.set_submodule(name, SamePlanes(embedding) if is_planes else SameEmbedding(embedding))
 
 
 def untie(model: Any, lm_head: str) -> None:
@@ -222,7 +286,7 @@ def untie(model: Any, lm_head: str) -> None:
         model.config.tie_word_embeddings = False
 
 
-def _dense_linear(head: SlicedHead | RoundedHead) -> nn.Linear:
+def _dense_linear(head: SlicedHead | RoundedHead | PlanesHead) -> nn.Linear:
     dense = head.dense_weight()
     linear = nn.Linear(head.in_features, head.out_features, bias=head.bias is not None, device="meta")
     linear.weight = nn.Parameter(dense, requires_grad=False)
@@ -232,7 +296,7 @@ def _dense_linear(head: SlicedHead | RoundedHead) -> nn.Linear:
     return linear
 
 
-def _dense_embedding(embedding: SlicedEmbedding, plain_class: type[nn.Embedding]) -> nn.Module:
+def _dense_embedding(embedding: SlicedEmbedding | PlanesEmbedding, plain_class: type[nn.Embedding]) -> nn.Module:
     """A module of the class that the model's own code would build, so that saving and loading it works as before."""
     scale = {} if plain_class is nn.Embedding else {"embed_scale": embedding.scale}
     sizes = (embedding.num_embeddings, embedding.embedding_dim, embedding.padding_idx)

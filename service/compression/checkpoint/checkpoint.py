@@ -79,7 +79,7 @@ def plan_checkpoint(
         new |= dict.fromkeys(stored.bias, factors.bias)
     if tied:
         new |= _embedding_tensors(head.embed_name, factors)
-    config = _config(source, head, tied=tied)
+    config = plain_config(source, head, tied=tied)
     config["quantization_config"] = {
         "quant_method": "headroom",
         "version": FORMAT_VERSION,
@@ -104,7 +104,7 @@ def plan_checkpoint(
         "fingerprint": fingerprint,
     }
     removed = _removed(head, source, stored, factors) if keep_removed else {}
-    return Plan(new | _copied(source, head, stored, base_model_prefix, tied=tied), config, removed)
+    return Plan(new | copied_tensors(source, head, stored, base_model_prefix, tied=tied), config, removed)
 
 
 def plan_dense(
@@ -119,11 +119,11 @@ def plan_dense(
     new: dict[str, Tensor | TensorEntry] = {f"{head.name}.weight": weight}
     if bias is not None:
         new |= dict.fromkeys([f"{head.name}.bias", *stored.bias], bias)
-    copied = _copied(source, head, stored, base_model_prefix, tied=False)
-    return Plan(new | copied, _config(source, head, tied=False), {})
+    copied = copied_tensors(source, head, stored, base_model_prefix, tied=False)
+    return Plan(new | copied, plain_config(source, head, tied=False), {})
 
 
-def _copied(
+def copied_tensors(
     source: ModelInspection, head: LmHead, stored: StoredNames, base_model_prefix: str, *, tied: bool
 ) -> dict[str, Tensor | TensorEntry]:
     """Everything but the head, and but a table that it goes on sharing."""
@@ -138,7 +138,7 @@ def _copied(
     return copied
 
 
-def _config(source: ModelInspection, head: LmHead, *, tied: bool) -> dict[str, Any]:
+def plain_config(source: ModelInspection, head: LmHead, *, tied: bool) -> dict[str, Any]:
     config = dict(source.config)
     # In an encoder-decoder the same setting says that its two halves share their input table (and T5 scales by it).
     if head.is_tied and not tied and not source.config.get("is_encoder_decoder"):

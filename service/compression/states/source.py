@@ -195,7 +195,7 @@ def read_windows(
         "dtype": str(head.weight.dtype),
         "hidden_size": head.hidden_size,
         "head": _describe_head(head),
-        "stored": asdict(_stored_names(inspection, head, model)),
+        "stored": asdict(stored_names_of(inspection, head, model)),
         "base_model_prefix": model.base_model_prefix,
         "settings": stated,
         "groups": corpus.groups,
@@ -234,7 +234,8 @@ def _fingerprint(model: Any, examples: Examples) -> dict[str, Any]:
     return {"input_ids": ids[0].tolist(), "hidden": hidden[0, -1].tolist()}
 
 
-def _stored_names(inspection: ModelInspection, head: LmHead, model: Any) -> StoredNames:
+def stored_names_of(inspection: ModelInspection, head: LmHead, model: Any) -> StoredNames:
+    """Under which names the checkpoint has the parameters of the head of a loaded model."""
     embed = f"{head.embed_name}.weight"
     names = [embed, f"{head.name}.weight"] if head.is_tied else [f"{head.name}.weight"]
     bias = [f"{head.name}.bias"]
