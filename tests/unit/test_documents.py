@@ -140,6 +140,29 @@ def test_every_field_of_the_checkpoint_config_is_documented() -> None:
     assert {plain(name) for name, *_ in rows(FORMAT, "## `quantization_config` in config.json")} == fields
 
 
+def test_every_field_and_tensor_of_planes_is_documented() -> None:
+    import torch
+
+    from headroom.loading.planes_head import PlanesEmbedding, PlanesHead
+    from headroom.loading.transformers_plugin import PLANES_FIELDS
+
+    head = PlanesHead(40, 5, 40, 32, bits=4, rescored=1, bias=True, has_mean=True)
+    table = PlanesEmbedding(40, 5, 32, unbasis=True, scale=1.0, padding_idx=None)
+    letters = {5: "V", 40: "d", 32: "c", 4: "ceil((n - c) / 2)", 2: "ceil(n / 32)"}
+    dtypes = {torch.uint8: "uint8", torch.int32: "int32: bits of float32", torch.int16: "int16: bits of bfloat16"}
+    parts = {f"HOLDER.{name}": tensor for name, tensor in table.state_dict().items()}
+    parts |= {f"HEAD.{name}": tensor for name, tensor in head.state_dict().items() if name in ("bias", "mean_hidden")}
+    found = {name: ([letters[size] for size in tensor.shape], tensor.dtype) for name, tensor in parts.items()}
+    found |= {f"HOLDER.{name}": (["n", "d"], torch.float32) for name in ("basis", "unbasis")}  # n columns are stored
+    shapes = {
+        name: (f"({sizes[0]},)" if len(sizes) == 1 else f"({', '.join(sizes)})", dtypes.get(dtype, "the model's"))
+        for name, (sizes, dtype) in found.items()
+    }
+    tensors = rows(FORMAT, "## Version 2: a head in planes")
+    assert {plain(name): (shape, dtype) for name, shape, dtype, *_ in tensors} == shapes
+    assert {plain(name) for name, *_ in rows(FORMAT, "### Fields of version 2")} == set(PLANES_FIELDS)
+
+
 def test_every_tensor_of_the_checkpoint_is_documented_with_its_shape() -> None:
     import torch
 
