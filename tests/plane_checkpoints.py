@@ -1,6 +1,5 @@
 """Checkpoints with a head in planes: of any model folder, rounded to the nearest in a seeded orthogonal basis."""
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,23 +11,10 @@ from headroom.loading import plane_codes
 from headroom.loading.transformers_plugin import fingerprint_of
 from service.compression.checkpoint.checkpoint import write_checkpoint
 from service.compression.checkpoint.planes_checkpoint import plan_planes
+from service.compression.heads.plane_fit import FittedPlanes
 from service.compression.states.lm_head import find_lm_head
 from service.compression.states.source import stored_names_of
 from service.models.model_files import inspect_model
-
-
-@dataclass(frozen=True, eq=False)
-class Rounded:
-    """Nothing is fitted: codes of W basis', so that x = basis h."""
-
-    codes: Tensor
-    scales: Tensor
-    basis: Tensor
-    unbasis: Tensor | None
-    bias: Tensor | None
-    whole_columns: int
-    bits: int
-    rescored: int
 
 
 def random_basis(size: int, seed: int = 1) -> Tensor:
@@ -36,10 +22,11 @@ def random_basis(size: int, seed: int = 1) -> Tensor:
     return basis
 
 
-def round_head(weight: Tensor, bias: Tensor | None, basis: Tensor, *, whole: int, bits: int, rescored: int) -> Rounded:
-    stored = basis.to(weight.dtype).float()
-    codes, scales = plane_codes.round_to_codes(weight.float() @ torch.linalg.inv(stored))
-    return Rounded(codes, scales, basis, None, bias, whole, bits, rescored)
+def round_head(weight: Tensor, bias: Tensor | None, basis: Tensor, mean_hidden: Tensor, whole: int) -> FittedPlanes:
+    """Nothing is fitted: the nearest codes of W in the basis as the model's dtype holds it."""
+    stored = basis.to(weight.dtype)
+    codes, scales = plane_codes.round_to_codes(weight.float() @ torch.linalg.inv(stored.float()))
+    return FittedPlanes(codes, scales, stored, bias, mean_hidden, whole, 0.0)
 
 
 def write_planes(
@@ -53,7 +40,6 @@ def write_planes(
     rescored: int = 16,
     keep_tied: bool = True,
     max_shard_bytes: int = 10**10,
-    unbasis: bool = False,
     mean_hidden: Tensor | None = None,
 ) -> Path:
     """`folder` is made. The fingerprint is what the source gives."""
@@ -65,19 +51,19 @@ def write_planes(
         inputs |= {"decoder_input_ids": ids}
     head = find_lm_head(model, inputs)
     basis = random_basis(head.hidden_size) if basis is None else basis
-    rounded = round_head(head.weight, head.module_bias, basis, whole=whole, bits=bits, rescored=rescored)
-    if unbasis:
-        rounded = Rounded(**vars(rounded) | {"unbasis": basis})
+    mean = torch.zeros(head.hidden_size) if mean_hidden is None else mean_hidden
+    rounded = round_head(head.weight, head.module_bias, basis, mean, whole)
     plan = plan_planes(
         inspection,
         head,
         stored_names_of(inspection, head, model),
         rounded,
         method="probability",
+        bits=bits,
+        rescored=rescored,
         keep_tied=keep_tied,
         base_model_prefix=model.base_model_prefix,
         fingerprint={"input_ids": ids[0].tolist(), "logits": fingerprint_of(model, ids[0].tolist())},
-        mean_hidden=mean_hidden,
     )
     folder.mkdir()
     write_checkpoint(plan, inspection, folder, max_shard_bytes, lambda done: None)

@@ -3,7 +3,7 @@
 Fits nothing. Memory: the planes beside the codes that they are split from, a byte for an entry of the head.
 """
 
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,29 +11,9 @@ from torch import Tensor
 from headroom.loading import plane_codes
 from headroom.loading.planes_format import described
 from service.compression.checkpoint.checkpoint import Plan, copied_tensors, plain_config
+from service.compression.heads.plane_fit import FittedPlanes
 from service.compression.states.lm_head import LmHead, StoredNames
 from service.models.model_files import ModelInspection, TensorEntry
-
-
-class FittedPlanes(Protocol):
-    """What was fitted: row i of the head is (codes[i] - 127.5) scales[i] @ basis, to the rounding of 8 bits."""
-
-    @property
-    def codes(self) -> Tensor: ...  # (vocab, columns) uint8
-    @property
-    def scales(self) -> Tensor: ...  # (vocab, groups), numbers that bfloat16 holds
-    @property
-    def basis(self) -> Tensor: ...  # (columns, hidden), x = basis @ h
-    @property
-    def unbasis(self) -> Tensor | None: ...  # (columns, hidden): turns a row of the input table back, or the basis does
-    @property
-    def bias(self) -> Tensor | None: ...  # (vocab,)
-    @property
-    def whole_columns(self) -> int: ...
-    @property
-    def bits(self) -> int: ...
-    @property
-    def rescored(self) -> int: ...
 
 
 def plan_planes(
@@ -43,26 +23,26 @@ def plan_planes(
     fitted: FittedPlanes,
     *,
     method: str,
+    bits: int,
+    rescored: int,
     keep_tied: bool,
     base_model_prefix: str,
     fingerprint: dict[str, Any] | None,
     preview_columns: int | None = None,
-    mean_hidden: Tensor | None = None,
 ) -> Plan:
     """Decide every tensor and the config. keep_tied: a tied table is stored once, as the planes, and the head reads it.
 
-    preview_columns: that a preview reads, all without it. mean_hidden: (hidden,) E[h], by which a preview of fewer
-    columns is repaired. ValueError for scales that bfloat16 does not hold, or a tied table with columns missing.
+    bits, rescored, preview_columns (all without it): what a loaded head reads until it is set otherwise. ValueError for
+    scales that bfloat16 does not hold, or a tied table with columns missing.
     """
     tied = head.is_tied and keep_tied
     columns = fitted.codes.shape[1]
     if tied and columns != head.hidden_size:
         raise ValueError(f"a shared table has all {head.hidden_size} columns, not {columns}")
-    new = _planes_tensors(head.embed_name if tied else head.name, fitted, head.weight.dtype, tied=tied)
+    new = _planes_tensors(head.embed_name if tied else head.name, fitted, head.weight.dtype)
     if fitted.bias is not None:  # BERT's head reads its bias from its parent, under the name that the file has
         new |= dict.fromkeys([f"{head.name}.bias", *stored.bias], fitted.bias.to(head.weight.dtype))
-    if mean_hidden is not None:
-        new[f"{head.name}.mean_hidden"] = mean_hidden.float().contiguous().view(torch.int32)
+    new[f"{head.name}.mean_hidden"] = fitted.mean_hidden.float().contiguous().view(torch.int32)
     config = plain_config(source, head, tied=tied)
     config["quantization_config"] = {
         "quant_method": "headroom",
@@ -82,30 +62,25 @@ def plan_planes(
         "fingerprint": fingerprint,
         **described(
             whole_columns=fitted.whole_columns,
-            bits=fitted.bits,
-            rescored=fitted.rescored,
+            bits=bits,
+            rescored=rescored,
             preview_columns=preview_columns or columns,
-            unbasis=tied and fitted.unbasis is not None,
-            mean_hidden=mean_hidden is not None,
+            unbasis=False,
+            mean_hidden=True,
         ),
     }
     return Plan(new | copied_tensors(source, head, stored, base_model_prefix, tied=tied), config, {})
 
 
-def _planes_tensors(
-    holder: str, fitted: FittedPlanes, dtype: torch.dtype, *, tied: bool
-) -> dict[str, Tensor | TensorEntry]:
+def _planes_tensors(holder: str, fitted: FittedPlanes, dtype: torch.dtype) -> dict[str, Tensor | TensorEntry]:
     planes = plane_codes.split(fitted.codes, fitted.whole_columns)
     scales = fitted.scales.to(torch.bfloat16)
     if not torch.equal(scales.to(fitted.scales.dtype), fitted.scales):
         raise ValueError("codes were counted in scales that bfloat16 does not hold")
-    tensors: dict[str, Tensor | TensorEntry] = {
+    return {
         f"{holder}.whole": planes.whole,
         f"{holder}.high": planes.high,
         f"{holder}.low": planes.low,
         f"{holder}.scales": scales.view(torch.int16),
         f"{holder}.basis": fitted.basis.to(dtype),
     }
-    if tied and fitted.unbasis is not None:
-        tensors[f"{holder}.unbasis"] = fitted.unbasis.to(dtype)
-    return tensors

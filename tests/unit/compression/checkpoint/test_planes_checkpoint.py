@@ -156,15 +156,15 @@ def test_a_plain_model_has_no_such_settings(tmp_path: Path) -> None:
         headroom.set_head(load(source), bits=8)
 
 
-@pytest.mark.parametrize("part", ["unbasis", "mean_hidden"])
-def test_optional_tensors_are_stored_and_read(tmp_path: Path, part: str) -> None:
-    planes = {"unbasis": True} if part == "unbasis" else {"mean_hidden": torch.randn(HIDDEN)}
-    _, folder = make(tmp_path, "gpt2", planes=planes)
-    holder = "transformer.wte" if part == "unbasis" else "lm_head"
-    stored = load_file(folder / "model.safetensors")[f"{holder}.{part}"]
-    model = load(folder)
-    module = model.get_submodule(holder)
-    assert torch.equal(getattr(module, part), stored)
+def test_the_mean_that_repairs_a_narrower_preview_is_stored_and_used(tmp_path: Path) -> None:
+    mean = torch.randn(HIDDEN, generator=torch.Generator().manual_seed(4))
+    _, folder = make(tmp_path, "gpt2", planes={"mean_hidden": mean})
+    head = load(folder).get_output_embeddings()
+    assert torch.equal(head.mean_hidden.view(torch.float32), mean)
+    head.read(8, 0, HIDDEN)
+    full = head(mean[None])
+    head.read(8, 0, 64)
+    torch.testing.assert_close(head(mean[None]), full, rtol=1e-4, atol=1e-4)
 
 
 def test_shards_hold_what_one_file_holds(tmp_path: Path) -> None:
