@@ -4,7 +4,7 @@ BIN := .venv/bin
 
 VLLM ?= .venv-vllm
 
-.PHONY: install demo models test test-vllm chaos check serve bench clean
+.PHONY: install demo models test test-vllm chaos fuzz check serve bench clean
 
 install: .venv/installed
 
@@ -37,6 +37,9 @@ test-vllm: install $(VLLM)/installed
 
 chaos: install
 	$(BIN)/python -m pytest tests/chaos -m chaos -n 0
+
+fuzz: install
+	$(BIN)/python -m pytest tests/fuzz -m fuzz -n 0 -s
 
 check: install
 	$(BIN)/ruff check .
