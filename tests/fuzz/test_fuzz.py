@@ -1,10 +1,10 @@
 """Requests, models and texts that nobody means well with, against a real server. `make fuzz`.
 
 Not part of `make test`. Requests are drawn from openapi.json by schemathesis, valid and invalid ones; models are a good
-one of which the safetensors header, config.json or a tokenizer's file is damaged at random; corpora are random bytes in
-of which the safetensors header, config.json or a tokenizer file is damaged at random; corpora are random bytes in every
-job ends as a defect of ours, and the server is alive at the end. HEADROOM_FUZZ_SEED replays a run, HEADROOM_FUZZ_CASES
-bounds it.
+one of which the safetensors header, config.json or a file of the tokenizer is damaged at random; corpora are random
+bytes in every form that is accepted. What must hold: no 5xx but a 503 or 507 that says what is away, every error
+problem+json, no job ends as a defect of ours, and the server is alive at the end. HEADROOM_FUZZ_SEED replays a run,
+HEADROOM_FUZZ_CASES bounds it.
 """
 
 import contextlib
