@@ -4,7 +4,7 @@ Measured on the same hidden states as the planes, and as cheaply: the rounded ma
 rounded when it is multiplied. Cost: one product positions x hidden x vocabulary for each and one for the full head.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import get_args
 
 import torch
@@ -15,10 +15,11 @@ from headroom.loading.quantized_head import GROUP, scaled
 from service.compression.drift.drift_points import DriftPoint, drift_curve
 from service.compression.drift.sweep import TIE, Sweep, per_window
 from service.compression.heads.precision import round_groups, round_rows
+from service.compression.numerics.block_parallel import map_blocks
 from service.compression.states.hidden_cache import HiddenStates
 from service.compression.states.lm_head import LmHead
 
-BLOCK_ELEMENTS = 1 << 25  # positions x vocabulary at a time, 128 MB, three times
+BLOCK_ELEMENTS = 1 << 25  # positions x vocabulary at a time, 128 MB, three times in each thread
 MOST_POSITIONS = 512  # rounding costs as much as a product of a hundred
 ROWS_AT_ONCE = 4096
 
@@ -31,20 +32,12 @@ def measure_rivals(
     names: tuple[RoundedDtype, ...] = get_args(RoundedDtype)
     likelihood, agreement, divergence, done = [], [], [], 0
     at_once = max(1, min(MOST_POSITIONS, BLOCK_ELEMENTS // head.vocab_size))
-    for block, targets in zip(hidden.blocks(at_once), hidden.targets.split(at_once), strict=True):
-        full = _logits(block, head, lambda rows: rows.float()).log_softmax(1)
-        best = full.argmax(1, keepdim=True)
-        found = []
-        for name in names:
-            logits = _logits(block, head, ROUNDINGS[name])
-            chosen, largest = logits.gather(1, best), logits.amax(1, keepdim=True)
-            log_q = logits.log_softmax(1)
-            kl = torch.linalg.vecdot(full.exp(), full - log_q)[:, None].clamp_min(0)
-            found.append((-log_q.gather(1, targets[:, None]), chosen >= largest - TIE * largest.abs(), kl))
-        likelihood.append(torch.cat([*(each[0] for each in found), -full.gather(1, targets[:, None])], 1))
-        agreement.append(torch.cat([each[1] for each in found], 1))
-        divergence.append(torch.cat([each[2] for each in found], 1))
-        done += block.shape[0]
+    blocks = zip(hidden.blocks(at_once), hidden.targets.split(at_once), strict=True)
+    for found in map_blocks(lambda block: _measured(*block, head, names), blocks, torch.device("cpu")):
+        likelihood.append(found[0])
+        agreement.append(found[1])
+        divergence.append(found[2])
+        done += found[0].shape[0]
         progress(done / hidden.positions)
     swept = Sweep(
         list(range(len(names))),
@@ -54,6 +47,24 @@ def measure_rivals(
         hidden.lengths,
     )
     return dict(zip(names, drift_curve(swept, dict.fromkeys(swept.kept, 0.0), seed), strict=True))
+
+
+def _measured(
+    hidden: Tensor, targets: Tensor, head: LmHead, names: Sequence[RoundedDtype]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Likelihood (rows, rivals + 1), the full head's last; agreement and divergence (rows, rivals)."""
+    full = _logits(hidden, head, lambda rows: rows.float()).log_softmax(1)
+    best = full.argmax(1, keepdim=True)
+    likelihood, agreement, divergence = [], [], []
+    for name in names:
+        log_q = _logits(hidden, head, ROUNDINGS[name])
+        chosen, largest = log_q.gather(1, best), log_q.amax(1, keepdim=True)
+        agreement.append(chosen >= largest - TIE * largest.abs())
+        log_q = log_q.log_softmax(1)
+        divergence.append(torch.linalg.vecdot(full.exp(), full - log_q)[:, None].clamp_min(0))
+        likelihood.append(-log_q.gather(1, targets[:, None]))
+    likelihood.append(-full.gather(1, targets[:, None]))
+    return torch.cat(likelihood, 1), torch.cat(agreement, 1), torch.cat(divergence, 1)
 
 
 def rival_nbytes(name: RoundedDtype, head: LmHead) -> int:

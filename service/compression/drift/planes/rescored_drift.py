@@ -6,8 +6,8 @@ cumulative sum over t, and the log-sum-exp of what stays is that of the rows out
 beyond m added from the far end. Nothing is subtracted that could cancel.
 
 Cost: a product positions x hidden x vocabulary for the full head and one for each number of bits, whose rows are
-widened once a block; `most` x hidden products a position. Memory: BLOCK_ELEMENTS logits in float32, five times, and
-widened rows of at most RESCORED_ELEMENTS; the codes are never held in float32 at once.
+widened once a block; `most` x hidden products a position. Memory in each thread: BLOCK_ELEMENTS logits in float32, five
+times, and widened rows of at most RESCORED_ELEMENTS; the codes are never held in float32 at once.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -19,6 +19,7 @@ from torch import Tensor
 from service.compression.drift.drift_points import DriftPoint, drift_curve
 from service.compression.drift.sweep import TIE, Positions, Sweep, per_window
 from service.compression.heads.plane_fit import FittedPlanes
+from service.compression.numerics.block_parallel import map_blocks
 from service.compression.states.hidden_cache import HiddenStates
 from service.compression.states.lm_head import LmHead
 
@@ -26,6 +27,7 @@ BLOCK_ELEMENTS = 1 << 24  # positions x vocabulary at a time, 64 MB
 MOST_POSITIONS = 256
 ROWS_AT_ONCE = 4096  # widened: 10 MB at 640 columns
 RESCORED_ELEMENTS = 1 << 23  # positions x rescored rows x hidden, 32 MB
+CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True, order=True)
@@ -89,8 +91,8 @@ def reading_positions(
     top: share of the full head's `top` most probable tokens among each reading's; 0 leaves `overlap` without columns.
     """
     rows = max(1, min(MOST_POSITIONS, BLOCK_ELEMENTS // head.vocab_size))
-    for block, targets in zip(hidden.blocks(rows), hidden.targets.split(rows), strict=True):
-        yield positions_of_rows(block, targets, head, planes, readings, top=top)
+    blocks = zip(hidden.blocks(rows), hidden.targets.split(rows), strict=True)
+    yield from map_blocks(lambda block: positions_of_rows(*block, head, planes, readings, top=top), blocks, CPU)
 
 
 @torch.inference_mode()

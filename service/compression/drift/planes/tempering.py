@@ -10,15 +10,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from service.compression.drift.planes.rescored_drift import PlaneReading, positions_of_rows
-from service.compression.heads.plane_fit import WHOLE_COLUMNS, fit_planes
+from service.compression.drift.planes.rescored_drift import CPU, PlaneReading, positions_of_rows
+from service.compression.heads.plane_fit import WHOLE_COLUMNS, FittedPlanes, fit_planes
+from service.compression.numerics.block_parallel import map_blocks
 from service.compression.states.hidden_cache import HiddenStates
 from service.compression.states.lm_head import LmHead
 from service.compression.states.statistics import Statistics, probability_sum
 
 TAUS = (0.0, 0.25, 0.5, 1.0)
-HELD_OUT = 512  # positions; at 1,024 the order of the four was the same
-CPU = torch.device("cpu")
+HELD_OUT = 512  # positions
+POSITIONS_AT_ONCE = 64
 
 
 @dataclass(frozen=True)
@@ -51,12 +52,16 @@ def choose_tau(
     kl_of: dict[float, float] = {}
     for tau in taus:
         planes = fit_planes(head, statistics, seed=seed, tau=tau, whole_columns=whole_columns)
-        total = 0.0
-        for some, theirs in zip(held.split(64), targets.split(64), strict=True):
-            total += float(positions_of_rows(some, theirs, head, planes, [reading]).divergence.sum(dtype=torch.float64))
-        kl_of[tau] = total / held.shape[0]
+        kl_of[tau] = _divergence(held, targets, head, planes, reading)
         progress(len(kl_of) / len(taus))
     return Tempering(min(kl_of, key=lambda tau: kl_of[tau]), kl_of, held.shape[0])
+
+
+def _divergence(held: Tensor, targets: Tensor, head: LmHead, planes: FittedPlanes, reading: PlaneReading) -> float:
+    """Mean KL(full || planes) at rows (n, hidden)."""
+    blocks = zip(held.split(POSITIONS_AT_ONCE), targets.split(POSITIONS_AT_ONCE), strict=True)
+    walked = map_blocks(lambda block: positions_of_rows(*block, head, planes, [reading]).divergence, blocks, CPU)
+    return float(torch.cat(list(walked)).double().mean())
 
 
 def without(statistics: Statistics, rows: Tensor, head: LmHead) -> Statistics:
