@@ -16,6 +16,7 @@ from api.live.live_jobs import LiveJobs
 from api.live.metrics import CountRequests, RequestFigures, ServiceState
 from api.live.tracing import trace_requests
 from api.requests.audit import Audit
+from api.requests.head import AnswerHead
 from api.requests.limits import BodyLimit, RequestIds
 from api.requests.rate_limits import RateLimitHeaders
 from api.routes import audit, corpora, deliveries, events, files, health, hub, jobs, metrics, models, session
@@ -53,6 +54,7 @@ def create_app(services: Services) -> FastAPI:
     for module in (jobs, events, deliveries, files, corpora, models, audit, session, hub, health, metrics):
         app.include_router(module.router)
     install_pages(app)
+    app.add_middleware(AnswerHead, router=app.router)  # the innermost
     app.add_middleware(
         BodyLimit,
         max_bytes=services.max_body_bytes,

@@ -17,6 +17,7 @@ from urllib.parse import quote
 import httpx
 
 from headroom.client.connection import Connection
+from headroom.contract.file_names import MAX_STEP_BYTES, is_safe_path
 from headroom.contract.records import RemoteFile
 from headroom.errors import DownloadError, HeadroomError
 
@@ -25,7 +26,6 @@ PARALLEL = 4
 FRUITLESS_ATTEMPTS = 6  # in a row, each without one new byte; with the pauses, time for a server to start again
 FIRST_PAUSE_SECONDS = 0.2  # doubles
 COMES_BACK = frozenset({502, 503, 504})
-SAFE_STEP = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_. +=@-]{0,200}")
 SHA256 = re.compile(r"[0-9a-f]{64}")
 
 OnBytes = Callable[[int], None]  # how many bytes have arrived since the last call
@@ -33,9 +33,7 @@ OnBytes = Callable[[int], None]  # how many bytes have arrived since the last ca
 
 def target_of(folder: Path, file: RemoteFile) -> Path:
     """Where a file goes. DownloadError for a path that leaves the folder, or that some system reads differently."""
-    steps = file.path.split("/")
-    plain = all(SAFE_STEP.fullmatch(step) and not step.endswith((".", " ")) for step in steps)
-    if not plain or not SHA256.fullmatch(file.sha256) or file.size < 0:
+    if not is_safe_path(file.path) or not SHA256.fullmatch(file.sha256) or file.size < 0:
         raise DownloadError(f"The server announced a file with the unsafe name {file.path!r}; nothing was written.")
     target = folder / PurePosixPath(file.path)
     if not target.parent.resolve().is_relative_to(folder.resolve()):
@@ -93,7 +91,7 @@ class _Fetch:
         self._url = f"{route}/{quote(file.path)}"
         self._file = file
         self._target = target
-        self._partial = target.with_name(f".{target.name}.{file.sha256[:16]}.part")
+        self._partial = target.with_name(_partial_name(target.name, file.sha256))
         self._on_bytes = on_bytes or (lambda count: None)
         self._stop = stop
         self._pause = pause
@@ -210,6 +208,14 @@ class _Fetch:
         if have > self._told:
             self._on_bytes(have - self._told)
             self._told = have
+
+
+def _partial_name(name: str, sha256: str) -> str:
+    """Hidden; of a name that would become too long, its hash stands for it."""
+    partial = f".{name}.{sha256[:16]}.part"
+    if len(partial.encode()) > MAX_STEP_BYTES:
+        partial = f".{hashlib.sha256(name.encode()).hexdigest()}.{sha256[:16]}.part"
+    return partial
 
 
 def _sync_folder(folder: Path) -> None:

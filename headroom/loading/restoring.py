@@ -5,9 +5,10 @@ basis is turned back in float64 and rounded once more to its dtype. Memory: the 
 """
 
 import json
+import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ INDEX_NAME = "model.safetensors.index.json"
 ROWS_AT_ONCE = 8192
 # What describes the sliced checkpoint, and would be untrue of the restored one.
 NOT_COPIED = {INDEX_NAME, "config.json", "headroom.json", "report.json", "report.html", "README.md", REMOVED_NAME}
+OTHER_FORMS = {"dense", "onnx", "revisions"}  # folders of a result that hold checkpoints of their own
 
 
 def restore(folder: str | Path, output: str | Path) -> Path:
@@ -41,14 +43,34 @@ def restore(folder: str | Path, output: str | Path) -> Path:
         staging = Path(scratch) / "checkpoint"
         staging.mkdir()
         _write_weights(folder, staging, sliced, removed)
-        for path in folder.iterdir():
-            if path.is_file() and path.name not in NOT_COPIED and path.suffix != ".safetensors":
-                shutil.copyfile(path, staging / path.name)
+        for path in _side_files(folder):
+            (staging / path).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(folder / path, staging / path)
         (staging / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
         if output.exists():
             output.rmdir()
+        _make_readable(staging)
         staging.rename(output)
     return output
+
+
+def _side_files(folder: Path) -> Iterator[Path]:
+    """Relative: tokenizer, templates and settings, in folders too. Other forms of the model stay where they are."""
+    for path in sorted(folder.rglob("*")):
+        inner = path.relative_to(folder)
+        is_hidden = any(part.startswith(".") for part in inner.parts)
+        if inner.parts[0] in OTHER_FORMS or is_hidden or not path.is_file():
+            continue
+        if inner.name not in NOT_COPIED and inner.suffix != ".safetensors":
+            yield inner
+
+
+def _make_readable(staging: Path) -> None:
+    """Modes that any new file and folder of this process has: what wrote the weights makes them private."""
+    umask = os.umask(0)
+    os.umask(umask)
+    for path in (staging, *staging.rglob("*")):
+        path.chmod((0o777 if path.is_dir() else 0o666) & ~umask)
 
 
 def _read_config(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -94,10 +116,13 @@ def _write_weights(folder: Path, staging: Path, sliced: dict[str, Any], removed:
         gone.add(f"{sliced['lm_head']}.weight")  # also of a head untied for the slicing: the input table is what it was
     if not sliced["source_bias"] or sliced["mean_repaired"]:
         gone.add(f"{sliced['lm_head']}.bias")
+    if sliced["source_tied"]:  # it comes back under every name that it had
+        gone.add(f"{sliced['embed_tokens']}.weight")
+    renamed = _renaming(sliced)
     places: dict[str, str] = {}
     for name in _weight_files(folder):
         with safe_open(folder / name, framework="pt") as file:
-            kept = {key: file.get_tensor(key) for key in file.keys() if key not in gone}
+            kept = {renamed(key): file.get_tensor(key) for key in file.keys() if key not in gone}
         kept |= replaced
         replaced = {}
         save_file(kept, staging / name, metadata={"format": "pt"})
@@ -115,21 +140,40 @@ PARTS = {
 }
 
 
+def _renaming(sliced: dict[str, Any]) -> Callable[[str], str]:
+    """From the names in a sliced checkpoint to those of its source."""
+    names = sliced.get("source_names") or {}
+    prefix, bias = names.get("prefix") or "", names.get("bias") or []
+
+    def renamed(name: str) -> str:
+        if name == f"{sliced['lm_head']}.bias" and bias and name not in bias:
+            return str(bias[0])
+        return name.removeprefix(prefix) if prefix else name
+
+    return renamed
+
+
 def _restored(folder: Path, sliced: dict[str, Any], removed: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The dense head or shared table, and the bias as it was, by their names in the plain model."""
+    """The dense head or shared table, and the bias as it was, by the names that they had in the source."""
     biases = {name.removeprefix("bias."): bias for name, bias in removed.items() if name.startswith("bias.")}
-    if sliced["source_tied"] and not sliced["tied"]:
-        return biases
-    holder = sliced["embed_tokens" if sliced["tied"] else "lm_head"]
-    parts = dict(_tensors(folder, {f"{holder}.{name}" for name in ("weight", *PARTS["embed_tokens"])}))
-    parts = {name.removeprefix(f"{holder}."): tensor for name, tensor in parts.items()} | removed
+    holder = sliced["embed_tokens" if sliced["source_tied"] else "lm_head"]
+    names = (sliced.get("source_names") or {}).get("weight") or [f"{holder}.weight"]
+    if sliced["source_tied"] and not sliced["tied"]:  # the input table is there as it was
+        (dense, *_) = (tensor for _, tensor in _tensors(folder, {f"{holder}.weight", *names}))
+    else:
+        parts = dict(_tensors(folder, {f"{holder}.{name}" for name in ("weight", *PARTS["embed_tokens"])}))
+        dense = _joined({name.removeprefix(f"{holder}."): tensor for name, tensor in parts.items()} | removed, sliced)
+    # Each has bytes of its own: safetensors writes no storage twice.
+    return {name: dense.clone(memory_format=torch.contiguous_format) for name in names} | biases
+
+
+def _joined(parts: dict[str, Tensor], sliced: dict[str, Any]) -> Tensor:
+    """(vocab, hidden), in the source's basis."""
     table = torch.cat([parts["weight"], parts["weight_rest"]], dim=1)
     if sliced["permutation"]:
-        dense = table[:, parts["inverse_order"]]
-    else:
-        back = parts["rotation"].double().T
-        dense = torch.cat([(rows.double() @ back).to(table.dtype) for rows in table.split(ROWS_AT_ONCE)])
-    return {f"{holder}.weight": dense.contiguous()} | biases
+        return table[:, parts["inverse_order"]]
+    back = parts["rotation"].double().T
+    return torch.cat([(rows.double() @ back).to(table.dtype) for rows in table.split(ROWS_AT_ONCE)])
 
 
 def _weight_files(folder: Path) -> list[str]:

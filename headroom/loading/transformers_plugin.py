@@ -54,6 +54,7 @@ class HeadroomConfig(QuantizationConfigMixin):  # type: ignore[misc]  # transfor
         source_bias: bool = False,
         source_tied: bool = False,
         source_tie_word_embeddings: bool | None = None,
+        source_names: dict[str, Any] | None = None,
         nested: bool = False,
         mean_repaired: bool = False,
         head_dtype: str = "source",
@@ -88,6 +89,7 @@ class HeadroomConfig(QuantizationConfigMixin):  # type: ignore[misc]  # transfor
         self.source_bias = source_bias
         self.source_tied = source_tied
         self.source_tie_word_embeddings = source_tie_word_embeddings
+        self.source_names = source_names
         self.nested = nested
         self.mean_repaired = mean_repaired
         self.head_dtype = head_dtype

@@ -24,6 +24,7 @@ class Settings(BaseSettings):
 
     data_dir: Path = Path(".headroom")
     models_dir: Path | None = None  # local models are models_dir/<ns>/<name>
+    follow_model_links: bool = False  # local models may be links to other places
     database_url: Secret = ""  # SQLAlchemy URL; empty: SQLite in data_dir
     database_password: Secret = ""  # put into it
     broker_url: Secret = "redis://127.0.0.1:6379/0"
@@ -106,7 +107,8 @@ class Settings(BaseSettings):
     @property
     def database(self) -> str:
         if not self.database_url:
-            return f"sqlite:///{self.data_dir.resolve() / 'headroom.db'}"
+            # Any folder name: '%', '?' and '#' mean something in an address.
+            return f"sqlite:///{quote(str(self.data_dir.resolve() / 'headroom.db'))}"
         if not self.database_password:
             return self.database_url
         scheme, _, rest = self.database_url.partition("://")

@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
-from service.foundation.errors import CorruptCheckpoint, UnsafeModel
+from service.foundation.errors import CorruptCheckpoint, UnsafeModel, UnsupportedModel
 from service.foundation.strict_json import NotStrictJson, parse_object
 from service.models.safetensors_header import TensorEntry, read_tensor_table
+from service.models.side_files import TEMPLATES_FOLDER
 
 __all__ = [
     "ModelFiles",
@@ -43,6 +44,10 @@ EMBEDDING_NAMES = ("shared.weight", "embed_tokens.weight", "wte.weight", "embed_
 CAUSAL_HEAD_NAMES = ("lm_head.weight", "embed_out.weight")
 MASKED_HEAD_NAMES = ("cls.predictions.decoder.weight", "lm_head.decoder.weight", "vocab_projector.weight")
 HEAD_NAMES = CAUSAL_HEAD_NAMES + MASKED_HEAD_NAMES
+PIECE_BYTES = 1 << 18
+CONFIG_DTYPES = ("float64", "float32", "float16", "bfloat16", "double", "float", "half", "auto")
+INTEGERS = ("I8", "U8", "I16", "U16", "I32", "U32", "I64", "U64")
+QUANTIZED_NAMES = (".weight", ".qweight", ".weight_packed", ".weight_quantized", ".int_weight")
 DTYPE_NAMES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32", "F64": "float64"}
 
 
@@ -58,8 +63,9 @@ class ModelInspection:
     dtype: str  # of most bytes: "bfloat16", ...
     vocab_size: int | None
     hidden_size: int | None  # columns of the head
-    is_tied: bool  # as the config says; a hint, since only the built model shares storage or does not
+    is_tied: bool  # as the weights say, else the config; a hint: only the built model shares storage or does not
     head: str | None  # the tensor that is lm_head's weight; the embedding's name when tied
+    tokenizer_files: tuple[str, ...] = ()  # what its tokenizer reads, relative to `path`; known once it was loaded
 
 
 class ModelFiles(Protocol):
@@ -107,6 +113,7 @@ def inspect_files(files: ModelFiles, path: Path) -> ModelInspection:
     names = files.names()
     config = _read_json(files, "config.json")
     _refuse_unsafe_config(config, "config.json")
+    _refuse_unknown_dtype(config)
     if "tokenizer_config.json" in names:
         _refuse_unsafe_config(_read_json(files, "tokenizer_config.json"), "tokenizer_config.json")
     if "adapter_config.json" in names:
@@ -118,15 +125,16 @@ def inspect_files(files: ModelFiles, path: Path) -> ModelInspection:
     tensors = _read_tables(files, weight_files)
     if weight_map:
         _check_index(weight_map, tensors)
-    return _described(path, config, tensors, {name: files.size(name) for name in weight_files})
+    _refuse_quantized(config, tensors)
+    if not tensors:
+        raise CorruptCheckpoint("the checkpoint holds no tensors")
+    is_tied = _is_tied(config, tensors) and not _has_own_head(files, config, tensors)
+    return _described(path, config, tensors, {name: files.size(name) for name in weight_files}, is_tied)
 
 
 def _described(
-    path: Path, config: dict[str, Any], tensors: dict[str, TensorEntry], sizes: dict[str, int]
+    path: Path, config: dict[str, Any], tensors: dict[str, TensorEntry], sizes: dict[str, int], is_tied: bool
 ) -> ModelInspection:
-    if not tensors:
-        raise CorruptCheckpoint("the checkpoint holds no tensors")
-    is_tied = _is_tied(config, tensors)
     head = _head_name(tensors, EMBEDDING_NAMES if is_tied else HEAD_NAMES)
     vocab_size = _positive(config, "vocab_size")
     if head and vocab_size and tensors[head].shape[0] != vocab_size:
@@ -163,12 +171,13 @@ def refuse_without_safetensors(names: set[str]) -> None:
     raise CorruptCheckpoint(f"neither {SINGLE} nor {INDEX} is there")
 
 
-def refuse_outside_links(path: Path, root: Path) -> None:
-    """UnsafeModel if the folder or a file in it is a link to somewhere outside of `root`."""
+def refuse_outside_links(path: Path, root: Path, hint: str = "") -> None:
+    """UnsafeModel if the folder or a file in it is a link to somewhere outside of `root`. hint: what can be done."""
     inside = root.resolve()
-    for candidate in (path, *path.iterdir()):
+    for candidate in (path, *path.iterdir(), *(path / TEMPLATES_FOLDER).glob("*")):
         if not candidate.resolve().is_relative_to(inside):
-            raise UnsafeModel(f"{candidate.name} is a link that leaves the models directory")
+            told = f"; {hint}" if hint else ""
+            raise UnsafeModel(f"{candidate.name} is a link that leaves the models directory{told}")
 
 
 def _read_json(files: ModelFiles, name: str) -> dict[str, Any]:
@@ -198,6 +207,34 @@ def _refuse_unsafe_config(config: dict[str, Any], file: str) -> None:
             waiting.extend((inner, is_implementation) for inner in value)
         elif is_implementation and isinstance(value, str) and not PLAIN_IMPLEMENTATION.fullmatch(value):
             raise UnsafeModel(f"{file} names a kernel repository ({value[:80]!a}); remove that setting")
+
+
+def _refuse_unknown_dtype(config: dict[str, Any]) -> None:
+    """transformers looks the name up in torch, and says then what torch has not."""
+    for place, within in ((config, ""), *((inner, f"{key}.") for key, inner in config.items())):
+        if not isinstance(place, dict) or within == "quantization_config.":
+            continue
+        for key in ("dtype", "torch_dtype"):
+            value = place.get(key)
+            for name in value.values() if isinstance(value, dict) else [value]:
+                if name is not None and name not in CONFIG_DTYPES:
+                    raise CorruptCheckpoint(
+                        f"config.json has {within}{key} {ascii(name)[:80]}, which is no dtype; write one of "
+                        "'bfloat16', 'float16', 'float32', or leave it out"
+                    )
+
+
+def _refuse_quantized(config: dict[str, Any], tensors: dict[str, TensorEntry]) -> None:
+    """Weights of 8 and fewer bits under a config that does not say so: scales are lost, and so is the model."""
+    if config.get("quantization_config"):
+        return
+    for entry in tensors.values():
+        is_narrow = entry.dtype.startswith(("F8", "F6", "F4"))
+        if len(entry.shape) >= 2 and (is_narrow or (entry.dtype in INTEGERS and entry.name.endswith(QUANTIZED_NAMES))):
+            raise UnsupportedModel(
+                f"the model is quantised already (tensor '{entry.name}' is stored as {entry.dtype}), although "
+                "config.json has no quantization_config; send the unquantised one"
+            )
 
 
 def _check_architecture(config: dict[str, Any]) -> None:
@@ -252,6 +289,35 @@ def _is_tied(config: dict[str, Any], tensors: dict[str, TensorEntry]) -> bool:
         if isinstance(place.get("tie_word_embeddings"), bool):
             return bool(place["tie_word_embeddings"])
     return _head_name(tensors, CAUSAL_HEAD_NAMES) is None
+
+
+def _has_own_head(files: ModelFiles, config: dict[str, Any], tensors: dict[str, TensorEntry]) -> bool:
+    """Whether a head of other content than the input table is stored: it is what the model was trained with, whatever
+    the config says. In an encoder-decoder the same setting is about more than the head, so the config stands.
+    """
+    if config.get("is_encoder_decoder"):
+        return False
+    head, table = (_head_name(tensors, names) for names in (HEAD_NAMES, EMBEDDING_NAMES))
+    if head is None or table is None or head == table:
+        return False
+    ours, other = tensors[head], tensors[table]
+    if ours.shape != other.shape or ours.dtype != other.dtype:
+        return ours.shape == other.shape
+    return not _same_bytes(files, ours, other)
+
+
+def _same_bytes(files: ModelFiles, one: TensorEntry, other: TensorEntry) -> bool:
+    """All of them on this machine; over a network a few pieces, as two tables that differ do so nearly everywhere."""
+    starts = range(0, one.nbytes, PIECE_BYTES)
+    pieces = starts if isinstance(files, LocalFiles) else {0, starts[len(starts) // 2], starts[-1]}
+    with files.open(one.file) as first, files.open(other.file) as second:
+        for start in pieces:
+            first.seek(one.start + start)
+            second.seek(other.start + start)
+            count = min(PIECE_BYTES, one.nbytes - start)
+            if first.read(count) != second.read(count):
+                return False
+    return True
 
 
 def _head_name(tensors: dict[str, TensorEntry], endings: tuple[str, ...]) -> str | None:

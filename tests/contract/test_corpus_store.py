@@ -51,6 +51,15 @@ def lines(*records: object) -> bytes:
     return b"".join(json.dumps(record).encode() + b"\n" for record in records)
 
 
+@pytest.mark.parametrize("format", ["text", "jsonl"])
+def test_a_corpus_may_begin_with_a_byte_order_mark(corpora: CorpusStore, format: str) -> None:
+    sent = b"\xef\xbb\xbf" + (TEXT if format == "text" else lines({"text": "one"}, {"text": "two"}))
+
+    corpus = corpora.add(bytewise(sent), format, None)
+
+    assert corpora.path(corpus.id).read_bytes() == sent
+
+
 def test_a_text_comes_back_as_it_was_sent(corpora: CorpusStore) -> None:
     corpus = corpora.add(bytewise(TEXT), "text", None)
 

@@ -72,6 +72,8 @@ class JsonLinesCheck:
 
     def _see(self, line: bytes) -> None:
         self._line += 1
+        if self._line == 1:
+            line = line.removeprefix(codecs.BOM_UTF8)
         if not line.strip():
             return
         try:

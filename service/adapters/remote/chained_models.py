@@ -44,7 +44,7 @@ class ChainedModels:
 
 def open_models(settings: Settings) -> ChainedModels:
     """The sources that the settings name. Connects to nothing yet."""
-    sources: list[ModelSource] = [LocalModels(settings.local_models_dir)]
+    sources: list[ModelSource] = [LocalModels(settings.local_models_dir, settings.follow_model_links)]
     if settings.hub_endpoint:
         cache_dir = settings.hub_cache_dir
         sources.append(HubModels(settings.hub_endpoint, settings.hub_token, cache_dir, settings.max_model_bytes))

@@ -1,7 +1,8 @@
 """HubModels: models of a Hugging Face hub, fetched into a cache below the data directory. Loads and runs nothing.
 
-Only what a model is made of is fetched: safetensors, JSON and tokenizer files of the top folder. Neither pickle nor
-code ever reaches this disk. huggingface_hub is slow to import, hence the imports inside functions.
+Fetched are safetensors, and whatever a tokenizer may read: every file of the top folder that is neither code nor
+weights of another kind nor for people to read, and chat templates. Neither pickle nor code ever reaches this disk.
+huggingface_hub is slow to import, hence the imports inside functions.
 """
 
 import os
@@ -24,11 +25,18 @@ from service.foundation.errors import (
     ServiceError,
 )
 from service.models.model_files import inspect_files, inspect_model, refuse_outside_links, refuse_without_safetensors
+from service.models.side_files import OTHER_SUFFIXES, TEMPLATES_FOLDER
 from service.ports.jobs import FoundModel, LocalModel
 
-WANTED = ["*.safetensors", "*.json", "*.model", "merges.txt", "vocab.txt", "chat_template.jinja"]
-# Sub-folders hold other formats (onnx, original); the rest are second copies of the same weights.
-UNWANTED = ["*/*", "consolidated*", "*.fp16.safetensors", "*.fp16-*", "*.fp32.safetensors", "*.bf16.safetensors"]
+WANTED = ["*"]
+# Second copies of the same weights.
+COPIES = ["consolidated*", "*.fp16.safetensors", "*.fp16-*", "*.fp32.safetensors", "*.bf16.safetensors"]
+# Sub-folders hold other formats (onnx, original), but for the one of templates. These patterns know no exceptions.
+OTHER_FOLDERS = [f"{TEMPLATES_FOLDER[:at]}[!{letter}]*/*" for at, letter in enumerate(TEMPLATES_FOLDER)]
+OTHER_FOLDERS += [f"{TEMPLATES_FOLDER[:at]}/*" for at in range(1, len(TEMPLATES_FOLDER))]
+OTHER_FOLDERS += [f"{TEMPLATES_FOLDER}?*/*", f"{TEMPLATES_FOLDER}/*/*"]
+OTHER_KINDS = [f"*{ending}" for suffix in sorted(OTHER_SUFFIXES) for ending in {suffix, suffix.upper()}]
+UNWANTED = [*COPIES, *OTHER_FOLDERS, *OTHER_KINDS, ".*", "*tfevents*"]
 COMMIT = re.compile(r"[0-9a-f]{40}")
 TIMEOUT_SECONDS = 10.0
 HEADER_BLOCK_BYTES = 131_072
@@ -181,7 +189,7 @@ def _wanted_bytes(sizes: dict[str, int]) -> int:
 
 
 def _is_wanted(name: str) -> bool:
-    return any(fnmatch(name, pattern) for pattern in WANTED) and not any(fnmatch(name, no) for no in UNWANTED)
+    return not any(fnmatch(name, no) for no in UNWANTED)
 
 
 def _silent_bar(total: int, progress: Callable[[float], None]) -> type[Any]:

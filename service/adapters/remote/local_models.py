@@ -8,16 +8,20 @@ from service.foundation.errors import InvalidModelId, ModelNotFound
 from service.models.model_files import inspect_model, refuse_outside_links
 from service.ports.jobs import FoundModel, LocalModel
 
+ALLOWED_BY = "the operator can allow such links: HEADROOM_FOLLOW_MODEL_LINKS=true"
+
 
 class LocalModels:
     """ports.ModelSource over one folder.
 
     A revision is a folder inside the model's, as training leaves them (`checkpoint-500`); asked for any other, the
-    model is another one.
+    model is another one. follow_links: a model, or files of one, may be links to any place: only where nobody writes
+    into `root` who may not read all that this process can.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, follow_links: bool = False) -> None:
         self._root = root
+        self._follow_links = follow_links
 
     def local_ids(self) -> list[str]:
         found = (config.parent for config in self._root.glob("*/*/config.json"))
@@ -29,7 +33,10 @@ class LocalModels:
 
     def inspect(self, model_id: str, revision: str | None) -> FoundModel:
         folder = self._folder(model_id, revision)
-        refuse_outside_links(folder, self._root)
+        if not self._follow_links:
+            refuse_outside_links(
+                folder, self._root, "the operator can allow such links: HEADROOM_FOLLOW_MODEL_LINKS=true"
+            )
         return FoundModel(model_id, revision, inspect_model(folder))
 
     def fetch(self, model_id: str, revision: str | None, progress: Callable[[float], None]) -> LocalModel:

@@ -24,7 +24,7 @@ from service.compression.heads.slicing import SlicedFactors
 from service.compression.states.lm_head import LmHead, StoredNames
 from service.foundation.hashed_files import HashedFile
 from service.models.model_files import ModelInspection, TensorEntry
-from service.models.side_files import SIDE_FILE_SUFFIXES
+from service.models.side_files import is_side_file
 
 DTYPE_NAMES = {
     torch.float32: "F32",
@@ -96,6 +96,11 @@ def plan_checkpoint(
         "source_bias": head.module_bias is not None,
         "source_tied": head.is_tied,
         "source_tie_word_embeddings": source.config.get("tie_word_embeddings"),
+        "source_names": {
+            "weight": list(stored.weight),
+            "bias": list(stored.bias),
+            "prefix": _missing_prefix(head, stored, base_model_prefix),  # that ours have and the source's lack
+        },
         "nested": factors.is_nested,
         "refined": factors.refined,
         "head_dtype": "source" if factors.rounded is None else factors.rounded.head_dtype,
@@ -116,9 +121,10 @@ def plan_dense(
     base_model_prefix: str,
 ) -> Plan:
     """The source with another head of the same width, (vocab, hidden), that has a table of its own; a plain config."""
-    new: dict[str, Tensor | TensorEntry] = {f"{head.name}.weight": weight}
+    names = [stored.head or f"{head.name}.weight"] if head.is_tied else list(stored.weight)
+    new: dict[str, Tensor | TensorEntry] = dict.fromkeys(names, weight)
     if bias is not None:
-        new |= dict.fromkeys([f"{head.name}.bias", *stored.bias], bias)
+        new |= dict.fromkeys([names[0].removesuffix("weight") + "bias", *stored.bias], bias)
     copied = copied_tensors(source, head, stored, base_model_prefix, tied=False)
     return Plan(new | copied, plain_config(source, head, tied=False), {})
 
@@ -141,8 +147,13 @@ def copied_tensors(
 def plain_config(source: ModelInspection, head: LmHead, *, tied: bool) -> dict[str, Any]:
     config = dict(source.config)
     # In an encoder-decoder the same setting says that its two halves share their input table (and T5 scales by it).
-    if head.is_tied and not tied and not source.config.get("is_encoder_decoder"):
+    if tied or source.config.get("is_encoder_decoder"):
+        return config
+    inner = config.get("text_config")
+    if head.is_tied or config.get("tie_word_embeddings"):  # also of a source whose config and weights disagree
         config["tie_word_embeddings"] = False
+    if isinstance(inner, dict) and inner.get("tie_word_embeddings"):
+        config["text_config"] = inner | {"tie_word_embeddings": False}
     return config
 
 
@@ -247,7 +258,7 @@ def write_checkpoint(
         weight_map = {tensor: name for name, shard in zip(names, shards, strict=True) for tensor in shard}
         index = {"metadata": {"total_size": plan.nbytes}, "weight_map": dict(sorted(weight_map.items()))}
         _write_json(folder / "model.safetensors.index.json", index)
-    _copy_side_files(source.path, folder)
+    _copy_side_files(source, folder)
     _write_json(folder / "config.json", plan.config)
     return hashes
 
@@ -324,12 +335,13 @@ def _write_tensor(tensor: Tensor, out: HashedWriter, on_bytes: Callable[[int], N
         on_bytes(len(piece))
 
 
-def _copy_side_files(source: Path, folder: Path) -> None:
-    """Tokenizer, generation settings, templates. Not the index, the config, nor what a publisher wrote about it."""
+def _copy_side_files(source: ModelInspection, folder: Path) -> None:
+    """What the tokenizer reads, generation settings, templates. Not the index, nor what a publisher wrote about it."""
     skipped = {"config.json", "model.safetensors.index.json", "headroom.json", "report.json"}
-    for path in sorted(source.iterdir()):
-        if path.suffix in SIDE_FILE_SUFFIXES and path.name not in skipped and path.is_file():
-            shutil.copyfile(path, folder / path.name)
+    names = {path.name for path in source.path.iterdir() if is_side_file(path.name) and path.is_file()}
+    for name in sorted((names | set(source.tokenizer_files)) - skipped):
+        (folder / name).parent.mkdir(exist_ok=True)
+        shutil.copyfile(source.path / name, folder / name)
 
 
 def _write_json(path: Path, value: dict[str, Any]) -> None:

@@ -79,9 +79,8 @@ def _dense(
     left_out = factors.bias is not None and source.head.module_bias is None
     written = replace(factors, bias=None) if left_out else factors
     dense = load_stored(task.staging, source.reading.auto_class, Room(torch.device("cpu"))).get_output_embeddings()
-    plan = plan_dense(
-        source.inspection, source.head, source.stored, dense.dense_weight(), written.bias, source.base_model_prefix
-    )
+    weight = dense.dense_weight().to(source.head.weight.dtype)  # of the file, whatever it was loaded in
+    plan = plan_dense(source.inspection, source.head, source.stored, weight, written.bias, source.base_model_prefix)
     folder = task.staging / "dense"
     folder.mkdir()
     shard_bytes = task.recipe.options.max_shard_bytes

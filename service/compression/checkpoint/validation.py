@@ -11,10 +11,11 @@ from torch import Tensor
 
 from service.compression.states.hidden_states import stopped_at_lm_head
 from service.compression.states.lm_head import LmHead
-from service.compression.states.model_loading import skeleton_of
+from service.compression.states.model_loading import loading_dtype, skeleton_of
 from service.compression.states.offloading import Room, is_offloaded, map_windows, windows_at_once
 from service.compression.text.examples import Examples
 from service.foundation.errors import StoredMismatch
+from service.models.model_files import inspect_model
 
 # Relative difference between predicted and stored perplexity above which a job fails.
 PERPLEXITY_TOLERANCE = 1e-3
@@ -36,13 +37,17 @@ class StoredMeasurement:
         return float((self.negative_log_likelihood.sum() / self.lengths.sum()).exp())
 
 
-def load_stored(folder: Path, auto_class: str, room: Room, dtype: torch.dtype | str = "auto") -> Any:
-    """The public way: `import headroom`, then from_pretrained, which checks the fingerprint. StoredMismatch if not."""
+def load_stored(folder: Path, auto_class: str, room: Room, dtype: torch.dtype | None = None) -> Any:
+    """The public way: `import headroom`, then from_pretrained, which checks the fingerprint. StoredMismatch if not.
+
+    dtype: if not that in which its source was measured.
+    """
     import transformers
 
     import headroom  # noqa: F401  # registers the format
 
     load = getattr(transformers, auto_class).from_pretrained
+    dtype = dtype or loading_dtype(inspect_model(folder))
     try:
         with room.placing(skeleton_of(folder, auto_class)) as placed:
             model = load(folder, local_files_only=True, dtype=dtype, **placed)

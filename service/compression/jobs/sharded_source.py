@@ -31,6 +31,7 @@ from service.compression.states.source import (
     cache_key,
     check_numbers,
     file_digest,
+    inspect_with_tokenizer,
     load_backbone,
     read_head,
     read_windows,
@@ -154,7 +155,7 @@ def open_spread_source(task: EngineTask[JobRecipe], device: torch.device, progre
     """As open_source, over `task.pool`. There are no more shards than calibration or evaluation windows."""
     pool = task.pool
     assert pool is not None
-    inspection = inspect_model(task.model.path)
+    inspection = inspect_with_tokenizer(task.model.path)
     digest, corpus_digest = digest_model(inspection), file_digest(task.corpus)
     text = Text(task.corpus, task.corpus_format, task.corpus_field, task.recipe.group_field)
     reading = reading_of(inspection.config, text)

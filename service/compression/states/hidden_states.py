@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from service.compression.numerics.wide_products import fast_products
+from service.foundation.errors import UnsupportedHead
 
 HiddenStatesOf: TypeAlias = Callable[[dict[str, Tensor]], Tensor]  # inputs -> (windows, positions, hidden)
 
@@ -34,7 +35,7 @@ def stopped_at_lm_head(model: Any) -> Iterator[HiddenStatesOf]:
             forward(model, inputs)
         except _Stop as stop:
             return stop.hidden
-        raise AssertionError("the forward pass never reached the output embedding")
+        raise UnsupportedHead("the model computes its logits without calling its output matrix: it is no plain head")
 
     try:
         yield hidden_states

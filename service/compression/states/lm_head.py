@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from service.compression.states.hidden_states import forward, hidden_states_of
-from service.foundation.errors import ModelDrift, UnsupportedHead
+from service.compression.states.library_errors import fact_of
+from service.foundation.errors import ModelDrift, UnsupportedHead, UnsupportedModel
 
 # Share of the logits' magnitude by which our product may differ from the model's own, by the model's dtype.
 CONTRACT_TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-6, torch.bfloat16: 2e-2, torch.float16: 4e-3}
@@ -43,6 +44,7 @@ class StoredNames:
     weight: tuple[str, ...]  # of a tied head: the table's names, under the embedding or the head or both
     bias: tuple[str, ...]
     embed: tuple[str, ...]  # of the input embedding; may be empty where it is tied
+    head: str = ""  # under which a head of its own is saved; empty: as its module is called
     outside: tuple[str, ...] = ()  # of the constant that is added after the head
 
 
@@ -86,8 +88,12 @@ def find_lm_head(model: Any, sample: dict[str, Tensor]) -> LmHead:
     UnsupportedHead when the model has none, when it is no plain matrix, or when no scale, soft cap or constant of the
     model explains the difference between W h + b and its logits.
     """
-    module = model.get_output_embeddings()
-    embedding = model.get_input_embeddings()
+    try:
+        module, embedding = model.get_output_embeddings(), model.get_input_embeddings()
+    except (AttributeError, NotImplementedError) as error:
+        raise UnsupportedHead("the model does not tell its input table and its output matrix") from error
+    if not isinstance(getattr(embedding, "weight", None), Tensor):
+        raise UnsupportedHead("the model has no plain input table (get_input_embeddings() gives none)")
     if module is None or not isinstance(getattr(module, "weight", None), Tensor) or module.weight.ndim != 2:
         raise UnsupportedHead("the model has no plain output matrix (get_output_embeddings() gives none)")
     if not module.weight.is_floating_point() or type(module) is not nn.Linear:
@@ -115,8 +121,10 @@ def outside_of(added: Tensor, transform: Transform) -> Tensor:
 
 
 def _module_name(model: Any, wanted: nn.Module) -> str:
-    names: dict[int, str] = {id(module): name for name, module in model.named_modules()}
-    return names[id(wanted)]
+    for name, module in model.named_modules():
+        if module is wanted:
+            return str(name)
+    raise UnsupportedHead(f"a {type(wanted).__name__} that the model uses is no part of it")
 
 
 @torch.inference_mode()
@@ -124,8 +132,9 @@ def _check_contract(
     model: Any, module: nn.Linear, sample: dict[str, Tensor]
 ) -> tuple[Transform, tuple[str, Tensor] | None]:
     """f, and the constant that the model adds to f's result, with its name."""
-    hidden = hidden_states_of(model, sample)  # (windows, positions, hidden)
-    own = forward(model, sample).logits.float()
+    hidden, own = _run(model, sample)
+    if hidden.shape[-1] != module.weight.shape[1]:
+        raise UnsupportedHead(f"{hidden.shape[-1]} numbers enter a head of {module.weight.shape[1]} columns")
     bias = None if module.bias is None else module.bias.float()
     linear = nn.functional.linear(hidden.float(), module.weight.float(), bias)
     if own.shape != linear.shape:
@@ -149,6 +158,16 @@ def _check_contract(
         f"the head is not f(W h + b) with f a scale or a soft cap, nor that and a constant of the model: the model's "
         f"own logits differ by up to {least:.3g} (allowed {tolerance:.3g})"
     )
+
+
+def _run(model: Any, sample: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """h, (windows, positions, hidden), and the model's own logits in float32. UnsupportedModel if it cannot be run."""
+    try:
+        return hidden_states_of(model, sample), forward(model, sample).logits.float()
+    except (TypeError, ValueError, LookupError, AttributeError, AssertionError, RuntimeError) as error:
+        if type(error).__name__ == "OutOfMemoryError" or "memory" in str(error).lower():
+            raise
+        raise UnsupportedModel(f"the model does not run on text alone: {fact_of(error)}") from error
 
 
 def _constants(model: Any, module: nn.Linear) -> list[tuple[str, Tensor]]:

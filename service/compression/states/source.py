@@ -8,8 +8,8 @@ import hashlib
 import json
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from importlib.metadata import version
+from dataclasses import asdict, dataclass, replace
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -31,15 +31,28 @@ from service.compression.states.model_loading import (
 )
 from service.compression.states.offloading import room_of
 from service.compression.states.statistics import Statistics, calibrate
+from service.compression.states.tokenizer_files import files_of_tokenizer
 from service.compression.text.corpus import Text, WindowSettings
 from service.compression.text.examples import Examples
 from service.compression.text.reading import Reading, read_corpus, reading_of
 from service.foundation.errors import ModelDrift, UnsupportedHead
 from service.models.model_files import ModelInspection, digest_model, inspect_model
-from service.models.side_files import SIDE_FILE_SUFFIXES
+from service.models.side_files import is_side_file
 from service.ports.jobs import EngineTask
 
-CACHE_FORMAT = 4
+CACHE_FORMAT = 5
+# What decides, beside a tokenizer's files, which ids it gives: how it is converted, and what splits its text.
+TOKENIZING = (
+    "tokenizers",
+    "sentencepiece",
+    "tiktoken",
+    "sacremoses",
+    "ftfy",
+    "fugashi",
+    "jieba",
+    "rjieba",
+    "pythainlp",
+)
 FINGERPRINT_TOKENS = 16
 CONTRACT_WINDOWS, CONTRACT_LENGTH = 2, 64
 
@@ -106,7 +119,7 @@ def open_source(
 
     tokenizer_folder: where the tokenizer is, if not beside the model.
     """
-    inspection = inspect_model(task.model.path)
+    inspection = inspect_with_tokenizer(task.model.path, tokenizer_folder)
     digest, corpus_digest = digest_model(inspection), file_digest(task.corpus)
     cache = HiddenCache(task.cache_dir / "hidden_states")
     text = Text(task.corpus, task.corpus_format, task.corpus_field, task.recipe.group_field)
@@ -142,8 +155,17 @@ def open_source(
     )
 
 
+def inspect_with_tokenizer(path: Path, tokenizer_folder: Path | None = None) -> ModelInspection:
+    """The checked model, and which of its files its own tokenizer reads (of one elsewhere: none of them)."""
+    inspection = inspect_model(path)
+    if tokenizer_folder is not None and tokenizer_folder != path:
+        return inspection
+    return replace(inspection, tokenizer_files=files_of_tokenizer(load_tokenizer(path), path))
+
+
 def stored_names(meta: dict[str, Any]) -> StoredNames:
-    return StoredNames(**{part: tuple(names) for part, names in meta["stored"].items()})
+    found = {part: names if isinstance(names, str) else tuple(names) for part, names in meta["stored"].items()}
+    return StoredNames(**found)
 
 
 def file_digest(path: Path) -> str:
@@ -155,19 +177,25 @@ def cache_key(
     task: EngineTask[JobRecipe], tokenizer_folder: Path, digest: str, corpus_digest: str, device: torch.device
 ) -> str:
     options = task.recipe.options
-    side_files = sorted(
-        file for file in tokenizer_folder.iterdir() if file.suffix in SIDE_FILE_SUFFIXES and file.is_file()
-    )
+    names = {file.name for file in tokenizer_folder.iterdir() if is_side_file(file.name) and file.is_file()}
+    names |= set(files_of_tokenizer(load_tokenizer(tokenizer_folder), tokenizer_folder))
     described = {
         "format": CACHE_FORMAT,
         "model": digest,
-        "tokenizer": {file.name: file_digest(file) for file in side_files if file.name != "config.json"},
+        "tokenizer": {name: file_digest(tokenizer_folder / name) for name in sorted(names - {"config.json"})},
         "corpus": [corpus_digest, task.corpus_format, task.corpus_field, task.recipe.group_field],
         "windows": [options.window, options.calibration_tokens, options.evaluation_tokens, options.seed],
         "device": device.type,
-        "versions": [version("torch"), version("transformers"), version("tokenizers")],
+        "versions": [_version(name) for name in ("torch", "transformers", *TOKENIZING)],
     }
     return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
 
 def read_windows(
@@ -188,14 +216,16 @@ def read_windows(
         check_token_ids(examples, model.get_input_embeddings().weight.shape[0])
     sample = {name: ids.to(device) for name, ids in corpus.evaluation.first(CONTRACT_WINDOWS, CONTRACT_LENGTH).items()}
     head = find_lm_head(model, sample)
-    if str(head.weight.dtype) not in DTYPES:
-        raise UnsupportedHead(f"the head is stored as {head.weight.dtype}; only {', '.join(DTYPES)} can be sliced")
+    stored = stored_names_of(inspection, head, model)
+    dtype = str(read_tensor(inspection, stored.weight[0]).dtype)
+    if dtype not in DTYPES or str(head.weight.dtype) not in DTYPES:
+        raise UnsupportedHead(f"the head is stored as {dtype}; only {', '.join(DTYPES)} can be sliced")
     stated = {"window": settings.window, "split": corpus.split, "starts_with_bos": corpus.starts_with_bos}
     meta = {
         "dtype": str(head.weight.dtype),
         "hidden_size": head.hidden_size,
         "head": _describe_head(head),
-        "stored": asdict(stored_names_of(inspection, head, model)),
+        "stored": asdict(stored),
         "base_model_prefix": model.base_model_prefix,
         "settings": stated,
         "groups": corpus.groups,
@@ -218,7 +248,6 @@ def _window_settings(options: ReadingOptions, limit: int) -> WindowSettings:
 
 def _describe_head(head: LmHead) -> dict[str, Any]:
     return {
-        "dtype": str(head.weight.dtype),
         "transform": head.transform.describe(),
         "name": head.name,
         "embed_name": head.embed_name,
@@ -243,10 +272,23 @@ def stored_names_of(inspection: ModelInspection, head: LmHead, model: Any) -> St
     outside = [head.outside_name] if head.outside_name else []
     return StoredNames(
         weight=_stored_as(inspection, names, head.weight),
+        head=_saved_name(model, f"{head.name}.weight"),
         bias=() if head.module_bias is None else _stored_as(inspection, bias, head.module_bias),
         embed=_stored_by_name(inspection, [embed]) if head.is_tied else _stored_as(inspection, [embed], table),
         outside=_stored_as(inspection, outside, model.get_parameter_or_buffer(outside[0])) if outside else (),
     )
+
+
+def _saved_name(model: Any, name: str) -> str:
+    """Under which a parameter is saved: transformers 5 renames some on loading, and back."""
+    try:
+        from transformers.core_model_loading import revert_weight_conversion
+    except ImportError:  # transformers 4 calls modules by the names that their files have
+        return name
+    with torch.device("meta"):  # a loaded one would only undo what was renamed in its own file
+        fresh = type(model)(model.config)
+    (saved,) = revert_weight_conversion(fresh, {name: torch.zeros(1, 1)})
+    return str(saved)
 
 
 def _stored_by_name(inspection: ModelInspection, names: list[str]) -> tuple[str, ...]:
@@ -271,12 +313,11 @@ def _stored_as(inspection: ModelInspection, names: list[str], tensor: Tensor) ->
 def read_head(
     inspection: ModelInspection, described: dict[str, Any], stored: StoredNames, device: torch.device
 ) -> LmHead:
-    """The head from the checkpoint's own file: the same bytes that the model was built from."""
-    dtype = getattr(torch, described["dtype"].removeprefix("torch."))
+    """The head from the checkpoint's own file, in its dtype: the same bytes that the model was built from."""
     transform = Transform(**described["transform"])
     return LmHead(
-        weight=read_tensor(inspection, stored.weight[0]).to(device, dtype),
-        module_bias=read_tensor(inspection, stored.bias[0]).to(device, dtype) if stored.bias else None,
+        weight=read_tensor(inspection, stored.weight[0]).to(device),
+        module_bias=read_tensor(inspection, stored.bias[0]).to(device) if stored.bias else None,
         transform=transform,
         name=described["name"],
         embed_name=described["embed_name"],

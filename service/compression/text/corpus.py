@@ -11,6 +11,7 @@ from torch import Tensor
 
 from service.foundation.errors import CorpusEmpty, CorpusNotText, CorpusTooShort
 
+BYTE_ORDER_MARK = "\ufeff"
 TEXT_PIECE = 1 << 18  # characters of a plain text read at a time
 LONGEST_LINE = 1 << 14
 TOKENIZED_AT_ONCE = 1 << 20  # characters
@@ -91,6 +92,8 @@ def read_documents(path: Path, format: str, field: str | None) -> Iterator[str]:
                     yield piece + file.readline(LONGEST_LINE)  # to the end of the line, so that no word is cut
                 return
             for number, line in enumerate(file, start=1):
+                if number == 1:
+                    line = line.removeprefix(BYTE_ORDER_MARK)
                 if line.strip():
                     yield _field_of(line, field or "text", number)
     except UnicodeDecodeError as error:

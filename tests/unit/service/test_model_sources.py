@@ -125,6 +125,14 @@ def hub(tmp_path: Path) -> Iterator[tuple[TinyHub, str]]:
     folder = write_model_files(hub.root / "acme/tiny")
     (folder / "tokenizer.json").write_text("{}")
     (folder / "merges.txt").write_text("a b")
+    (folder / "bpe.codes").write_text("a b 1")
+    (folder / "source.spm").write_text("pieces")
+    (folder / "README.md").write_text("read")
+    (folder / ".gitattributes").write_text("")
+    for place in ("additional_chat_templates", "additional", "a", "additional_chat_templates2"):
+        (folder / place).mkdir()
+        (folder / place / "rag.jinja").write_text("x")
+        (folder / place / "evil.py").write_text("raise SystemExit")
     (folder / "modeling_evil.py").write_text("raise SystemExit")
     (folder / "pytorch_model.bin").write_bytes(b"\x80")
     (folder / "onnx").mkdir()
@@ -143,8 +151,9 @@ def test_a_hub_model_is_fetched_without_pickle_code_and_sub_folders(models: HubM
     seen: list[float] = []
     model = models.fetch("acme/tiny", None, seen.append)
 
-    names = {path.relative_to(model.path).as_posix() for path in model.path.rglob("*")}
-    assert names == {"config.json", "model.safetensors", "tokenizer.json", "merges.txt"}
+    names = {path.relative_to(model.path).as_posix() for path in model.path.rglob("*") if path.is_file()}
+    plain = {"config.json", "model.safetensors", "tokenizer.json", "merges.txt", "bpe.codes", "source.spm"}
+    assert names == plain | {"additional_chat_templates/rag.jinja"}
     assert model.revision == COMMIT
     assert seen[-1] == 1.0
     assert seen == sorted(seen)
@@ -278,6 +287,30 @@ def test_a_local_model_that_is_a_link_to_elsewhere_is_unsafe(tmp_path: Path) -> 
     (tmp_path / "models/acme/tiny").symlink_to(outside)
     with pytest.raises(UnsafeModel, match="link"):
         LocalModels(tmp_path / "models").fetch("acme/tiny", None, lambda _: None)
+
+
+def test_an_operator_can_allow_links_and_the_refusal_says_how(tmp_path: Path) -> None:
+    outside = write_model_files(tmp_path / "outside")
+    inside = write_model_files(tmp_path / "models/acme/files")
+    (inside / "model.safetensors").unlink()
+    (inside / "model.safetensors").symlink_to(outside / "model.safetensors")
+    (tmp_path / "models/acme/tiny").symlink_to(outside)
+    closed = open_models(Settings(data_dir=tmp_path, hub_endpoint=""))
+    allowed = open_models(Settings(data_dir=tmp_path, hub_endpoint="", follow_model_links=True))
+
+    for name in ("acme/tiny", "acme/files"):
+        with pytest.raises(UnsafeModel, match="HEADROOM_FOLLOW_MODEL_LINKS=true"):
+            closed.exists(name, None)
+        assert allowed.fetch(name, None, lambda _: None).path.name == name.partition("/")[2]
+
+
+def test_a_template_that_is_a_link_to_elsewhere_is_unsafe(tmp_path: Path) -> None:
+    folder = write_model_files(tmp_path / "models/acme/tiny")
+    (tmp_path / "secret").write_text("secret")
+    (folder / "additional_chat_templates").mkdir()
+    (folder / "additional_chat_templates/a.jinja").symlink_to(tmp_path / "secret")
+    with pytest.raises(UnsafeModel, match="link"):
+        LocalModels(tmp_path / "models").exists("acme/tiny", None)
 
 
 def test_local_models_come_before_the_hub_and_a_revision_means_the_hub(

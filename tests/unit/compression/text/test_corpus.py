@@ -81,6 +81,12 @@ def test_json_lines_give_the_text_of_their_field(tmp_path: Path) -> None:
     assert list(read_documents(path, "jsonl", "body")) == ["one", "two"]
 
 
+def test_json_lines_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    path = tmp_path / "c.jsonl"
+    path.write_text('{"text": "one"}\n{"text": "\ufefftwo"}\n', encoding="utf-8-sig")
+    assert list(read_documents(path, "jsonl", None)) == ["one", "\ufefftwo"]
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 
@@ -45,7 +46,7 @@ def source() -> Iterator[Source]:
             if state.statuses:
                 self.send_error(state.statuses.pop(0))
                 return
-            data = state.files[self.path.removeprefix("/files/")]
+            data = state.files[unquote(self.path.removeprefix("/files/"))]
             start = int(re.findall(r"\d+", asked)[0]) if asked and state.honours_ranges else 0
             self.send_response(206 if start else 200)
             if start:
@@ -160,7 +161,10 @@ def test_a_file_that_is_there_already_is_not_fetched_again(source: Source, tmp_p
 
 @pytest.mark.parametrize(
     "path",
-    ["../a", "/a", "a/../../b", "", ".", "a//b", "a\\b", "C:a", ".git/config", "a\0b", "a\nb", "con./x", "a/", "é"],
+    [
+        *("../a", "/a", "a/../../b", "", ".", "a//b", "a\\b", "C:a", ".git/config", "a\0b", "a\nb", "con./x", "a/"),
+        *(".env", "a?b", "a\ud800", "a" * 256),
+    ],
 )
 def test_an_unsafe_name_stops_everything(source: Source, tmp_path: Path, path: str) -> None:
     source.files = {"fine": b"x"}
@@ -168,6 +172,15 @@ def test_an_unsafe_name_stops_everything(source: Source, tmp_path: Path, path: s
         fetch(source, tmp_path / "in", [*source.listing(), RemoteFile(path, 1, "0" * 64)])
     assert source.ranges == []
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("path", ["tokenizer (1).json", "模型/词表.txt", "é & ü [1]#%20.txt", "a" * 255])
+def test_a_file_of_any_other_name_arrives(source: Source, tmp_path: Path, path: str) -> None:
+    source.files = {path: b"content"}
+
+    fetch(source, tmp_path / "in")
+
+    assert (tmp_path / "in" / path).read_bytes() == b"content"
 
 
 def test_a_link_out_of_the_folder_is_not_followed(source: Source, tmp_path: Path) -> None:

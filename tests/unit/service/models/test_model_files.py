@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from service.foundation.errors import CorruptCheckpoint, UnsafeModel
+from service.foundation.errors import CorruptCheckpoint, UnsafeModel, UnsupportedModel
 from service.models.model_files import digest_model, inspect_model, refuse_outside_links
 from tests.factories import write_model_files, write_safetensors
 
@@ -246,3 +246,39 @@ def test_the_reference_models_are_understood(name: str, head: str, shape: tuple[
         pytest.skip("the shared reference models are not here")
     found = inspect_model(folder)
     assert (found.head, found.tensors[head].shape, found.dtype) == (head, shape, "bfloat16")
+
+
+@pytest.mark.parametrize("value", ["torch.bfloat16", "bf16", 16, ["float32"]])
+@pytest.mark.parametrize("key", ["torch_dtype", "dtype"])
+def test_a_dtype_that_is_none_is_refused_with_the_name_of_its_field(tmp_path: Path, key: str, value: Any) -> None:
+    with pytest.raises(CorruptCheckpoint, match=f"config.json has {key} "):
+        inspect_model(write_model_files(tmp_path / "m", **{key: value}))
+    with pytest.raises(CorruptCheckpoint, match=rf"config.json has text_config\.{key} "):
+        inspect_model(write_model_files(tmp_path / "inner", text_config={key: value}))
+    inspect_model(write_model_files(tmp_path / "fine", **{key: "bfloat16"}))
+
+
+def test_a_quantised_head_is_refused_although_the_config_does_not_tell(tmp_path: Path) -> None:
+    folder = write_model_files(tmp_path / "m")
+    header = {
+        "model.embed_tokens.weight": {"dtype": "BF16", "shape": [32, 16], "data_offsets": [0, 1024]},
+        "lm_head.weight": {"dtype": "F8_E4M3", "shape": [32, 16], "data_offsets": [1024, 1536]},
+        "lm_head.weight_scale": {"dtype": "F32", "shape": [32, 1], "data_offsets": [1536, 1664]},
+    }
+    encoded = json.dumps(header).encode()
+    (folder / "model.safetensors").write_bytes(len(encoded).to_bytes(8, "little") + encoded + b"\0" * 1664)
+
+    with pytest.raises(UnsupportedModel, match=r"quantised already .*lm_head\.weight"):
+        inspect_model(folder)
+
+
+def test_a_head_of_other_content_than_the_table_is_its_own_whatever_the_config_says(tmp_path: Path) -> None:
+    folder = write_model_files(tmp_path / "m", tie_word_embeddings=True)
+    assert inspect_model(folder).is_tied  # both are zeros: stored twice
+    with (folder / "model.safetensors").open("r+b") as file:
+        file.seek(-1, os.SEEK_END)
+        file.write(b"\x01")
+
+    found = inspect_model(folder)
+
+    assert (found.is_tied, found.head) == (False, "lm_head.weight")
