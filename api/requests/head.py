@@ -31,7 +31,7 @@ class AnswerHead:
                 is_answered = True
 
         try:
-            await self.app(scope | {"method": "GET"}, receive, send_headers)
+            await self.app({**scope, "method": "GET"}, receive, send_headers)
         except Exception:
             if not is_answered:
                 raise

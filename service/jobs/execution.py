@@ -200,6 +200,8 @@ def _record_failure(job: Job, services: Services, raised: Exception) -> Job:
         raise error  # nothing can be recorded; the lease will tell
     if not isinstance(raised, ServiceError):
         logger.error("attempt %d of %s failed", job.attempt, job.id, exc_info=raised)
+    elif raised.__cause__ is not None:  # what a library said, which the user is not told
+        logger.warning("attempt %d of %s failed", job.attempt, job.id, exc_info=raised)
     now = _write(services, lambda: services.store.get(job.id))
     if now.attempt != job.attempt:
         raise AttemptSuperseded(f"attempt {job.attempt} no longer owns job {job.id}") from raised

@@ -121,7 +121,7 @@ def plan_dense(
     base_model_prefix: str,
 ) -> Plan:
     """The source with another head of the same width, (vocab, hidden), that has a table of its own; a plain config."""
-    names = [stored.head or f"{head.name}.weight"] if head.is_tied else list(stored.weight)
+    names = list(stored.weight) if not head.is_tied else [*stored.head] or [f"{head.name}.weight"]
     new: dict[str, Tensor | TensorEntry] = dict.fromkeys(names, weight)
     if bias is not None:
         new |= dict.fromkeys([names[0].removesuffix("weight") + "bias", *stored.bias], bias)

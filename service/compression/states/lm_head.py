@@ -44,7 +44,7 @@ class StoredNames:
     weight: tuple[str, ...]  # of a tied head: the table's names, under the embedding or the head or both
     bias: tuple[str, ...]
     embed: tuple[str, ...]  # of the input embedding; may be empty where it is tied
-    head: str = ""  # under which a head of its own is saved; empty: as its module is called
+    head: tuple[str, ...] = ()  # under which a head of its own is saved; empty: as its module is called
     outside: tuple[str, ...] = ()  # of the constant that is added after the head
 
 

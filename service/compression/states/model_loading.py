@@ -1,6 +1,5 @@
 """A checked local folder becomes a transformers model and tokenizer. Runs no code of the model, reaches no network."""
 
-import logging
 import math
 import os
 from collections import Counter
@@ -15,8 +14,6 @@ from service.compression.states.offloading import Room
 from service.compression.text.examples import Examples
 from service.foundation.errors import CorruptCheckpoint, UnsupportedModel
 from service.models.model_files import ModelInspection, inspect_model
-
-logger = logging.getLogger(__name__)
 
 FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
@@ -50,7 +47,6 @@ def _load_tokenizer(path: Path, files: tuple[tuple[str, int, int], ...]) -> Any:
         tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
         reads = bool(tokenizer("a", add_special_tokens=False).input_ids)
     except Exception as error:  # whatever a hostile or foreign tokenizer file makes transformers raise
-        logger.warning("the tokenizer was not loaded", exc_info=True)
         if package := missing_library(error, path):
             raise UnsupportedModel(
                 f"the model's tokenizer is read by the package {package}, which the worker lacks: install {package} "
@@ -91,7 +87,6 @@ def load_model(path: Path, config: dict[str, Any], auto_class: str, stored_eleme
             last = error
             if not isinstance(error, ValueError) or "attention" not in str(error).lower():
                 break
-    logger.warning("the model was not built", exc_info=last)
     if "size" in str(last) and "mismatch" in str(last):
         raise CorruptCheckpoint("tensors have other shapes than config.json says; save the model again") from last
     assert last is not None
@@ -110,8 +105,10 @@ def loading_dtype(inspection: ModelInspection) -> torch.dtype:
         heads = [entry for entry in inspection.tensors.values() if _is_table(entry.shape, inspection.vocab_size)]
     inner = inspection.config.get("text_config")
     stated = [place.get(key) for place in (inspection.config, inner or {}) for key in ("dtype", "torch_dtype")]
-    plain = {torch.float64, torch.float32, torch.bfloat16, torch.float16}
-    said = [getattr(torch, name, None) for name in stated if isinstance(name, str) and name != "auto"]
+    plain: set[Any] = {torch.float64, torch.float32, torch.bfloat16, torch.float16}
+    said: list[torch.dtype] = [
+        getattr(torch, name, None) for name in stated if isinstance(name, str) and name != "auto"
+    ]
     found = [dtype for dtype in said if dtype in plain] or [_main_float(inspection)]
     for entry in heads:
         if entry.dtype in FLOATS:

@@ -164,8 +164,7 @@ def inspect_with_tokenizer(path: Path, tokenizer_folder: Path | None = None) -> 
 
 
 def stored_names(meta: dict[str, Any]) -> StoredNames:
-    found = {part: names if isinstance(names, str) else tuple(names) for part, names in meta["stored"].items()}
-    return StoredNames(**found)
+    return StoredNames(**{part: tuple(names) for part, names in meta["stored"].items()})
 
 
 def file_digest(path: Path) -> str:
@@ -272,7 +271,7 @@ def stored_names_of(inspection: ModelInspection, head: LmHead, model: Any) -> St
     outside = [head.outside_name] if head.outside_name else []
     return StoredNames(
         weight=_stored_as(inspection, names, head.weight),
-        head=_saved_name(model, f"{head.name}.weight"),
+        head=(_saved_name(model, f"{head.name}.weight"),),
         bias=() if head.module_bias is None else _stored_as(inspection, bias, head.module_bias),
         embed=_stored_by_name(inspection, [embed]) if head.is_tied else _stored_as(inspection, [embed], table),
         outside=_stored_as(inspection, outside, model.get_parameter_or_buffer(outside[0])) if outside else (),
