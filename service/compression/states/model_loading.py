@@ -15,6 +15,8 @@ from service.compression.text.examples import Examples
 from service.foundation.errors import CorruptCheckpoint, UnsupportedModel
 from service.models.model_files import ModelInspection, inspect_model
 
+CONFIG_FLOATS = {str(dtype).removeprefix("torch."): dtype for dtype in (torch.float64, torch.float32, torch.float16)}
+CONFIG_FLOATS |= {"bfloat16": torch.bfloat16, "double": torch.float64, "float": torch.float32, "half": torch.float16}
 FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 # A sliced checkpoint holds fewer elements than its config describes, at most so many times.
@@ -104,12 +106,9 @@ def loading_dtype(inspection: ModelInspection) -> torch.dtype:
     if not heads:  # of a name that no rule knows
         heads = [entry for entry in inspection.tensors.values() if _is_table(entry.shape, inspection.vocab_size)]
     inner = inspection.config.get("text_config")
-    stated = [place.get(key) for place in (inspection.config, inner or {}) for key in ("dtype", "torch_dtype")]
-    plain: set[Any] = {torch.float64, torch.float32, torch.bfloat16, torch.float16}
-    said: list[torch.dtype] = [
-        getattr(torch, name, None) for name in stated if isinstance(name, str) and name != "auto"
-    ]
-    found = [dtype for dtype in said if dtype in plain] or [_main_float(inspection)]
+    places = (inspection.config, inner if isinstance(inner, dict) else {})
+    said = [CONFIG_FLOATS.get(str(place.get(key))) for place in places for key in ("dtype", "torch_dtype")]
+    found = [dtype for dtype in said if dtype is not None] or [_main_float(inspection)]
     for entry in heads:
         if entry.dtype in FLOATS:
             found[0] = torch.promote_types(found[0], FLOATS[entry.dtype])
