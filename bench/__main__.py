@@ -50,7 +50,7 @@ def missing() -> dict[str, str]:
     """What benchmarks need that is not on this machine."""
     needed = {
         "precision": ("the reference models in ../shared", SHARED.is_dir()),
-        "models": ("the reference models in ../shared", SHARED.is_dir()),
+        "models": ("the texts in ../shared", SHARED.is_dir()),
         "frontier": ("the reference texts in ../shared", SHARED.is_dir()),
         "download": ("nginx", shutil.which("nginx") is not None),
     }

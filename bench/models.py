@@ -1,10 +1,14 @@
-"""The drift of methods on the reference models in ../shared: the table of the README. Runs the whole engine.
+"""The drift of methods on really trained models and on the small reference models of ../shared. Runs the whole engine.
 
-Each row is a job of its own on prose-valid.txt: calibrated on one part of it, measured on another, window 512.
+The former are those of HEADROOM_BENCH_MODELS (default: .models of this checkout, which `make models` fills), on
+wikitext-2; the latter are read with prose-valid.txt. Each row is a job of its own: calibrated on one part of the text,
+measured on another, window 512. Heads in planes and of plain integers beside slices: `make bench NAME=frontier`.
 """
 
+import os
 import sys
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,37 +19,70 @@ from service.compression.jobs.compress import compress
 from service.ports.jobs import EngineTask, LocalModel
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
-MODELS = ("docs-gpt2-13m", "docs-gpt2-13m-long", "docs-llama-untied-12m")
+TRAINED = Path(os.environ.get("HEADROOM_BENCH_MODELS", Path(__file__).resolve().parents[1] / ".models"))
+SMALL = ("docs-gpt2-13m", "docs-gpt2-13m-long", "docs-llama-untied-12m")
 ROWS = (("random", "mean"), ("slope", "none"), ("slope", "mean"), ("pca", "mean"), ("activation", "mean"))
 RATIOS = (0.1, 0.3, 0.5)
+FEWER_TOKENS = {"calibration_tokens": 8192, "evaluation_tokens": 8192}  # of the trained models, on a CPU
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def run() -> dict[str, Any]:
-    if not (SHARED / "models").is_dir():
-        raise SystemExit("bench models needs the reference models in ../shared")
-    figures: dict[str, Any] = {"device": DEVICE, "corpus": "prose-valid.txt", "models": {}}
+    measured = _models()
+    if not measured:
+        raise SystemExit("bench models needs the models of `make models`, or ../shared, and the texts of ../shared")
+    figures: dict[str, Any] = {"device": DEVICE, "models": {}}
     with tempfile.TemporaryDirectory() as folder:
-        for name in MODELS:
-            rows = {f"{method}, repair {repair}": _drift(Path(folder), name, method, repair) for method, repair in ROWS}
-            report = _job(Path(folder), name, {"method": "probability", "ratio": "auto"})
+        for model in measured:
+            rows = {
+                f"{method}, repair {repair}": _drift(Path(folder), model, method, repair) for method, repair in ROWS
+            }
+            report = _job(Path(folder), model, {"method": "probability", "ratio": 0.5, "drift": {"perplexity": 1e-9}})
             rows["probability, repair mean"] = _curve(report)
-            figures["models"][name] = {
+            figures["models"][model.path.name] = found = {
+                "corpus": model.corpus.name,
                 "perplexity": round(report["baseline"]["perplexity"], 2),
                 "encoding_r2": round(report["encoding"]["r2"], 4),
                 "drift": rows,
-                "auto": {key: report["selected"][key] for key in ("ratio", "kept_columns", "perplexity_drift")}
-                | {
-                    "perplexity_drift_high": report["selected"]["perplexity_drift_high"],
-                    "stored_drift": report["stored"]["perplexity_drift"],
-                    "bytes": report["bytes"],
+                "probability": {
+                    f"{point['ratio']:.4g}": {key: float(f"{point[key]:.5g}") for key in ("kl_mean", "top1_agreement")}
+                    for point in report["curve"]
                 },
             }
-            _print_table(name, figures["models"][name])
+            found |= {"auto": _auto(Path(folder), model)} if model.is_small else {}
+            _print_table(model.path.name, found)
     return figures
 
 
-def _drift(folder: Path, model: str, method: str, repair: str) -> dict[str, float]:
+@dataclass(frozen=True)
+class MeasuredModel:
+    """A model and the text that it is measured on."""
+
+    path: Path
+    corpus: Path
+    options: dict[str, int]
+    is_small: bool
+
+
+def _models() -> list[MeasuredModel]:
+    """Those that are on this machine, the really trained ones first."""
+    trained = sorted(config.parent for config in TRAINED.rglob("config.json")) if TRAINED.is_dir() else []
+    texts = SHARED / "corpora"
+    models = [MeasuredModel(path, texts / "wikitext-2-valid.txt", FEWER_TOKENS, False) for path in trained]
+    models += [MeasuredModel(SHARED / "models" / name, texts / "prose-valid.txt", {}, True) for name in SMALL]
+    return [model for model in models if model.path.is_dir() and model.corpus.is_file()]
+
+
+def _auto(folder: Path, model: MeasuredModel) -> dict[str, Any]:
+    report = _job(folder, model, {"method": "probability", "ratio": "auto"})
+    return {key: report["selected"][key] for key in ("ratio", "kept_columns", "perplexity_drift")} | {
+        "perplexity_drift_high": report["selected"]["perplexity_drift_high"],
+        "stored_drift": report["stored"]["perplexity_drift"],
+        "bytes": report["bytes"],
+    }
+
+
+def _drift(folder: Path, model: MeasuredModel, method: str, repair: str) -> dict[str, float]:
     fields = {"method": method, "ratio": 0.5, "drift": {"perplexity": 1e-9}, "options": {"repair": repair}}
     return _curve(_job(folder, model, fields))  # the budget refuses it: only the curve is wanted
 
@@ -55,12 +92,15 @@ def _curve(report: dict[str, Any]) -> dict[str, float]:
     return {f"{point['ratio']:.4g}": float(f"{point['perplexity_drift']:.5g}") for point in report["curve"]}
 
 
-def _job(folder: Path, model: str, fields: dict[str, Any]) -> dict[str, Any]:
-    recipe = CompressRecipe.model_validate({"model": f"shared/{model}", "corpus": "corpus_" + "0" * 32} | fields)
+def _job(folder: Path, model: MeasuredModel, fields: dict[str, Any]) -> dict[str, Any]:
+    model_id = f"bench/{model.path.name}"
+    fields = fields | {"options": model.options | fields.get("options", {})}
+    recipe = CompressRecipe.model_validate({"model": model_id, "corpus": "corpus_" + "0" * 32} | fields)
     with tempfile.TemporaryDirectory(dir=folder) as staging:
-        source = LocalModel(f"shared/{model}", None, SHARED / "models" / model)
-        corpus = SHARED / "corpora" / "prose-valid.txt"
-        task = EngineTask("job_bench", recipe, source, corpus, "text", None, folder / "cache", Path(staging), DEVICE)
+        source = LocalModel(model_id, None, model.path)
+        task = EngineTask(
+            "job_bench", recipe, source, model.corpus, "text", None, folder / "cache", Path(staging), DEVICE
+        )
         return compress(task, lambda phase, fraction: None).report
 
 
@@ -68,10 +108,14 @@ def _print_table(name: str, found: dict[str, Any]) -> None:
     lines = [f"\n{name}: perplexity {found['perplexity']}, R^2 {found['encoding_r2']}"]
     for row, drift in found["drift"].items():
         lines.append(f"  {row:26}" + "".join(f"{100 * drift[str(r)]:+10.3f} %" for r in RATIOS))
-    chosen, size = found["auto"], found["auto"]["bytes"]
-    lines.append(
-        f"  auto at 1 %: ratio {chosen['ratio']:.3f}, stored drift {100 * chosen['stored_drift']:+.3f} %, "
-        f"head {size['head_before']:,} -> {size['head_after']:,} bytes\n"
-    )
-    sys.stdout.write("\n".join(lines))
+    for figure, factor, unit in (("kl_mean", 1, "nats"), ("top1_agreement", 100, "%")):
+        values = [found["probability"][str(ratio)][figure] for ratio in RATIOS]
+        lines.append(f"  {'probability, ' + figure:26}" + "".join(f"{factor * value:10.4f} {unit}" for value in values))
+    if "auto" in found:
+        chosen, size = found["auto"], found["auto"]["bytes"]
+        lines.append(
+            f"  auto at 1 %: ratio {chosen['ratio']:.3f}, stored drift {100 * chosen['stored_drift']:+.3f} %, "
+            f"head {size['head_before']:,} -> {size['head_after']:,} bytes"
+        )
+    sys.stdout.write("\n".join(lines) + "\n")
     sys.stdout.flush()
