@@ -30,24 +30,38 @@ class Method(StrEnum):
     PROBABILITY = "probability"
 
 
-class DriftBudget(Strict):
-    """How far predictions may move. The upper end of the 95 % interval must stay inside."""
+Bound = Annotated[float, Field(gt=0, le=10, allow_inf_nan=False)]
 
-    perplexity: Annotated[float, Field(gt=0, le=10, allow_inf_nan=False)] = 0.01
-    kl: Annotated[float, Field(gt=0, le=10, allow_inf_nan=False)] | None = None
+
+class DriftBudget(Strict):
+    """How far predictions may move; null leaves that figure unbounded.
+
+    Perplexity alone does not see predictions that move without growing worse on average, so KL is bounded by default
+    too. Of a growth of perplexity the upper end of the 95 % interval must stay inside, of the others the mean.
+    """
+
+    perplexity: Annotated[Bound | None, Field(description="largest relative growth of perplexity")] = 0.01
+    kl: Annotated[Bound | None, Field(description="largest mean KL divergence, nats a token")] = 0.01
+    top1: Annotated[
+        Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] | None,
+        Field(description="smallest share of positions whose most probable token stays the same"),
+    ] = None
+    rare_perplexity: Annotated[
+        Bound | None, Field(description="largest relative growth of perplexity on tokens of the rarest band")
+    ] = None
 
 
 class CalibratedDriftBudget(DriftBudget):
     """With a bound on how far groups of texts may lie apart."""
 
-    group_gap: Annotated[float, Field(gt=0, le=10, allow_inf_nan=False)] | None = None
+    group_gap: Bound | None = None
 
 
 class Budget(Strict):
     """Instead of a ratio and a precision: both are searched for. One of the two."""
 
     head_bytes: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] | None = None  # share of the head's bytes
-    drift: Annotated[float, Field(gt=0, le=10, allow_inf_nan=False)] | None = None  # growth of perplexity
+    drift: Bound | None = None  # growth of perplexity
 
     @model_validator(mode="after")
     def _one_of_them(self) -> Self:
@@ -61,7 +75,7 @@ class EvaluationCorpus(Strict):
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,63}$")]
     corpus: CorpusReference
-    drift: DriftBudget | None = None  # None: the budget of the job
+    drift: DriftBudget | None = None  # None: the budget of the job, as is each bound that is left out
 
 
 class CompressOptions(ReadingOptions):
@@ -122,6 +136,11 @@ class CompressRecipe(JobRecipe):
     options: CompressOptions = CompressOptions()
 
     @property
+    def seeks_the_smallest(self) -> bool:
+        """Whether the service chooses how much goes; a ratio or a number of bytes is the user's."""
+        return self.ratio == "auto" and (self.budget is None or self.budget.head_bytes is None)
+
+    @property
     def group_field(self) -> str | None:
         return self.options.group_field
 
@@ -140,6 +159,16 @@ class CompressRecipe(JobRecipe):
     def with_corpora(self, ids: Sequence[str]) -> Self:
         others = [other.model_copy(update={"corpus": id_}) for other, id_ in zip(self.evaluation, ids[1:], strict=True)]
         return self.model_copy(update={"corpus": ids[0], "evaluation": others})
+
+    @model_validator(mode="before")
+    @classmethod
+    def _bounds_of_further_texts_are_the_jobs_where_left_out(cls, data: object) -> object:
+        """After the next one, as pydantic runs them from last to first; a stored recipe says every bound already."""
+        drift = data.get("drift") if isinstance(data, dict) else None
+        if not isinstance(data, dict) or not isinstance(drift, dict) or not isinstance(data.get("evaluation"), list):
+            return data
+        shared = {name: bound for name, bound in drift.items() if name in DriftBudget.model_fields}
+        return data | {"evaluation": [_with_bounds(one, shared) for one in data["evaluation"]]}
 
     @model_validator(mode="before")
     @classmethod
@@ -186,3 +215,9 @@ class CompressRecipe(JobRecipe):
         if len(set(names)) < len(names):
             raise ValueError(f"each evaluation corpus needs a name of its own, other than {CALIBRATED!r}")
         return self
+
+
+def _with_bounds(evaluation: object, shared: dict[str, object]) -> object:
+    if not isinstance(evaluation, dict) or not isinstance(evaluation.get("drift"), dict):
+        return evaluation
+    return evaluation | {"drift": shared | evaluation["drift"]}

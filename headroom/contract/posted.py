@@ -1,5 +1,6 @@
 """What can be asked of a job, as the body of POST /v1/jobs. The server checks it; here it is only put together."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,9 @@ class Settings(TypedDict, total=False):
     budget: Mapping[str, float] | None  # {"head_bytes": 0.25} or {"drift": 0.01}, instead of ratio and head_dtype
     method: str | None
     max_drift: float | None  # largest relative growth of perplexity, 0.01 = 1 %
-    kl_budget: float | None  # largest mean KL divergence, nats per token
+    kl_budget: float | None  # largest mean KL divergence, nats per token; math.inf: not bounded, as for max_drift
+    min_top1: float | None  # smallest share of positions whose most probable token stays the same
+    max_rare_drift: float | None  # largest relative growth of perplexity on tokens of the rarest band
     group_gap: float | None  # largest gap between groups of texts in drift of perplexity; needs options group_field
     evaluation: Sequence[Evaluation]  # the job passes if it passes on each of them
     publish: str | None  # `ns/name`: what the server's hub calls the checkpoint
@@ -35,16 +38,18 @@ class Settings(TypedDict, total=False):
 
 def compress_body(model: str, corpus: str | dict[str, str], settings: Settings) -> dict[str, Any]:
     """`corpus` is the id of an uploaded one, or {"text": ...}; those of `evaluation` are ids."""
-    drift = {
-        "perplexity": settings.get("max_drift"),
-        "kl": settings.get("kl_budget"),
-        "group_gap": settings.get("group_gap"),
+    bounds = {
+        "max_drift": settings.get("max_drift"),
+        "kl_budget": settings.get("kl_budget"),
+        "min_top1": settings.get("min_top1"),
+        "max_rare_drift": settings.get("max_rare_drift"),
     }
+    drift = drift_body(bounds) | _present({"group_gap": settings.get("group_gap")})
     webhook = settings.get("webhook")
     optional = {
         "budget": dict(settings.get("budget") or {}),
         "method": settings.get("method"),
-        "drift": _present(drift),
+        "drift": drift,
         "evaluation": [_evaluation(one) for one in settings.get("evaluation", ())],
         "publish": _present({"repo": settings.get("publish")}),
         "ratios": list(settings.get("ratios", ())),
@@ -56,6 +61,14 @@ def compress_body(model: str, corpus: str | dict[str, str], settings: Settings) 
     return job_body("compress", model, corpus, settings.get("revision"), required | optional)
 
 
+BOUNDS = {"max_drift": "perplexity", "kl_budget": "kl", "min_top1": "top1", "max_rare_drift": "rare_perplexity"}
+
+
+def drift_body(given: Mapping[str, float | None]) -> dict[str, float | None]:
+    """Bounds by the names of `Settings`: None is left to the server, infinity bounds nothing."""
+    return {BOUNDS[name]: None if value == math.inf else value for name, value in given.items() if value is not None}
+
+
 def job_body(
     kind: str, model: str, corpus: str | dict[str, str], revision: str | None, fields: Mapping[str, Any]
 ) -> dict[str, Any]:
@@ -65,8 +78,7 @@ def job_body(
 
 
 def _evaluation(one: Evaluation) -> dict[str, Any]:
-    drift = None if one.max_drift is None else {"perplexity": one.max_drift}
-    return _present({"name": one.name, "corpus": one.corpus, "drift": drift})
+    return _present({"name": one.name, "corpus": one.corpus, "drift": drift_body({"max_drift": one.max_drift}) or None})
 
 
 def _present(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -68,6 +68,7 @@ class Result:
     kl_mean: float | None = None
     top1_agreement: float | None = None
     largest_passing_ratio: float | None = None
+    rejected_for: str | None = None  # `over_budget` or `not_worth_it`, of a rejected job
     checkpoint_bytes_before: int | None = None
     checkpoint_bytes_after: int | None = None
     head_bytes_before: int | None = None

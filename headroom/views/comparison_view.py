@@ -4,8 +4,8 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from headroom.contract.report.report import CompareReport
-from headroom.views.figures import number, percent, printable, size
-from headroom.views.rendering import drift_percent, figures_table
+from headroom.views.figures import number, printable, size
+from headroom.views.rendering import allowed, drift_percent, figures_table
 
 
 def comparison_view(report: CompareReport) -> RenderableType:
@@ -37,6 +37,5 @@ def comparison_verdict(report: CompareReport) -> Text:
     )
     if budget is None:
         return Text.assemble(("Measured: ", "bold"), f"{moved}; no budget was asked for.")
-    limit = percent(budget.perplexity) + (f" and KL {budget.kl:g}" if budget.kl is not None else "")
     word, style = ("Inside the budget: ", "bold green") if report.passes else ("Over the budget: ", "bold yellow")
-    return Text.assemble((word, style), f"{moved}, allowed {limit}.")
+    return Text.assemble((word, style), f"{moved}, allowed {allowed(budget.model_dump())}.")

@@ -65,7 +65,7 @@ def drift_view(job: JobRecord, report: CompressReport) -> RenderableType:
     before = f"{report.baseline.kind} {number(report.baseline.perplexity, ',.2f')} before"
     caption = Text.assemble(
         ("Drift", "bold"),
-        f" on {tokens:,} evaluation tokens, method {report.method}, {before}; allowed {_allowed(budget)}",
+        f" on {tokens:,} evaluation tokens, method {report.method}, {before}; allowed {allowed(budget)}",
     )
     return Group(caption, _curve_table(job, report.curve, report.selected, budget))
 
@@ -110,12 +110,17 @@ def _needed(found: Sparsity) -> list[tuple[float, int]]:
     return [(float(share), count) for share, count in found.columns_needed.items()]
 
 
-def _allowed(budget: Mapping[str, Any]) -> str:
+def allowed(budget: Mapping[str, Any]) -> str:
+    """Every bound of a budget, in words."""
     limits = []
     if budget.get("perplexity") is not None:
         limits.append(percent(budget["perplexity"]))
     if budget.get("kl") is not None:
         limits.append(f"KL {budget['kl']:g}")
+    if budget.get("top1") is not None:
+        limits.append(f"{budget['top1']:.2%} the same top token")
+    if budget.get("rare_perplexity") is not None:
+        limits.append(f"{percent(budget['rare_perplexity'])} on rare tokens")
     if budget.get("group_gap") is not None:
         limits.append(f"{percent(budget['group_gap'])} between groups")
     return " and ".join(limits) or "anything"
@@ -158,8 +163,14 @@ def drift_percent(fraction: float | None) -> str:
 
 def _fits(point: CurvePoint, budget: Mapping[str, Any]) -> bool:
     """The gate's rule, for colours only: the upper end of the interval is inside."""
-    measured = ((point.perplexity_drift_high, budget.get("perplexity")), (point.kl_mean, budget.get("kl")))
-    return all(limit is None or (value is not None and value <= limit) for value, limit in measured)
+    least, same = budget.get("top1"), point.top1_agreement
+    measured = (
+        (point.perplexity_drift_high, budget.get("perplexity")),
+        (point.kl_mean, budget.get("kl")),
+        (point.rare_perplexity_drift_high, budget.get("rare_perplexity")),
+    )
+    kept = least is None or (same is not None and same >= least)
+    return kept and all(limit is None or (value is not None and value <= limit) for value, limit in measured)
 
 
 def _mark(chosen: bool, fits: bool, is_fallback: bool) -> tuple[str, str]:
@@ -201,6 +212,9 @@ def verdict(job: JobRecord, perplexity: str = "perplexity") -> Text:
             f"{result.hidden_size:,} kept; {perplexity} {percent(result.perplexity_drift)} "
             f"(95 %: at most {percent(result.perplexity_drift_high)}).",
         )
+    if job.status == "rejected" and result and result.rejected_for == "not_worth_it":
+        sentences = job.figures.get("refusals") or ["what may go saves next to nothing: nothing was stored."]
+        return Text.assemble(("Not worth storing: ", "bold yellow"), sentences[0][0].lower() + sentences[0][1:])
     if job.status == "rejected" and result:
         largest = result.largest_passing_ratio
         hint = f"the largest ratio that passes is {largest:g}" if largest is not None else "no measured ratio passes"
@@ -214,7 +228,9 @@ def verdict(job: JobRecord, perplexity: str = "perplexity") -> Text:
 
 
 def _excess(job: JobRecord, result: Result) -> str:
-    """What is over the budget, in words."""
+    """What is over the budget: the server's sentences, or words of our own for a server that has none."""
+    if told := job.figures.get("refusals"):
+        return ", and ".join(sentence[0].lower() + sentence[1:].rstrip(".") for sentence in told)
     budget = job.json.get("drift") or {}
     limit, high = budget.get("perplexity"), result.perplexity_drift_high
     reasons = []
@@ -298,7 +314,7 @@ def _asked_for(job: JobRecord) -> str:
         return job.kind
     searched = {name: value for name, value in (job.json.get("budget") or {}).items() if value is not None}
     what = ", ".join(f"{name} {value:g}" for name, value in searched.items()) or f"ratio {job.json['ratio']}"
-    return f"{what}, method {job.json['method']}, allowed {_allowed(job.json.get('drift') or {})}"
+    return f"{what}, method {job.json['method']}, allowed {allowed(job.json.get('drift') or {})}"
 
 
 def records_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:

@@ -75,7 +75,9 @@ def frontier_figure(report: dict[str, Any]) -> Figure:
     traces.append(_trace(chosen or [frontier["nearest"]], "chosen" if chosen else "nearest", "markers", marker))
     limit, allowed = frontier["budget"]["head_bytes"], report["budget"]["perplexity"]
     dashed = {"color": RED, "width": 1.5, "dash": "dash"}
-    lines = [{"type": "line", "xref": "paper", "x0": 0, "x1": 1, "y0": allowed, "y1": allowed, "line": dashed}]
+    lines: list[dict[str, Any]] = []
+    if allowed is not None:
+        lines.append({"type": "line", "xref": "paper", "x0": 0, "x1": 1, "y0": allowed, "y1": allowed, "line": dashed})
     if limit is not None:
         lines.append({"type": "line", "yref": "paper", "y0": 0, "y1": 1, "x0": limit, "x1": limit, "line": dashed})
     layout = {

@@ -33,6 +33,19 @@ def percent(fraction: float | None) -> str:
     return "not measured" if fraction is None else f"{fraction:+.3%}"
 
 
+def bounds(budget: dict[str, Any]) -> str:
+    """Every bound of a drift budget, in words."""
+    told = (
+        ("perplexity", "{:+.2%} of perplexity"),
+        ("kl", "KL {:g}"),
+        ("top1", "the same most probable token at {:.2%}"),
+        ("rare_perplexity", "{:+.2%} of perplexity on rare tokens"),
+        ("group_gap", "{:.2%} between groups"),
+    )
+    found = [form.format(budget[name]) for name, form in told if budget.get(name) is not None]
+    return f"allowed: {', '.join(found)}" if found else "no budget"
+
+
 def how_measured(report: dict[str, Any]) -> list[str]:
     corpus, head = report["corpus"], report["head"]
     facts = [

@@ -9,8 +9,8 @@ from plotly.offline import get_plotlyjs
 
 from service.reports.encoding_page import analysis_page, dynamics_page, encoding_sections
 from service.reports.frontier_page import NAMES, frontier_sections
-from service.reports.page_parts import how_measured, number, percent, plot, remarks, table
-from service.reports.refusals import refusals
+from service.reports.page_parts import bounds, how_measured, number, percent, plot, remarks, table
+from service.reports.refusals import is_not_worth_it, refusals
 from service.reports.report_figures import Figure, bytes_figure, drift_figure
 from service.reports.steering_card import steering_sections
 
@@ -99,7 +99,9 @@ def _compression(report: dict[str, Any]) -> tuple[list[str], dict[str, Figure]]:
     if sizes is not None:
         figures["bytes"] = sizes
         sections += ["<h2>Bytes</h2>", plot("bytes", "Bytes before and after.", low=True)]
-    sections += [f"<p>{escape(report['advice'])}</p>", *_rollout(report.get("rollout")), *encoding]
+    told = [report["worth"]["sentence"]] if report.get("worth") and not is_not_worth_it(report) else []
+    told += [] if is_not_worth_it(report) else [report["advice"]]
+    sections += [*(f"<p>{escape(sentence)}</p>" for sentence in told), *_rollout(report.get("rollout")), *encoding]
     return [*sections, *how_measured(report)], figures
 
 
@@ -131,7 +133,7 @@ def _comparison(report: dict[str, Any]) -> tuple[list[str], dict[str, Figure]]:
     ]
     budget, passes = report["budget"], report["passes"]
     words = {True: "Inside the budget", False: "Over the budget", None: "Measured, no budget"}[passes]
-    allowed = "" if budget is None else f", budget {percent(budget['perplexity'])}"
+    allowed = "" if budget is None else f"; {bounds(budget)}"
     drift = (
         f"{perplexity} of B {percent(whole['perplexity_drift'])} against A (95 % interval "
         f"{percent(whole['perplexity_drift_low'])} to {percent(whole['perplexity_drift_high'])}){allowed}"
@@ -167,12 +169,14 @@ def _verdict(report: dict[str, Any]) -> str:
     drift = (
         f"{report['baseline'].get('kind', 'perplexity')} {percent(selected['perplexity_drift'])} (95 % interval "
         f"{percent(selected['perplexity_drift_low'])} to {percent(selected['perplexity_drift_high'])}), "
-        f"budget {percent(report['budget']['perplexity'])}"
+        f"KL {number(selected['kl_mean'], '.3g')} nats a token, the same most probable token at "
+        f"{number(selected['top1_agreement'], '.2%')} of positions; {bounds(report['budget'])}"
     )
     best = report.get("largest_passing_ratio")
     hint = f" The largest ratio that passes is {best:.4g}." if best is not None and not passes else ""
-    words = "Inside the budget" if passes else "Refused"
-    kind = "" if passes else " bad"
+    spared = is_not_worth_it(report)
+    words = "Not worth storing" if spared else "Inside the budget" if passes else "Refused"
+    kind = " bad" if spared or not passes else ""
     reasons = "".join(f"<li>{escape(sentence)}</li>" for sentence in refusals(report))
     listed = f"<ul>{reasons}</ul>" if reasons else ""
     return f'<div class="verdict{kind}"><strong>{words}.</strong> {removed}: {escape(drift)}.{hint}{listed}</div>'

@@ -7,6 +7,8 @@ the alarm of a stage is what the drift monitor may measure before the stage has 
 import math
 from typing import Any
 
+from service.reports.refusals import is_not_worth_it
+
 TRAFFIC = (0.01, 0.1, 0.5, 1.0)
 # Share of the drift budget that the stages before the last may use, by the upper end of the interval.
 BUDGET_SHARE = (0.1, 0.5)
@@ -22,7 +24,7 @@ def roll_out(report: dict[str, Any], *, can_widen: bool) -> dict[str, Any] | Non
     traffic, the drift to expect, and the KL and top-1 agreement that stop it.
     """
     selected = report["selected"]
-    if not selected.get("passes"):
+    if not selected.get("passes") or is_not_worth_it(report):
         return None
     points = [*_points_before(report, selected), selected]
     # The last size meets all of the traffic in steps; the ones before it meet a small share.
@@ -40,16 +42,19 @@ def roll_out(report: dict[str, Any], *, can_widen: bool) -> dict[str, Any] | Non
 
 
 def _points_before(report: dict[str, Any], selected: dict[str, Any]) -> list[dict[str, Any]]:
-    """For each share of the budget the most that stays inside it, mildest first, each size once."""
-    budget = report["budget"]["perplexity"]
+    """For each share of the bounds the most that stays inside them, mildest first, each size once."""
+    budget = report["budget"]
+    bounds = [("perplexity_drift_high", budget["perplexity"]), ("kl_mean", budget.get("kl"))]
     found: list[dict[str, Any]] = []
     for share in BUDGET_SHARE:
         inside = [
             point
             for point in report["curve"]
             if point["kept_columns"] > selected["kept_columns"]
-            and point["perplexity_drift_high"] is not None
-            and point["perplexity_drift_high"] <= share * budget
+            and all(
+                bound is None or (point[figure] is not None and point[figure] <= share * bound)
+                for figure, bound in bounds
+            )
         ]
         best = min(inside, key=lambda point: point["kept_columns"], default=None)
         if best is not None and best not in found:
@@ -101,12 +106,13 @@ def _checklist(report: dict[str, Any], selected: dict[str, Any]) -> list[dict[st
     """`ok` is True or False where the report decides it, None where a person has to."""
     corpus, stored = report["corpus"], report.get("stored") or {}
     budget = report["budget"]
-    measured = stored.get("perplexity_drift_high", selected["perplexity_drift_high"])
+    measured, allowed = stored.get("perplexity_drift_high", selected["perplexity_drift_high"]), budget["perplexity"]
     return [
         _item(
             "The drift of the stored checkpoint is inside the budget",
-            measured is not None and measured <= budget["perplexity"],
-            f"at most {_percent(measured)} of perplexity, {_percent(budget['perplexity'])} allowed",
+            allowed is None or (measured is not None and measured <= allowed),
+            f"at most {_percent(measured)} of perplexity"
+            + (f", {_percent(allowed)} allowed" if allowed is not None else ""),
         ),
         _item(
             "The stored checkpoint gives what was measured before it was stored",

@@ -3,7 +3,7 @@
 import math
 from typing import Any
 
-from service.reports.refusals import refusals
+from service.reports.refusals import refusals, rejected_for
 
 FIGURES_OF_SELECTED = {
     "ratio": "ratio",
@@ -63,6 +63,7 @@ def _of_compression(report: dict[str, Any]) -> dict[str, Any]:
             "perplexity_before": (report.get("baseline") or {}).get("perplexity"),
             "largest_passing_ratio": report.get("largest_passing_ratio"),
             "refusals": refusals(report),
+            "rejected_for": rejected_for(report),
             "revisions": [
                 {name: point[name] for name in FIGURES_OF_REVISION} for point in report.get("revisions") or ()
             ],

@@ -23,7 +23,7 @@ JOB: dict[str, Any] = {
     "model": "acme/tiny",
     "ratio": 0.5,
     "corpus": {"text": "the head of a model is wide " * 3000},
-    "drift": {"perplexity": 10},
+    "drift": {"perplexity": 10, "kl": None},
     "options": {"calibration_tokens": 2048, "evaluation_tokens": 2048, "window": 64},
 }
 

@@ -19,7 +19,19 @@ pytestmark = [
 
 PAGE = "docs/consumers.md"
 QUICK = ["--window", "32", "--calibration-tokens", "1024", "--evaluation-tokens", "2048"]
-COMPRESS = ["compress", "acme/tiny", "--corpus", "corpus.txt", *QUICK, "--ratio", "0.25", "--max-drift", "9"]
+COMPRESS = [
+    "compress",
+    "acme/tiny",
+    "--corpus",
+    "corpus.txt",
+    *QUICK,
+    "--ratio",
+    "0.25",
+    "--max-drift",
+    "9",
+    "--max-kl",
+    "inf",
+]
 # Before the first snippet, which imports headroom.
 LOADED_WITHOUT = """
 from transformers import AutoModelForCausalLM

@@ -65,7 +65,7 @@ class Service:
             "model": "acme/tiny",
             "ratio": 0.5,
             "corpus": corpus.json()["id"],
-            "drift": {"perplexity": 10},
+            "drift": {"perplexity": 10, "kl": None},
             "options": options,
         }
         posted = self.http.post("/v1/jobs", json=body)

@@ -84,7 +84,7 @@ def slice_head(folder: Path) -> Path:
     options = {"window": 32, "calibration_tokens": 1024, "evaluation_tokens": 1024, "continuations": 0, "compare": []}
     task = EngineTask(
         job_id="job_t",
-        recipe=make_recipe(drift={"perplexity": 9.0}, options=options),
+        recipe=make_recipe(drift={"perplexity": 9.0, "kl": None}, options=options),
         model=LocalModel("acme/tiny", None, make_tiny_checkpoint(folder / "model")),
         corpus=folder / "corpus.txt",
         corpus_format="text",

@@ -92,7 +92,7 @@ def clients(fleet: Fleet, tmp_path: Path) -> Iterator[list[httpx.Client]]:
 
 def post(client: httpx.Client, corpus: str, model: str, seed: int) -> str:
     options = OPTIONS | {"seed": seed}
-    body = {"model": model, "ratio": 0.5, "corpus": corpus, "drift": {"perplexity": 10}, "options": options}
+    body = {"model": model, "ratio": 0.5, "corpus": corpus, "drift": {"perplexity": 10, "kl": None}, "options": options}
     posted = client.post("/v1/jobs", json=body)
     assert posted.status_code == 202, posted.text
     return str(posted.json()["id"])

@@ -82,7 +82,13 @@ def store(data: Path) -> Iterator[SqlJobStore]:
 
 def post(client: httpx.Client, corpus: str, shards: int, seed: int) -> str:
     options = OPTIONS | {"shards": shards, "seed": seed}
-    body = {"model": "acme/tiny", "ratio": 0.5, "corpus": corpus, "drift": {"perplexity": 10}, "options": options}
+    body = {
+        "model": "acme/tiny",
+        "ratio": 0.5,
+        "corpus": corpus,
+        "drift": {"perplexity": 10, "kl": None},
+        "options": options,
+    }
     posted = client.post("/v1/jobs", json=body)
     assert posted.status_code == 202, posted.text
     return str(posted.json()["id"])

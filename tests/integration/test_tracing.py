@@ -23,7 +23,7 @@ JOB = {
     "model": "acme/tiny",
     "ratio": 0.5,
     "corpus": {"text": "the head of a model is wide " * 2000},
-    "drift": {"perplexity": 10},
+    "drift": {"perplexity": 10, "kl": None},
     "options": {"calibration_tokens": 2048, "evaluation_tokens": 2048, "window": 64},
 }
 PARENT = {"traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", "tracestate": "acme=7"}

@@ -70,6 +70,7 @@ function step(job, phase) {
 
 function rejected(job) {
   const result = job.result ?? {};
+  if (result.rejected_for === "not_worth_it") return h("div", { class: "notice warn" }, h("p", {}, h("strong", {}, "Not worth storing. "), result.refusals?.[0]));
   const best = result.largest_passing_ratio;
   const text = job.kind !== "compress" ? null : best
     ? h("p", {}, "The largest ratio that would have passed is ", h("strong", {}, percent(best)), ".")
@@ -83,11 +84,20 @@ function succeeded(job) {
   const result = job.result;
   const took = job.started && job.finished ? ` It took ${seconds((Date.parse(job.finished) - Date.parse(job.started)) / 1000)}.` : "";
   const words = {
-    compress: () => `${percent(1 - result.kept_columns / result.hidden_size)} of the head's columns removed, ${result.kept_columns} of ${result.hidden_size} kept. Perplexity ${percent(result.perplexity_drift, true)} (95 %: ${percent(result.perplexity_drift_low, true)} to ${percent(result.perplexity_drift_high, true)}), inside the budget of ${percent(job.drift.perplexity)}.`,
+    compress: () => `${percent(1 - result.kept_columns / result.hidden_size)} of the head's columns removed, ${result.kept_columns} of ${result.hidden_size} kept. Perplexity ${percent(result.perplexity_drift, true)} (95 %: ${percent(result.perplexity_drift_low, true)} to ${percent(result.perplexity_drift_high, true)}), inside the budget of ${bounds(job.drift)}. The most probable token stays the same at ${percent(result.top1_agreement)} of positions.`,
     compare: () => `Perplexity of the second model ${percent(result.perplexity_drift, true)} against the first (95 %: ${percent(result.perplexity_drift_low, true)} to ${percent(result.perplexity_drift_high, true)}).`,
     steer: () => `${result.tokens.length} tokens steered; KL divergence ${number(result.kl_mean)} nats a token.`,
   };
   return h("div", { class: "notice good" }, h("p", {}, h("strong", {}, "Succeeded. "), (words[job.kind] ?? (() => "Everything was measured."))(), took));
+}
+
+function bounds(drift) {
+  const found = [];
+  if (drift.perplexity) found.push(percent(drift.perplexity));
+  if (drift.kl) found.push(`KL ${number(drift.kl)}`);
+  if (drift.top1) found.push(`${percent(drift.top1)} the same top token`);
+  if (drift.rare_perplexity) found.push(`${percent(drift.rare_perplexity)} on rare tokens`);
+  return found.join(", ") || "nothing";
 }
 
 const tile = (name, value, note) => h("div", {}, h("dt", {}, name), h("dd", {}, value, note && h("small", {}, note)));

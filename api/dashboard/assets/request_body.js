@@ -2,7 +2,8 @@
 
 const WHOLE = new Set(["options.window", "options.seed", "options.calibration_tokens", "options.evaluation_tokens", "options.continuations", "options.shards"]);
 const NUMBERS = new Set(["drift.kl", "max_kl"]);
-const PERCENTS = new Set(["drift.perplexity", "drift.group_gap", "ratio"]);
+const PERCENTS = new Set(["drift.perplexity", "drift.top1", "drift.rare_perplexity", "drift.group_gap", "ratio"]);
+const UNBOUNDED = new Set(["drift.perplexity", "drift.kl"]); // have a default: an empty field says that there is no bound
 const DEFAULTS = { "options.head_dtype": "source", "options.repair": "mean", "options.tied": "keep", method: "probability", kind: "compress" };
 const APART = new Set(["amount", "source", "corpus", "corpus.text", "file", "field", "do", "labels", "tokens", "checkpoints", "other", "model", "model.revision", "options.export", "options.keep_removed", "options.compare", "options.publish_ratios", "webhook.secret"]);
 const COMPARED = ["slope", "random"]; // by default
@@ -22,6 +23,7 @@ export function bodyOf(entries, corpus) {
   const body = { kind: values.kind, model: modelOf(values.model ?? "", values["model.revision"] ?? ""), corpus };
   if (values.kind === "compress") body.ratio = values.amount === "auto" ? "auto" : fraction(values.ratio);
   for (const [name, value] of entries) {
+    if (UNBOUNDED.has(name) && value === "") place(body, name, null);
     if (APART.has(name) || EVALUATION.test(name) || name === "kind" || name === "ratio" || value === "" || value === DEFAULTS[name]) continue;
     place(body, name, PERCENTS.has(name) ? fraction(value) : WHOLE.has(name) || NUMBERS.has(name) ? Number(value) : value);
   }
@@ -103,9 +105,9 @@ export function fieldsOf(job) {
     if (job.ratio !== "auto") found.ratio = shown(job.ratio);
     found.method = job.method;
   }
-  if (job.drift) Object.assign(found, { "drift.perplexity": shown(job.drift.perplexity), "drift.kl": job.drift.kl ?? "" });
-  if (job.drift?.group_gap) found["drift.group_gap"] = shown(job.drift.group_gap);
-  if (job.evaluation) found.evaluation = job.evaluation.map((one) => ({ name: one.name, corpus: one.corpus, "drift.perplexity": one.drift ? shown(one.drift.perplexity) : "" }));
+  if (job.drift) found["drift.kl"] = job.drift.kl ?? "";
+  for (const name of ["perplexity", "top1", "rare_perplexity", "group_gap"]) if (job.drift) found[`drift.${name}`] = job.drift[name] ? shown(job.drift[name]) : "";
+  if (job.evaluation) found.evaluation = job.evaluation.map((one) => ({ name: one.name, corpus: one.corpus, "drift.perplexity": one.drift?.perplexity ? shown(one.drift.perplexity) : "" }));
   if (job.webhook) found["webhook.url"] = job.webhook.url;
   if (job.other) found.other = job.other.id;
   if (job.checkpoints) found.checkpoints = job.checkpoints.map(reference).join("\n");

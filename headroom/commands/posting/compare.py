@@ -10,18 +10,16 @@ from headroom.client.client import Client
 from headroom.commands.posting.compared_models import side_by_side
 from headroom.commands.posting.corpus_argument import check_corpus
 from headroom.commands.posting.following import Run, follow
-from headroom.commands.terminal.options import job_options, reading_options
+from headroom.commands.terminal.options import drift_options, job_options, reading_options
 from headroom.commands.terminal.server import connect, server_for
 from headroom.commands.terminal.signals import signals_as_interrupts
+from headroom.contract.posted import BOUNDS, drift_body
 
 
 @click.command("compare")
 @click.argument("model", metavar="A")
 @click.argument("other", metavar="B")
-@click.option("--max-drift", type=float, metavar="0.01", help="Refuse B above this growth of perplexity.")
-@click.option(
-    "--kl-budget", type=float, metavar="NATS", help="Refuse B above this mean KL divergence, or 1 % of perplexity."
-)
+@drift_options
 @click.option("--group-field", metavar="NAME", help="Field of JSON lines that names the group of each text.")
 @job_options
 def command(
@@ -33,17 +31,17 @@ def command(
     data_dir: str,
     models_dir: str | None,
     as_json: bool,
-    max_drift: float | None,
-    kl_budget: float | None,
     group_field: str | None,
     **rest: Any,
 ) -> int:
     """Measure how far the predictions of B lie from those of A: ids or folders, plain or sliced.
 
+    Any bound makes it a judgement, by the defaults of the other bounds too; without one it only measures.
+
     Exit codes: 0 measured (and inside the budget), 2 bad input, 3 over the budget, 130 interrupted, 1 anything else.
     """
     check_corpus(corpus)
-    drift = {name: value for name, value in (("perplexity", max_drift), ("kl", kl_budget)) if value is not None}
+    drift = drift_body({name: rest[name] for name in BOUNDS})
     data, models, remote = Path(data_dir), Path(models_dir) if models_dir else None, server is not None
     with signals_as_interrupts(), side_by_side((model, other), models, data, remote=remote) as (ids, models):
         post = partial(

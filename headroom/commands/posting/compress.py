@@ -11,7 +11,7 @@ from headroom.client.client import Client
 from headroom.commands.posting.corpus_argument import check_corpus, read_evaluations
 from headroom.commands.posting.following import Run, follow
 from headroom.commands.posting.model_argument import choose_model
-from headroom.commands.terminal.options import job_options, reading_options
+from headroom.commands.terminal.options import drift_options, job_options, reading_options
 from headroom.commands.terminal.output import print_json
 from headroom.commands.terminal.server import connect, server_for
 from headroom.commands.terminal.signals import signals_as_interrupts
@@ -60,8 +60,7 @@ def read_budget(context: click.Context, option: click.Parameter, value: str | No
     help="Search ratio and precision together: least drift at these bytes, or fewest bytes at this drift.",
 )
 @click.option("--method", metavar="NAME", help=f"How columns are chosen: {METHODS}.")
-@click.option("--max-drift", type=float, metavar="0.01", help="Largest growth of perplexity; 0.01 (default) is 1 %.")
-@click.option("--kl-budget", type=float, metavar="NATS", help="Largest mean KL divergence per token.")
+@drift_options
 @click.option("--group-field", metavar="NAME", help="Field of JSON lines that names the group of each text.")
 @click.option("--group-gap", type=float, metavar="0.01", help="Largest gap in drift between two groups.")
 @click.option(
@@ -107,7 +106,8 @@ def command(
 ) -> int:
     """Compress MODEL, an id (<ns>/<name>) or a local folder, and fetch the checkpoint.
 
-    Exit codes: 0 succeeded, 2 bad input, 3 rejected by the drift gate, 130 interrupted, 1 anything else.
+    Exit codes: 0 succeeded, 2 bad input, 3 rejected by the drift gate, 4 not worth storing, 130 interrupted, 1 anything
+    else.
     """
     if rest["webhook"] is not None and server is None:
         raise click.UsageError("--webhook needs --server: without one the service ends with the job, and tells nobody.")
@@ -147,6 +147,8 @@ def settings_from(values: dict[str, Any]) -> Settings:
         method=values["method"],
         max_drift=values["max_drift"],
         kl_budget=values["kl_budget"],
+        min_top1=values["min_top1"],
+        max_rare_drift=values["max_rare_drift"],
         group_gap=values["group_gap"],
         evaluation=values["evaluation"],
         publish=values["publish"],

@@ -17,7 +17,7 @@ from headroom.views.progress import display_for
 from headroom.views.rendering import console_for, show
 from headroom.views.report_views import report_views
 
-FAILED, BAD_INPUT, REJECTED, INTERRUPTED = 1, 2, 3, 130
+FAILED, BAD_INPUT, REJECTED, NOT_WORTH_IT, INTERRUPTED = 1, 2, 3, 4, 130
 CANCEL_SECONDS = 20.0  # the service promises ten
 
 
@@ -88,7 +88,7 @@ def _exit_code(job: Job) -> int:
     if job.status == "succeeded":
         return 0
     if job.status == "rejected":
-        return REJECTED
+        return NOT_WORTH_IT if job.result and job.result.rejected_for == "not_worth_it" else REJECTED
     return BAD_INPUT if job.error and job.error.code in BAD_INPUT_CODES else FAILED
 
 

@@ -113,3 +113,27 @@ def job_options(command: CommandT) -> CommandT:
     for option in reversed(options):
         command = option(command)
     return command
+
+
+def drift_options(command: CommandT) -> CommandT:
+    """How far predictions may move. The defaults are the server's; `inf` bounds nothing."""
+    options = [
+        click.option(
+            "--max-drift", type=float, metavar="0.01", help="Largest growth of perplexity; 0.01 (default) is 1 %."
+        ),
+        click.option(
+            "--max-kl",
+            "--kl-budget",
+            "kl_budget",
+            type=float,
+            metavar="NATS",
+            help="Largest mean KL divergence per token; 0.01 by default, inf for none.",
+        ),
+        click.option("--min-top1", type=float, metavar="0.98", help="Least share of unchanged most probable tokens."),
+        click.option(
+            "--max-rare-drift", type=float, metavar="0.05", help="Largest growth of perplexity on rare tokens."
+        ),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command

@@ -2,7 +2,7 @@
 
 from pydantic import Field
 
-from headroom.contract.report.curve import AllowedDrift, Baseline, CurvePoint, DriftInterval, JudgedPoint
+from headroom.contract.report.curve import AllowedDrift, Baseline, CurvePoint, JudgedPoint, StoredDriftFigures
 from headroom.contract.report.part import Measured, ReportPart
 
 
@@ -17,7 +17,7 @@ class EvaluatedCorpus(ReportPart):
     baseline: Baseline
     curve: tuple[CurvePoint, ...]
     selected: JudgedPoint = Field(description="`passes`: of this text alone")
-    stored: DriftInterval | None = None
+    stored: StoredDriftFigures | None = None
     outside_share: Measured = Field(
         None, description="variance of its hidden states outside the calibration's main directions"
     )

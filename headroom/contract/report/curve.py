@@ -17,6 +17,8 @@ class AllowedDrift(ReportPart):
 
     perplexity: float | None = None
     kl: float | None = None
+    top1: float | None = None
+    rare_perplexity: float | None = None
     group_gap: float | None = None
 
 
@@ -28,7 +30,21 @@ class DriftInterval(ReportPart):
     perplexity_drift_high: Measured
 
 
-class CurvePoint(DriftInterval):
+class RareDrift(ReportPart):
+    """Relative growth of perplexity where the token that came is of the rarest band."""
+
+    rare_perplexity_drift: Measured = None
+    rare_perplexity_drift_high: Measured = Field(None, description="upper end of its 95 % interval")
+
+
+class StoredDriftFigures(DriftInterval, RareDrift):
+    """Of the stored model against the source, on the same windows."""
+
+    kl_mean: Measured = Field(None, description="KL(source || stored), nats a token; null in older reports")
+    top1_agreement: Measured = Field(None, description="share of positions with the same most probable token")
+
+
+class CurvePoint(DriftInterval, RareDrift):
     """One kept size, measured."""
 
     ratio: float = Field(description="asked for: share of the columns that go")

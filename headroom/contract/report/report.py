@@ -31,6 +31,7 @@ from headroom.contract.report.stored import (
     Shards,
     StoredCheckpoint,
 )
+from headroom.contract.report.worth import PlainHead, WorthOfReport
 from headroom.errors import HeadroomError
 
 WITHOUT_VERSION = 1  # of reports from before there were versions
@@ -90,6 +91,8 @@ class CompressReport(EncodingReport):
     exports: tuple[Export, ...] = ()
     revisions: tuple[Revision, ...] = ()
     bytes: ByteCounts
+    plain: dict[str, PlainHead] = Field(default_factory=dict, description="all columns rounded, measured beside")
+    worth: WorthOfReport | None = Field(None, description="what storing saves; null when the gate refused before")
     advice: str = ""
     rollout: Rollout | None = Field(None, description="null when refused")
 

@@ -2,7 +2,7 @@
 
 from pydantic import Field
 
-from headroom.contract.report.curve import DriftInterval
+from headroom.contract.report.curve import DriftInterval, StoredDriftFigures
 from headroom.contract.report.part import Measured, ReportPart
 
 
@@ -14,7 +14,7 @@ class LoadedAgain(ReportPart):
     max_logit_difference: Measured = None
 
 
-class StoredCheckpoint(LoadedAgain, DriftInterval):
+class StoredCheckpoint(LoadedAgain, StoredDriftFigures):
     """With its drift on the corpus."""
 
 

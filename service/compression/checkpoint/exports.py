@@ -93,7 +93,8 @@ def _dense(
     difference = _difference(source, written, first.first_logits)
     if not all(drift.passes(one.set.budget) for one, drift in zip(choice.sets, drifts, strict=True)):
         raise ExportUnavailable(
-            f"the dense export would drift by up to {max(drift.high for drift in drifts):+.2%}, over the budget"
+            f"the dense export would drift by up to {max(drift.high for drift in drifts):+.2%} in perplexity, KL "
+            f"{max(drift.kl for drift in drifts):.3g}, over the budget"
             + (
                 ": the plain class has no place for the bias of the mean repair; ask for options.repair none, or leave "
                 "out the export"
@@ -128,13 +129,11 @@ def _measure(
             source.head,
             COMPARED_POSITIONS,
             lambda done: progress((len(measurements) + done) / len(choice.sets)),
+            one.set.hidden,
         )
         measurements.append(measured)
-        drifts.append(
-            stored_drift(
-                measured.negative_log_likelihood, one.baseline_likelihood, measured.lengths, seed, one.set.groups
-            )
-        )
+        assert measured.against_source is not None
+        drifts.append(stored_drift(measured.against_source, one.set, seed))
     return measurements[0], drifts
 
 

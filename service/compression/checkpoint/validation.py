@@ -3,12 +3,16 @@
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from service.compression.drift.stored_form_drift import positions_between
+from service.compression.drift.sweep import Positions
+from service.compression.states.hidden_cache import HiddenStates
 from service.compression.states.hidden_states import stopped_at_lm_head
 from service.compression.states.lm_head import LmHead
 from service.compression.states.model_loading import loading_dtype, skeleton_of
@@ -21,7 +25,7 @@ from service.models.model_files import inspect_model
 PERPLEXITY_TOLERANCE = 1e-3
 # A tied table that was turned is rounded once more, and the body reads it: real drift, which the budget judges.
 TURNED_TABLE_TOLERANCE = 1e-2
-ROWS_AT_ONCE = 256
+ROWS_AT_ONCE = 128
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,6 +35,7 @@ class StoredMeasurement:
     negative_log_likelihood: Tensor  # (windows,) float64, summed over each window, nats
     first_logits: Tensor  # (positions, vocab) float32, a few positions of the first window
     lengths: Tensor  # (windows,) predicted positions of each window
+    against_source: Positions | None  # of every position, where the source's hidden states were given
 
     @property
     def perplexity(self) -> float:
@@ -57,38 +62,57 @@ def load_stored(folder: Path, auto_class: str, room: Room, dtype: torch.dtype | 
 
 
 def measure_stored(
-    model: Any, examples: Examples, head: LmHead, first_positions: int, progress: Callable[[float], None]
+    model: Any,
+    examples: Examples,
+    head: LmHead,
+    first_positions: int,
+    progress: Callable[[float], None],
+    source: HiddenStates | None = None,
 ) -> StoredMeasurement:
-    """The model's own head module computes the logits, a few rows at a time; what its code does after is `head`'s."""
+    """The model's own head module computes the logits, a few rows at a time; what its code does after is `head`'s.
+
+    source: hidden states of the same windows in the model that was compressed; with them its logits are made beside.
+    """
     # In float32, as the sweep: rounding of logits is the runtime's, and the full head has it too.
     lm_head = copy.deepcopy(model.get_output_embeddings()).float()
     sums: list[Tensor] = []
     first: list[Tensor] = []
+    found: list[Positions] = []
+    at_once = windows_at_once(model, examples.labels.shape[1]) if is_offloaded(model) else 1
+    blocks = list(examples.split(at_once))
+    originals = repeat(None) if source is None else source.of_windows(at_once)
     with stopped_at_lm_head(model) as hidden_states:
 
-        def measure(block: Examples) -> list[Tensor]:
+        def measure(given: tuple[Examples, Tensor | None]) -> tuple[list[Tensor], list[Positions]]:
+            block, original = given
             hidden = block.predicting(hidden_states(block.inputs))
             if block is blocks[0]:
                 first.append(head.logits_of(lm_head(hidden[:first_positions].float())).cpu())
-            lengths = block.lengths.tolist()
-            windows = zip(hidden.split(lengths), block.targets.to(hidden.device).split(lengths), strict=True)
-            return [_loss(rows.float(), wanted, lm_head, head) for rows, wanted in windows]
+            losses, positions = _positions(hidden, original, block.targets.to(hidden.device), lm_head, head)
+            return [window.sum() for window in losses.split(block.lengths.tolist())], positions
 
-        at_once = windows_at_once(model, examples.labels.shape[1]) if is_offloaded(model) else 1
-        blocks = list(examples.split(at_once))
-        for losses in map_windows(measure, blocks, model):
+        for losses, positions in map_windows(measure, zip(blocks, originals, strict=False), model):
             sums += losses
+            found += positions
             progress(len(sums) / len(examples))
-    return StoredMeasurement(torch.stack(sums), first[0], examples.lengths)
+    beside = Positions.joined(found) if found else None
+    return StoredMeasurement(torch.stack(sums), first[0], examples.lengths, beside)
 
 
-def _loss(hidden: Tensor, targets: Tensor, lm_head: Any, head: LmHead) -> Tensor:
-    """() summed nats of one window, float64."""
-    total = torch.zeros((), dtype=torch.float64)
-    for rows, wanted in zip(hidden.split(ROWS_AT_ONCE), targets.split(ROWS_AT_ONCE), strict=True):
-        logits = head.logits_of(lm_head(rows))
-        total += torch.nn.functional.cross_entropy(logits, wanted, reduction="none").double().sum().cpu()
-    return total
+def _positions(
+    hidden: Tensor, original: Tensor | None, targets: Tensor, lm_head: Any, head: LmHead
+) -> tuple[Tensor, list[Positions]]:
+    """(positions,) nats, float64, and the same beside the source's; hidden, original: (positions, hidden)."""
+    losses, found = [], []
+    for start in range(0, hidden.shape[0], ROWS_AT_ONCE):
+        here = slice(start, start + ROWS_AT_ONCE)
+        logits, wanted = head.logits_of(lm_head(hidden[here].float())), targets[here]
+        if original is None:
+            losses.append(torch.nn.functional.cross_entropy(logits, wanted, reduction="none").double().cpu())
+        else:
+            found.append(positions_between(head.logits(original[here].to(hidden.device)), logits, wanted))
+            losses.append(found[-1].likelihood[:, 0].double())
+    return torch.cat(losses), found
 
 
 def check_reproduces(stored: StoredMeasurement, predicted_perplexity: float, tolerance: float) -> None:

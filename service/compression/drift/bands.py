@@ -23,6 +23,11 @@ def bands_of_tokens(alpha: Tensor) -> Tensor:
     return bands
 
 
+def are_rare(targets: Tensor, alpha: Tensor) -> Tensor:
+    """(positions,) bool: whether the token that came is of the last band. targets: (positions,) int64."""
+    return bands_of_tokens(alpha)[targets] == len(ENDS) - 1
+
+
 def drift_by_band(drift: TokenDrift, alpha: Tensor, seed: int) -> list[dict[str, Any]]:
     """Figures of all positions, then of each band."""
     bands = bands_of_tokens(alpha)

@@ -99,6 +99,7 @@ def measured_on(
                 point.ratio,
                 seed,
                 device,
+                one.rare,
                 lambda done: progress((len(found) + done) / len(sets)),
             )
         )

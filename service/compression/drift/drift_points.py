@@ -14,6 +14,16 @@ from service.compression.numerics.bootstrap import interval_of_means
 WINDOWS_FOR_INTERVAL = 8
 
 
+def is_inside(budget: DriftBudget, perplexity: float, kl: float, top1: float, rare: float | None) -> bool:
+    """Of growths of perplexity the upper ends. A NaN is inside of nothing, nor is what was not measured."""
+    return (
+        (budget.perplexity is None or perplexity <= budget.perplexity)
+        and (budget.kl is None or kl <= budget.kl)
+        and (budget.top1 is None or top1 >= budget.top1)
+        and (budget.rare_perplexity is None or (rare is not None and rare <= budget.rare_perplexity))
+    )
+
+
 @dataclass(frozen=True)
 class DriftPoint:
     """One kept size, measured. Drift is relative: 0.01 is one percent more perplexity than the full head."""
@@ -28,11 +38,13 @@ class DriftPoint:
     kl_p95: float
     kl_p99: float
     top1_agreement: float
+    rare_perplexity_drift: float | None = None  # where the token that came is of the rarest band; None: not measured
+    rare_perplexity_drift_high: float | None = None
 
     def passes(self, budget: DriftBudget) -> bool:
-        """The upper end of the interval must be inside; a NaN never is."""
-        inside = self.perplexity_drift_high <= budget.perplexity
-        return inside and (budget.kl is None or self.kl_mean <= budget.kl)
+        return is_inside(
+            budget, self.perplexity_drift_high, self.kl_mean, self.top1_agreement, self.rare_perplexity_drift_high
+        )
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -43,7 +55,7 @@ def drift_curve(swept: Sweep, ratio_of: dict[int, float], seed: int) -> list[Dri
     predicted = swept.lengths.sum()
     totals = swept.negative_log_likelihood.sum(0) / predicted
     low, high = bootstrap_interval(swept.negative_log_likelihood, swept.lengths, seed)
-    points = []
+    rare, points = _rare_drift(swept, seed), []
     for index, size in enumerate(swept.kept):
         if size in ratio_of:
             kl = swept.divergence[:, index]
@@ -60,9 +72,20 @@ def drift_curve(swept: Sweep, ratio_of: dict[int, float], seed: int) -> list[Dri
                     kl_p95=p95,
                     kl_p99=p99,
                     top1_agreement=float(swept.agreement[:, index].sum() / predicted),
+                    rare_perplexity_drift=None if rare is None else float(rare[0][index]),
+                    rare_perplexity_drift_high=None if rare is None else float(rare[1][index]),
                 )
             )
     return sorted(points, key=lambda point: point.ratio)
+
+
+def _rare_drift(swept: Sweep, seed: int) -> tuple[Tensor, Tensor] | None:
+    """Relative drift over the rare positions and the upper end of its interval, (sizes,) each; NaN without any."""
+    if swept.rare is None:
+        return None
+    likelihood, counts = swept.rare
+    drift = torch.expm1((likelihood - likelihood[:, -1:]).sum(0) / counts.sum())
+    return drift, bootstrap_interval(likelihood, counts, seed)[1]
 
 
 def quantiles(values: Tensor, shares: Tensor) -> list[float]:

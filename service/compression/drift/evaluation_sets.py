@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from headroom.contract.compress import CALIBRATED, CalibratedDriftBudget, CompressRecipe
+from headroom.contract.compress import CALIBRATED, CalibratedDriftBudget, CompressRecipe, DriftBudget
+from service.compression.drift.bands import are_rare
 from service.compression.states.hidden_cache import HiddenStates
 from service.compression.states.source import Source, open_source
 from service.compression.states.statistics import Statistics
@@ -23,6 +24,7 @@ class EvaluationSet:
     hidden: HiddenStates
     budget: CalibratedDriftBudget
     groups: list[str] | None = None  # of each window
+    rare: Tensor | None = None  # (positions,) bool: the token that came is of the rarest band
 
 
 def open_evaluation_sets(
@@ -43,9 +45,15 @@ def open_evaluation_sets(
         )
         part = _part_of(progress, len(sets) - 1, len(recipe.evaluation))
         other = open_source(reading, device, part)
-        budget = CalibratedDriftBudget(**(asked.drift or recipe.drift).model_dump(include={"perplexity", "kl"}))
+        shared = set(DriftBudget.model_fields)
+        budget = CalibratedDriftBudget(**(asked.drift or recipe.drift).model_dump(include=shared))
         sets.append(EvaluationSet(asked.name, other.corpus_digest, other.evaluation, budget))
     return sets
+
+
+def with_rare_positions(sets: list[EvaluationSet], alpha: Tensor) -> list[EvaluationSet]:
+    """alpha: (vocab,), of the calibration: it says which tokens are rare, whatever the text that is judged."""
+    return [replace(one, rare=are_rare(one.hidden.targets, alpha)) for one in sets]
 
 
 def _part_of(progress: Callable[[float], None], number: int, count: int) -> Callable[[float], None]:

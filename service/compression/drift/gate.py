@@ -4,18 +4,12 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
 
 from headroom.contract.compress import CalibratedDriftBudget, CompressRecipe
-from service.compression.drift.drift_points import (
-    DriftPoint,
-    baseline_perplexity,
-    bootstrap_interval,
-    drift_curve,
-)
+from service.compression.drift.drift_points import DriftPoint, baseline_perplexity, drift_curve, is_inside
 from service.compression.drift.evaluation_sets import EvaluationSet
 from service.compression.drift.groups import Gap, group_drift
-from service.compression.drift.sweep import SweepHead, sweep
+from service.compression.drift.sweep import Positions, SweepHead, sweep, swept_of
 from service.foundation.errors import ModelDrift
 from service.models.column_counts import checked_kept_columns, kept_columns
 
@@ -31,7 +25,6 @@ class Measured:
     set: EvaluationSet
     curve: list[DriftPoint]
     baseline: float  # perplexity of the full head
-    baseline_likelihood: Tensor  # (windows,) float64, summed nats of each evaluation window
     gaps: dict[int, Gap | None]  # between groups, at each size; empty without groups
 
     def at(self, kept: int) -> DriftPoint:
@@ -72,9 +65,15 @@ class Choice:
         )
 
     def may_store(self, other: list[DriftPoint], tried: list[DriftPoint], found: list["StoredDrift"]) -> bool:
-        """Whether `other` still passes if storing adds to its drift what it added to that of `tried`, in every set."""
+        """Whether `other` still passes if storing moves its figures as it moved those of `tried`, in every set."""
         return all(
-            point.perplexity_drift_high + (drift.high - before.perplexity_drift_high) <= one.set.budget.perplexity
+            is_inside(
+                one.set.budget,
+                point.perplexity_drift_high + (drift.high - before.perplexity_drift_high),
+                point.kl_mean + (drift.kl - before.kl_mean),
+                point.top1_agreement + (drift.top1 - before.top1_agreement),
+                _moved_on(point.rare_perplexity_drift_high, before.rare_perplexity_drift_high, drift.rare_high),
+            )
             for one, point, before, drift in zip(self.sets, other, tried, found, strict=True)
         )
 
@@ -129,16 +128,19 @@ def _measure(
     measured: list[Measured] = []
     for one in sets:
         swept = sweep(
-            one.hidden, head, sorted(ratio_of), progress=lambda done: progress((len(measured) + done) / len(sets))
+            one.hidden,
+            head,
+            sorted(ratio_of),
+            rare=one.rare,
+            progress=lambda done: progress((len(measured) + done) / len(sets)),
         )
-        likelihood = swept.negative_log_likelihood[:, -1]
-        if not torch.isfinite(likelihood).all():
+        if not torch.isfinite(swept.negative_log_likelihood[:, -1]).all():
             raise ModelDrift("the model's own loss on this corpus is not a number: the weights are damaged")
         curve, gaps = drift_curve(swept, ratio_of, seed), {}
         if one.groups:
             by_group = group_drift(swept.negative_log_likelihood, swept.lengths, one.groups, swept.kept, seed)
             gaps = {kept: by_group.gap(kept) for kept in ratio_of}
-        measured.append(Measured(one, curve, baseline_perplexity(swept), likelihood, gaps))
+        measured.append(Measured(one, curve, baseline_perplexity(swept), gaps))
     return measured
 
 
@@ -168,6 +170,10 @@ def _apart(gap: Gap | None, budget: CalibratedDriftBudget) -> bool:
     return budget.group_gap is None or gap is None or gap.high <= budget.group_gap
 
 
+def _moved_on(other: float | None, tried: float | None, stored: float | None) -> float | None:
+    return None if other is None or tried is None or stored is None else other + (stored - tried)
+
+
 @dataclass(frozen=True)
 class StoredDrift:
     """Drift of the checkpoint as stored, storage rounding and a turned input table included."""
@@ -175,18 +181,42 @@ class StoredDrift:
     drift: float
     low: float
     high: float
+    kl: float  # KL(source || stored), nats per token
+    top1: float
+    rare: float | None = None  # drift where the token that came is of the rarest band, and the end of its interval
+    rare_high: float | None = None
     gap: Gap | None = None
 
     def passes(self, budget: CalibratedDriftBudget) -> bool:
-        return self.high <= budget.perplexity and _apart(self.gap, budget)
+        return is_inside(budget, self.high, self.kl, self.top1, self.rare_high) and _apart(self.gap, budget)
+
+    def as_dict(self) -> dict[str, float | None]:
+        """As docs/report.md names it."""
+        return {
+            "perplexity_drift": self.drift,
+            "perplexity_drift_low": self.low,
+            "perplexity_drift_high": self.high,
+            "kl_mean": self.kl,
+            "top1_agreement": self.top1,
+            "rare_perplexity_drift": self.rare,
+            "rare_perplexity_drift_high": self.rare_high,
+        }
 
 
-def stored_drift(
-    stored: Tensor, baseline: Tensor, lengths: Tensor, seed: int, groups: list[str] | None = None
-) -> StoredDrift:
-    """Each (windows,): summed negative log-likelihood of the same windows, float64; their predicted positions."""
-    paired = torch.stack([stored, baseline], dim=1)
-    low, high = bootstrap_interval(paired, lengths, seed)
-    difference = (stored.sum() - baseline.sum()) / lengths.sum()
-    gap = group_drift(paired, lengths, groups, [0, 1], seed).gap(0) if groups else None
-    return StoredDrift(float(torch.expm1(difference)), float(low[0]), float(high[0]), gap)
+def stored_drift(stored: Positions, one: EvaluationSet, seed: int) -> StoredDrift:
+    """stored: of every position of `one`, the stored model first, the source last."""
+    swept = swept_of([0], stored.likelihood, stored.agreement, stored.divergence, one.hidden, one.rare)
+    (point,) = drift_curve(swept, {0: 1.0}, seed)
+    gap = None
+    if one.groups:
+        gap = group_drift(swept.negative_log_likelihood, swept.lengths, one.groups, [0, 1], seed).gap(0)
+    return StoredDrift(
+        point.perplexity_drift,
+        point.perplexity_drift_low,
+        point.perplexity_drift_high,
+        point.kl_mean,
+        point.top1_agreement,
+        point.rare_perplexity_drift,
+        point.rare_perplexity_drift_high,
+        gap,
+    )

@@ -26,14 +26,19 @@ ROWS_AT_ONCE = 4096
 
 @torch.inference_mode()
 def measure_rivals(
-    hidden: HiddenStates, head: LmHead, seed: int, *, progress: Callable[[float], None] = lambda fraction: None
+    hidden: HiddenStates,
+    head: LmHead,
+    seed: int,
+    *,
+    names: tuple[RoundedDtype, ...] = get_args(RoundedDtype),
+    device: torch.device | str = "cpu",
+    progress: Callable[[float], None] = lambda fraction: None,
 ) -> dict[RoundedDtype, DriftPoint]:
     """Drift of plain `int8` rows and plain `int4` groups, with intervals."""
-    names: tuple[RoundedDtype, ...] = get_args(RoundedDtype)
     likelihood, agreement, divergence, done = [], [], [], 0
     at_once = max(1, min(MOST_POSITIONS, BLOCK_ELEMENTS // head.vocab_size))
-    blocks = zip(hidden.blocks(at_once), hidden.targets.split(at_once), strict=True)
-    for found in map_blocks(lambda block: _measured(*block, head, names), blocks, torch.device("cpu")):
+    blocks = zip(hidden.blocks(at_once, device), hidden.targets.split(at_once), strict=True)
+    for found in map_blocks(lambda block: _measured(*block, head, names), blocks, torch.device(device)):
         likelihood.append(found[0])
         agreement.append(found[1])
         divergence.append(found[2])
@@ -52,7 +57,8 @@ def measure_rivals(
 def _measured(
     hidden: Tensor, targets: Tensor, head: LmHead, names: Sequence[RoundedDtype]
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Likelihood (rows, rivals + 1), the full head's last; agreement and divergence (rows, rivals)."""
+    """Likelihood (rows, rivals + 1), the full head's last; agreement and divergence (rows, rivals); on the CPU."""
+    targets = targets.to(hidden.device)
     full = _logits(hidden, head, lambda rows: rows.float()).log_softmax(1)
     best = full.argmax(1, keepdim=True)
     likelihood, agreement, divergence = [], [], []
@@ -64,7 +70,7 @@ def _measured(
         divergence.append(torch.linalg.vecdot(full.exp(), full - log_q)[:, None].clamp_min(0))
         likelihood.append(-log_q.gather(1, targets[:, None]))
     likelihood.append(-full.gather(1, targets[:, None]))
-    return torch.cat(likelihood, 1), torch.cat(agreement, 1), torch.cat(divergence, 1)
+    return torch.cat(likelihood, 1).cpu(), torch.cat(agreement, 1).cpu(), torch.cat(divergence, 1).cpu()
 
 
 def rival_nbytes(name: RoundedDtype, head: LmHead) -> int:
@@ -78,11 +84,12 @@ def rival_nbytes(name: RoundedDtype, head: LmHead) -> int:
 
 def _logits(hidden: Tensor, head: LmHead, rounding: Callable[[Tensor], Tensor]) -> Tensor:
     """(positions, vocab) float32 of the head with its rows rounded."""
-    logits = torch.empty(hidden.shape[0], head.vocab_size)
+    device = hidden.device
+    logits = torch.empty(hidden.shape[0], head.vocab_size, device=device)
     for start in range(0, head.vocab_size, ROWS_AT_ONCE):
         part = slice(start, min(start + ROWS_AT_ONCE, head.vocab_size))
-        logits[:, part] = hidden.float() @ rounding(head.weight[part]).T
-    return head.logits_of(logits if head.module_bias is None else logits.add_(head.module_bias.float()))
+        logits[:, part] = hidden.float() @ rounding(head.weight[part].to(device)).T
+    return head.logits_of(logits if head.module_bias is None else logits.add_(head.module_bias.to(device).float()))
 
 
 def _in_8_bits(rows: Tensor) -> Tensor:

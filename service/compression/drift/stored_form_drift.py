@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from service.compression.drift.drift_points import DriftPoint, drift_curve
-from service.compression.drift.sweep import TIE, Positions, Sweep, per_window
+from service.compression.drift.sweep import TIE, Positions, swept_of
 from service.compression.heads.precision import projection_of
 from service.compression.heads.slicing import SlicedFactors
 from service.compression.numerics.block_parallel import map_blocks
@@ -34,18 +34,23 @@ class _Both:
 
     def measure(self, hidden: Tensor, targets: Tensor, top: int) -> Positions:
         """(rows, hidden), (rows,) -> likelihood (rows, 2), the full head last, and the rest of one column."""
-        full = self.head.logits_of(hidden.float() @ self.weight.T + self.own_bias).log_softmax(1)
+        full = self.head.logits_of(hidden.float() @ self.weight.T + self.own_bias)
         raw = self.head.logits_of(hidden.float() @ self.projection.T @ self.columns.T + self.bias)
-        best = raw.gather(1, full.argmax(1, keepdim=True))
-        largest = raw.amax(1, keepdim=True)
-        rounded = raw.log_softmax(1)
-        both = torch.stack([rounded, full], 1)
-        return Positions(
-            likelihood=-both.gather(2, targets[:, None, None].expand(-1, 2, 1))[..., 0].cpu(),
-            agreement=(best >= largest - TIE * largest.abs()).cpu(),
-            divergence=(full.exp() * (full - rounded)).sum(1, keepdim=True).clamp_min(0).cpu(),
-            overlap=_overlap(full, raw, min(top, raw.shape[1])).cpu(),
-        )
+        return positions_between(full, raw, targets, top)
+
+
+def positions_between(full: Tensor, raw: Tensor, targets: Tensor, top: int = 0) -> Positions:
+    """Logits (rows, vocab) float32 of the source and of another model, (rows,) -> the full head's likelihood last."""
+    best = raw.gather(1, full.argmax(1, keepdim=True))
+    largest = raw.amax(1, keepdim=True)
+    expected, found = full.log_softmax(1), raw.log_softmax(1)
+    both = torch.stack([each.gather(1, targets[:, None])[:, 0] for each in (found, expected)], 1)
+    return Positions(
+        likelihood=-both.cpu(),
+        agreement=(best >= largest - TIE * largest.abs()).cpu(),
+        divergence=(expected.exp() * (expected - found)).sum(1, keepdim=True).clamp_min(0).cpu(),
+        overlap=_overlap(full, raw, min(top, raw.shape[1])).cpu(),
+    )
 
 
 def _overlap(full: Tensor, raw: Tensor, top: int) -> Tensor:
@@ -80,18 +85,20 @@ def measure_unnested(
     ratio: float,
     seed: int,
     device: torch.device,
+    rare: Tensor | None = None,
     progress: Callable[[float], None] = lambda fraction: None,
 ) -> DriftPoint:
-    """The drift of a rounded or refined head on the cached hidden states."""
+    """The drift of a rounded or refined head on the cached hidden states. rare: (positions,) bool."""
     found: list[Positions] = []
     for block in positions_of(factors, hidden, head, device):
         found.append(block)
         progress(len(found) * POSITIONS_AT_ONCE / max(hidden.positions, 1))
-    swept = Sweep(
+    swept = swept_of(
         [factors.kept],  # the full head's column of the likelihood comes last, as in every sweep
-        per_window(torch.cat([block.likelihood for block in found]), hidden),
-        per_window(torch.cat([block.agreement for block in found]), hidden),
+        torch.cat([block.likelihood for block in found]),
+        torch.cat([block.agreement for block in found]),
         torch.cat([block.divergence for block in found]),
-        hidden.lengths,
+        hidden,
+        rare,
     )
     return drift_curve(swept, {factors.kept: ratio}, seed)[0]

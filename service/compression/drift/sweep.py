@@ -10,8 +10,8 @@ Memory: the head in float32, a tile for each size (64 MB a thread on a CPU), (po
 """
 
 import math
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields
 from itertools import pairwise
 
 import torch
@@ -52,6 +52,7 @@ class Sweep:
     agreement: Tensor  # (windows, sizes) float64, positions whose most probable token is the full head's
     divergence: Tensor  # (positions, sizes) float32, KL(full || size), nats
     lengths: Tensor  # (windows,) predicted positions of each window
+    rare: tuple[Tensor, Tensor] | None = None  # likelihood and lengths, as above, of the positions of rare tokens alone
 
 
 def prepare(head: LmHead, basis: Basis, mean_hidden: Tensor, *, repair: bool, device: torch.device) -> SweepHead:
@@ -69,10 +70,11 @@ def sweep(
     head: SweepHead,
     kept: list[int],
     *,
+    rare: Tensor | None = None,
     progress: Callable[[float], None] = lambda fraction: None,
     tiles: Tiles | None = None,
 ) -> Sweep:
-    """kept: ascending sizes in 1..hidden; the full size is added when it is missing."""
+    """kept: ascending sizes in 1..hidden; the full size is added when it is missing. rare: (positions,) bool."""
     sizes = sorted({*kept, head.head.hidden_size})
     likelihood = torch.zeros(hidden.positions, len(sizes))
     agreement = torch.zeros(hidden.positions, len(sizes), dtype=torch.bool)
@@ -82,7 +84,25 @@ def sweep(
         here = slice(start, start + block.likelihood.shape[0])
         likelihood[here], agreement[here], divergence[here] = block.likelihood, block.agreement, block.divergence
         start = here.stop
-    return Sweep(sizes, per_window(likelihood, hidden), per_window(agreement, hidden), divergence, hidden.lengths)
+    return swept_of(sizes, likelihood, agreement, divergence, hidden, rare)
+
+
+def swept_of(
+    sizes: list[int],
+    likelihood: Tensor,
+    agreement: Tensor,
+    divergence: Tensor,
+    hidden: HiddenStates,
+    rare: Tensor | None,
+) -> Sweep:
+    """Sums over windows of what was measured at every position, (positions, sizes) each. rare: (positions,) bool."""
+    of_rare = None
+    if rare is not None:
+        counts = per_window(rare[:, None], hidden)[:, 0].long()
+        of_rare = per_window(likelihood.where(rare[:, None], 0.0), hidden), counts
+    return Sweep(
+        sizes, per_window(likelihood, hidden), per_window(agreement, hidden), divergence, hidden.lengths, of_rare
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,6 +113,11 @@ class Positions:
     agreement: Tensor  # bool, the full head's most probable token is this size's
     divergence: Tensor  # float32, KL(full || size), nats
     overlap: Tensor  # float32, share of the full head's `top` most probable tokens that are among this size's
+
+    @classmethod
+    def joined(cls, blocks: Sequence["Positions"]) -> "Positions":
+        """One after another."""
+        return cls(*(torch.cat([getattr(one, field.name) for one in blocks]) for field in fields(cls)))
 
 
 def sweep_positions(

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from headroom.contract.compare import CompareRecipe
 from service.compression.drift.bands import drift_by_band
-from service.compression.drift.drift_points import WINDOWS_FOR_INTERVAL
+from service.compression.drift.drift_points import WINDOWS_FOR_INTERVAL, is_inside
 from service.compression.drift.groups import drift_by_group, small_groups
 from service.compression.drift.token_drift import TOP, TokenDrift
 from service.compression.jobs.phase_timer import PhaseTimer
@@ -92,7 +92,7 @@ def compare(task: EngineTask[CompareRecipe], progress: Progress) -> EngineOutcom
         "baseline": {"perplexity": whole["perplexity_before"], "kind": one.reading.objective.perplexity},
         "perplexity_after": float(drift.after.mean().exp()),
         "budget": recipe.drift.model_dump() if recipe.drift else None,
-        "passes": _passes(whole, recipe),
+        "passes": _passes(bands, recipe),
         "bands": bands,
         "groups": drift_by_group(drift, corpus.groups, seed) if corpus.groups else [],
         "warnings": [*_few(len(corpus.evaluation)), *small_groups(corpus.groups)],
@@ -183,12 +183,12 @@ def _positions(before: Tensor, after: Tensor, wanted: Tensor) -> tuple[tuple[Ten
     return tuple(figure.cpu() for figure in figures), p.sum(0, dtype=torch.float64).cpu()
 
 
-def _passes(whole: dict[str, Any], recipe: CompareRecipe) -> bool | None:
-    budget = recipe.drift
-    if budget is None:
+def _passes(bands: list[dict[str, Any]], recipe: CompareRecipe) -> bool | None:
+    """None without a budget. bands: all positions first, the rarest tokens' last."""
+    whole, rare = bands[0], bands[-1]["perplexity_drift_high"]
+    if recipe.drift is None:
         return None
-    inside = bool(whole["perplexity_drift_high"] <= budget.perplexity)
-    return inside and (budget.kl is None or bool(whole["kl_mean"] <= budget.kl))
+    return is_inside(recipe.drift, whole["perplexity_drift_high"], whole["kl_mean"], whole["top1_agreement"], rare)
 
 
 def _few(windows: int) -> list[str]:

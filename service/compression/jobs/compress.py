@@ -18,19 +18,33 @@ from service.compression.drift.candidate import Candidate
 from service.compression.drift.candidates import bytes_before, candidates_of, search_budget
 from service.compression.drift.comparisons import compare_methods, compared_sizes
 from service.compression.drift.drift_points import DriftPoint
-from service.compression.drift.evaluation_sets import EvaluationSet, open_evaluation_sets, outside_shares
+from service.compression.drift.evaluation_sets import (
+    EvaluationSet,
+    open_evaluation_sets,
+    outside_shares,
+    with_rare_positions,
+)
 from service.compression.drift.frontier import Frontier
 from service.compression.drift.gate import Choice, choose
 from service.compression.drift.groups import small_groups
+from service.compression.drift.plain_rivals import measure_rivals
 from service.compression.drift.token_drift import TokenDrift, token_drift
 from service.compression.encoding.token_probability import Encoding, encode
 from service.compression.heads.basis import build_basis
 from service.compression.jobs.job_heads import JobHeads
 from service.compression.jobs.phase_timer import PhaseTimer
-from service.compression.jobs.report import advice, corpora_section, report_of_measurement, sizes, unseen
+from service.compression.jobs.report import (
+    advice,
+    corpora_section,
+    plain_section,
+    report_of_measurement,
+    sizes,
+    unseen,
+)
 from service.compression.jobs.revisions import store_revisions
 from service.compression.jobs.sharded_source import open_spread_source
 from service.compression.jobs.storing import Storing, described_gap
+from service.compression.jobs.worth import Worth
 from service.compression.numerics.freed_memory import return_freed_memory
 from service.compression.states.source import Source, open_source
 from service.compression.states.statistics import Statistics, neg_log_alpha
@@ -71,6 +85,7 @@ class Chosen:
     nearest: Candidate | None  # of a budget that nothing meets
     moved: TokenDrift  # of the selected size
     comparisons: dict[str, list[DriftPoint]]
+    plain: dict[str, Any]  # all columns rounded, measured beside
 
 
 def compress(task: EngineTask[CompressRecipe], progress: Progress) -> EngineOutcome:
@@ -86,6 +101,7 @@ def compress(task: EngineTask[CompressRecipe], progress: Progress) -> EngineOutc
         choice=chosen.choice,
         frontier=chosen.frontier,
         outside=opened.outside,
+        plain=chosen.plain,
     )
     report = _report(task, opened, analyzed, chosen, storing)
     return_freed_memory()  # of encoding and the sweep: slicing needs the room
@@ -103,7 +119,8 @@ def _open(task: EngineTask[CompressRecipe], timer: PhaseTimer) -> Opened:
         fisher = Method.FISHER in (recipe.method, *recipe.options.compare)  # it needs more of the statistics
         method = Method.FISHER if fisher else recipe.method
         statistics = source.statistics(method, device, lambda done: progress(0.75 + 0.25 * done))
-        return Opened(source, sets, statistics, outside_shares(sets, statistics) if recipe.evaluation else None)
+        outside = outside_shares(sets, statistics) if recipe.evaluation else None
+        return Opened(source, with_rare_positions(sets, statistics.alpha), statistics, outside)
 
 
 def _analyze(recipe: CompressRecipe, opened: Opened, device: torch.device, timer: PhaseTimer) -> Analyzed:
@@ -146,9 +163,17 @@ def _choose(recipe: CompressRecipe, opened: Opened, heads: JobHeads, timer: Phas
             recipe.options.seed,
             repair=heads.repair,
             device=heads.device,
-            progress=lambda done: progress(0.7 + 0.3 * done),
+            progress=lambda done: progress(0.7 + 0.2 * done),
         )
-    return Chosen(choice, frontier, waiting, nearest, moved, comparisons)
+        rivals = measure_rivals(
+            source.evaluation,
+            source.head,
+            recipe.options.seed,
+            names=("int8",),
+            device=heads.device,
+            progress=lambda done: progress(0.9 + 0.1 * done),
+        )
+    return Chosen(choice, frontier, waiting, nearest, moved, comparisons, plain_section(rivals, source.head))
 
 
 def _report(
@@ -172,6 +197,8 @@ def _report(
         "corpora": corpora_section(choice, [one.at(kept) for one in choice.sets], opened.outside, None),
         "warnings": [*report["warnings"], *unseen(choice, opened.outside), *small_groups(source.groups)],
         "bytes": sizes(source, None, None),
+        "plain": chosen.plain,
+        "worth": None,
     }
     if chosen.frontier is not None and chosen.nearest is not None:
         report |= _refused(chosen.frontier, chosen.nearest, storing)
@@ -203,7 +230,11 @@ def _store(storing: Storing, waiting: list[Candidate], report: dict[str, Any], t
             break
         (tried, *waiting), bodies = waiting, Bodies() if published else None
         with timer.phase(Phase.SLICING) as progress:
-            written = storing.write(tried, task.staging, bodies, progress)
+            planned = storing.plan(tried, lambda done: progress(0.8 * done))
+            worth = storing.worth(planned)
+            if worth.refuses:
+                return _outcome(Verdict.REJECT, report | _not_worth(tried, worth, storing), timer)
+            written = storing.write(planned, task.staging, bodies, lambda done: progress(0.8 + 0.2 * done))
         with timer.phase(Phase.VALIDATING) as progress:
             stored = storing.measure(written, task.staging, lambda done: progress(share * done))
             if stored.passes:
@@ -231,6 +262,15 @@ def _store(storing: Storing, waiting: list[Candidate], report: dict[str, Any], t
         best = waiting[0].unrounded[0].ratio if waiting else None
         report |= stored.found | {"bytes": sizes(source, None, None), "largest_passing_ratio": best}
     return _outcome(Verdict.REJECT, report, timer)
+
+
+def _not_worth(tried: Candidate, worth: Worth, storing: Storing) -> dict[str, Any]:
+    """What the report says of a head that passes and saves next to nothing: no other that passes saves more."""
+    return {
+        "head_dtype": tried.head_dtype,
+        "selected": tried.points[0].as_dict() | {"passes": True},
+        "worth": worth.as_dict(storing.plain),
+    }
 
 
 def _outcome(verdict: Verdict, report: dict[str, Any], timer: PhaseTimer) -> EngineOutcome:

@@ -1,24 +1,23 @@
 """The report of a job, its fields as docs/report.md names them. Figures only; nothing is measured or written here."""
 
+from collections.abc import Mapping
 from importlib.metadata import version
-from typing import Any, get_args
+from typing import Any
 
-import torch
-
-from headroom.contract.compress import CompressRecipe, DriftBudget, RoundedDtype
+from headroom.contract.compress import CompressRecipe, RoundedDtype
 from headroom.contract.job_recipe import JobRecipe
 from service.compression.checkpoint.checkpoint import Plan
 from service.compression.drift.drift_points import WINDOWS_FOR_INTERVAL, DriftPoint
 from service.compression.drift.gate import Choice, StoredDrift
+from service.compression.drift.plain_rivals import rival_nbytes
 from service.compression.encoding.encoding_report import fitted_section, sparsity_section
 from service.compression.encoding.token_probability import Encoding
 from service.compression.heads.basis import Basis
 from service.compression.heads.slicing import SlicedFactors
+from service.compression.states.lm_head import LmHead
 from service.compression.states.source import Source
-from service.models.head_bytes import HeadShape
 from service.ports.jobs import EngineTask
 
-UNNOTICED_KL = 0.02  # nats a token above which a budget on perplexity alone is worth a remark
 # A further corpus whose hidden states leave the calibration's directions, and whose predictions move, this much more
 # than those of the held-out part was not covered by the calibration.
 UNSEEN_SHARE, UNSEEN_KL = 1.25, 1.5
@@ -79,7 +78,7 @@ def report_of_measurement(
         "curve": [point.as_dict() for point in choice.curve],
         "selected": selected.as_dict() | {"passes": selected in choice.candidates},
         "largest_passing_ratio": best.ratio if best else None,
-        "warnings": [*_warnings(source), *_moved(selected, recipe.drift)],
+        "warnings": _warnings(source),
     }
 
 
@@ -101,7 +100,7 @@ def corpora_section(
                 "baseline": {"perplexity": one.baseline},
                 "curve": [each.as_dict() for each in one.curve],
                 "selected": selected.as_dict() | {"passes": passes},
-                "stored": _drift(drift) if drift else None,
+                "stored": drift.as_dict() if drift else None,
                 "outside_share": outside[number] if outside else None,
             }
         )
@@ -169,16 +168,6 @@ def _warnings(source: Source) -> list[str]:
     return found
 
 
-def _moved(selected: DriftPoint, budget: DriftBudget) -> list[str]:
-    """Perplexity can stay, or even fall, while the predictions change: an overfitted model is repaired by pruning."""
-    if budget.kl is not None or not selected.passes(budget) or not selected.kl_mean > UNNOTICED_KL:
-        return []
-    return [
-        f"the perplexity is inside its budget, but the predictions moved: KL {selected.kl_mean:.3g} nats a token, the "
-        f"same most probable token at {selected.top1_agreement:.1%} of positions; set drift.kl to bound that too"
-    ]
-
-
 def sizes(source: Source, plan: Plan | None, factors: SlicedFactors | None) -> dict[str, int | None]:
     """Bytes before and after. What a job that stored nothing would have written is not guessed: None."""
     head, item = source.head, source.head.weight.element_size()
@@ -209,33 +198,39 @@ def sizes(source: Source, plan: Plan | None, factors: SlicedFactors | None) -> d
     }
 
 
+def plain_section(points: Mapping[RoundedDtype, DriftPoint], head: LmHead) -> dict[str, Any]:
+    """What anyone would do instead, measured: all of the head's rows as integers, by precision."""
+    before = head.weight.nbytes + (0 if head.module_bias is None else head.module_bias.nbytes)
+    return {
+        name: {"head_bytes": rival_nbytes(name, head), "share": rival_nbytes(name, head) / before} | point.as_dict()
+        for name, point in points.items()
+    }
+
+
 def advice(report: dict[str, Any]) -> str:
-    """What a user should know before using the result: the plain alternatives and their bytes, measured or not."""
+    """What a user should know before using the result: the plain alternative, as it was measured beside."""
     found = report["bytes"]
     after, before = found["head_after"], found["head_before"]
-    plain = _plain_shares(report["head"])
-    frontier = report.get("frontier")
+    plain, frontier = plain_words(report["plain"]), report.get("frontier")
     if frontier is not None:
         return _searched(report, frontier)
     if after is None or not before:
-        return (
-            "Nothing was stored: the drift budget refused it. A smaller ratio, or all columns in 8 bits (ratio 0, "
-            f"options.head_dtype int8: about {plain['int8']:.2f} of the head's bytes), may serve you better."
-        )
-    share = after / before
-    reads = f"This head reads {share:.2f} of the original bytes"
+        return f"Nothing was stored. {plain}"
+    reads = f"This head reads {after / before:.2f} of the original bytes"
     if report["head_dtype"] != "source":
-        return f"{reads}, {BITS[report['head_dtype']]}-bit columns included.{_grown(found)}"
-    if share > plain["int8"]:
-        return (
-            f"{reads}. A plain 8-bit head would read about {plain['int8']:.2f} of them, usually with less drift; it "
-            "was not measured here. options.head_dtype int8 with ratio 0 measures and stores one."
-        )
-    fewer = "more than" if share > plain["int4"] else "and fewer than"
-    return (
-        f"{reads}, fewer than a plain 8-bit head would ({plain['int8']:.2f}) {fewer} a plain 4-bit one "
-        f"({plain['int4']:.2f}). Neither was measured here; options.head_dtype rounds the kept columns as well."
-    )
+        reads += f", {BITS[report['head_dtype']]}-bit columns included"
+    return f"{reads}. {plain}{_grown(found)}"
+
+
+def plain_words(plain: dict[str, Any]) -> str:
+    """One sentence of each measured plain head, and how to have one."""
+    told = [
+        f"All columns in {BITS[name]} bits, measured on the same text, read {one['share']:.2f} of the head's bytes: "
+        f"perplexity {one['perplexity_drift']:+.2%}, KL {one['kl_mean']:.2g} nats a token, the same most probable "
+        f"token at {one['top1_agreement']:.1%} of positions (ratio 0, options.head_dtype {name})."
+        for name, one in plain.items()
+    ]
+    return " ".join(told)
 
 
 def _searched(report: dict[str, Any], frontier: dict[str, Any]) -> str:
@@ -257,14 +252,6 @@ def _searched(report: dict[str, Any], frontier: dict[str, Any]) -> str:
     )
 
 
-def _plain_shares(head: dict[str, Any]) -> dict[str, float]:
-    """Bytes of a head with all columns as integers, of the original's."""
-    item = getattr(torch, head["dtype"]).itemsize
-    shape = HeadShape(head["vocab_size"], head["hidden_size"], item, bias=True, permutation=False)
-    before = item * head["vocab_size"] * (head["hidden_size"] + bool(head["bias"]))
-    return {name: shape.nbytes(head["hidden_size"], name) / before for name in get_args(RoundedDtype)}
-
-
 def _grown(found: dict[str, int | None]) -> str:
     """Why the file of a tied model is larger now."""
     before, after = found["checkpoint_before"], found["checkpoint_after"]
@@ -281,12 +268,4 @@ def stored_section(perplexity: float, difference: float, drift: StoredDrift, poi
         "perplexity": perplexity,
         "predicted_perplexity": point.perplexity,
         "max_logit_difference": difference,
-    } | _drift(drift)
-
-
-def _drift(drift: StoredDrift) -> dict[str, float]:
-    return {
-        "perplexity_drift": drift.drift,
-        "perplexity_drift_low": drift.low,
-        "perplexity_drift_high": drift.high,
-    }
+    } | drift.as_dict()

@@ -44,7 +44,8 @@ def store_revisions(
         folder = task.staging / path
         folder.mkdir(parents=True)
         candidate = candidate_at(choice, kept, head_dtype, storing.shape, storing.before)
-        written = storing.write(candidate, folder, bodies, lambda done: on_point(0.3 * done))
+        planned = storing.plan(candidate, lambda done: on_point(0.2 * done))
+        written = storing.write(planned, folder, bodies, lambda done: on_point(0.2 + 0.1 * done))
         try:
             stored = storing.measure(written, folder, lambda done: on_point(0.3 + 0.7 * done))
         except StoredMismatch as error:

@@ -31,6 +31,7 @@ from service.compression.heads.refining import Refinement, refine
 from service.compression.heads.slicing import SlicedFactors, nested_logits, stored_logits
 from service.compression.jobs.job_heads import JobHeads
 from service.compression.jobs.report import corpora_section, sizes, stored_section
+from service.compression.jobs.worth import Worth
 from service.compression.states.model_loading import load_tokenizer
 from service.compression.states.offloading import room_of
 from service.compression.states.source import Source
@@ -43,14 +44,20 @@ COMPARED_POSITIONS = 16
 
 
 @dataclass(frozen=True, eq=False)
-class Written:
-    """A checkpoint in a folder, not loaded yet."""
+class Planned:
+    """A checkpoint that could be written."""
 
     candidate: Candidate
     factors: SlicedFactors
     refinement: Refinement | None
     predicted: list[DriftPoint]  # in every set, before storing
     plan: Plan
+
+
+@dataclass(frozen=True, eq=False)
+class Written(Planned):
+    """A checkpoint in a folder, not loaded yet."""
+
     hashes: dict[str, HashedFile]  # of its large files, by name
 
 
@@ -73,6 +80,7 @@ class Storing:
     choice: Choice
     frontier: Frontier | None
     outside: list[float] | None  # as evaluation_sets.outside_shares gives them
+    plain: dict[str, Any]  # plain rounded heads, as report.plain_section says them
 
     @property
     def device(self) -> torch.device:
@@ -86,10 +94,8 @@ class Storing:
     def before(self) -> int:
         return bytes_before(self.source.head)
 
-    def write(
-        self, candidate: Candidate, folder: Path, bodies: Bodies | None, progress: Callable[[float], None]
-    ) -> Written:
-        """Refined and rounded as the job asks. folder: empty; bodies: as write_checkpoint has it."""
+    def plan(self, candidate: Candidate, progress: Callable[[float], None]) -> Planned:
+        """Refined and rounded as the job asks; nothing is written."""
         options, head = self.task.recipe.options, self.source.head
         point, sets = candidate.unrounded[0], [one.set for one in self.choice.sets]
         factors, refinement = self.heads.sliced(candidate.kept), None
@@ -101,7 +107,7 @@ class Storing:
                 shares_table=head.is_tied and options.tied == "keep" and candidate.head_dtype == "source",
                 seed=options.seed,
                 device=self.device,
-                progress=lambda done: progress(0.8 * done),
+                progress=progress,
             )
         known = None if factors.refined else candidate.measured
         factors = self.heads.rounded(factors, candidate.head_dtype)
@@ -117,15 +123,19 @@ class Storing:
             base_model_prefix=self.source.base_model_prefix,
             fingerprint=_fingerprint(self.source, factors),
         )
-        hashes = write_checkpoint(
-            plan,
-            self.source.inspection,
-            folder,
-            options.max_shard_bytes,
-            lambda done: progress(0.8 + 0.2 * done),
-            bodies,
-        )
-        return Written(candidate, factors, refinement, predicted, plan, hashes)
+        return Planned(candidate, factors, refinement, predicted, plan)
+
+    def write(
+        self, planned: Planned, folder: Path, bodies: Bodies | None, progress: Callable[[float], None]
+    ) -> Written:
+        """folder: empty; bodies: as write_checkpoint has it."""
+        shard_bytes = self.task.recipe.options.max_shard_bytes
+        hashes = write_checkpoint(planned.plan, self.source.inspection, folder, shard_bytes, progress, bodies)
+        return Written(planned.candidate, planned.factors, planned.refinement, planned.predicted, planned.plan, hashes)
+
+    def worth(self, planned: Planned) -> Worth:
+        removed = 1 - planned.factors.kept / self.source.head.hidden_size
+        return Worth(removed, sizes(self.source, planned.plan, planned.factors), self.task.recipe.seeks_the_smallest)
 
     def measure(self, written: Written, folder: Path, progress: Callable[[float], None]) -> Stored:
         """Load what was written as a user would, and measure it on every window. StoredMismatch."""
@@ -147,6 +157,7 @@ class Storing:
             "continuations": continuations,
             "exports": [],
             "bytes": sizes(self.source, written.plan, factors),
+            "worth": self.worth(written).as_dict(self.plain),
         }
         if point is not self.choice.selected or not factors.is_nested:
             found |= self.parts(self.moved_by(point.kept_columns, lambda done: progress(1.0), factors))
@@ -181,10 +192,11 @@ class Storing:
                 source.head,
                 COMPARED_POSITIONS,
                 lambda done: progress(0.9 * (len(measurements) + done) / len(choice.sets)),
+                one.set.hidden,
             )
             check_reproduces(stored, point.perplexity, TURNED_TABLE_TOLERANCE if turned else PERPLEXITY_TOLERANCE)
-            likelihood = stored.negative_log_likelihood
-            drifts.append(stored_drift(likelihood, one.baseline_likelihood, stored.lengths, seed, one.set.groups))
+            assert stored.against_source is not None
+            drifts.append(stored_drift(stored.against_source, one.set, seed))
             measurements.append(stored)
         return measurements[0], drifts, self._continuations(model, lambda done: progress(0.9 + 0.1 * done))
 

@@ -71,6 +71,16 @@ class HiddenStates:
         """How they are swept where they are, if that is not in `file`."""
         return None
 
+    def of_windows(self, windows: int) -> Iterator[Tensor]:
+        """(positions, hidden), those of so many windows at a time; windows may differ in length."""
+        counts = [int(part.sum()) for part in self.lengths.split(windows)]
+        pending, blocks = torch.empty(0, self.hidden_size, dtype=self.dtype), self.blocks(max([1, *counts]))
+        for count in counts:
+            while pending.shape[0] < count:
+                pending = torch.cat([pending, next(blocks)])
+            yield pending[:count]
+            pending = pending[count:]
+
     def blocks(self, rows: int, device: torch.device | str = "cpu") -> Iterator[Tensor]:
         """(<= rows, hidden) at a time, in the model's dtype."""
         size = self.hidden_size * self.dtype.itemsize

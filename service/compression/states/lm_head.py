@@ -18,6 +18,9 @@ from service.foundation.errors import ModelDrift, UnsupportedHead, UnsupportedMo
 CONTRACT_TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-6, torch.bfloat16: 2e-2, torch.float16: 4e-3}
 
 
+ROWS_AT_ONCE = 4096
+
+
 @dataclass(frozen=True)
 class Transform:
     """f(z) = cap * tanh(scale * z / cap), or scale * z without a cap."""
@@ -72,6 +75,15 @@ class LmHead:
     def logits_of(self, output: Tensor) -> Tensor:
         """What the model makes of its head module's output, (..., vocab)."""
         return self.transform(output if self.outside is None else output + self.outside.to(output.device))
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """(rows, hidden) -> (rows, vocab) float32, on its device; the columns are never in float32 all at once."""
+        rows = hidden.float()
+        found = torch.empty(rows.shape[0], self.vocab_size, device=hidden.device)
+        parts = zip(self.weight.split(ROWS_AT_ONCE), found.split(ROWS_AT_ONCE, dim=1), strict=True)
+        for weight, into in parts:
+            into.copy_(rows @ weight.to(hidden.device, torch.float32).T)
+        return self.logits_of(found if self.module_bias is None else found + self.module_bias.to(hidden.device).float())
 
     @property
     def vocab_size(self) -> int:

@@ -35,7 +35,7 @@ def test_a_posted_job_is_queued_and_told_with_its_address(client: TestClient, se
     assert job["model"] == {"id": "acme/tiny", "revision": None}
     assert job["corpus"].startswith("corpus_")
     assert (job["ratio"], job["method"], job["labels"]) == (0.5, "probability", {"team": "a"})
-    assert job["drift"] == {"perplexity": 0.01, "kl": None, "group_gap": None}
+    assert job["drift"] == {"perplexity": 0.01, "kl": 0.01} | dict.fromkeys(("top1", "rare_perplexity", "group_gap"))
     assert job["created"].endswith("Z")
     assert services.queue.sent == [job["id"]]  # type: ignore[attr-defined]
     assert client.get(job["links"]["self"]).json() == job

@@ -40,7 +40,11 @@ def make_task(tmp_path: Path) -> Callable[..., EngineTask]:
         for name, text in (texts or {}).items():
             (tmp_path / name).write_text(text)
         files = tuple(CorpusFile(tmp_path / name, "text", None) for name in texts or {})
-        fields = {"evaluation": others, "drift": {"perplexity": 9.0}, "options": OPTIONS | (options or {})} | recipe
+        fields = {
+            "evaluation": others,
+            "drift": {"perplexity": 9.0, "kl": None},
+            "options": OPTIONS | (options or {}),
+        } | recipe
         validated: CompressRecipe = make_recipe(**fields)
         local = LocalModel("acme/tiny", None, source)
         return EngineTask(

@@ -49,7 +49,7 @@ def make_task(folder: Path, family: str, **options: Any) -> EngineTask[Any]:
     (folder / "staging").mkdir()
     corpus = folder / "corpus.txt"
     corpus.write_text(make_text(2500))
-    recipe = make_recipe(ratio=0.5, drift={"perplexity": 9.0}, options=OPTIONS | options)
+    recipe = make_recipe(ratio=0.5, drift={"perplexity": 9.0, "kl": None}, options=OPTIONS | options)
     local = LocalModel("acme/tiny", None, folder / "model")
     return EngineTask("job_f", recipe, local, corpus, "text", None, folder / "cache", folder / "staging", ENGINE_DEVICE)
 

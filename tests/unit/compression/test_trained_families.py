@@ -66,7 +66,7 @@ def test_a_trained_model_goes_through_the_whole_job(
 ) -> None:
     (tmp_path / "staging").mkdir()
     options = {"window": 256, "calibration_tokens": tokens, "evaluation_tokens": tokens}
-    recipe = make_recipe(ratio=0.5, drift={"perplexity": 0.01}, options=options)
+    recipe = make_recipe(ratio=0.5, drift={"perplexity": 0.01, "kl": None}, options=options)
     local, corpus = LocalModel(f"models/{name}", None, shared / "models" / name), shared / "corpora" / "docs-valid.txt"
     outcome = compress(
         EngineTask(

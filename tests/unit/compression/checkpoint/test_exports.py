@@ -89,9 +89,9 @@ def test_a_dense_export_loads_where_headroom_is_not_imported(make_task: MakeTask
 def test_a_dense_export_over_the_budget_fails_the_job(
     make_task: MakeTask, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(exports, "stored_drift", lambda *measured: StoredDrift(0.5, 0.4, 0.6))
+    monkeypatch.setattr(exports, "stored_drift", lambda *measured: StoredDrift(0.5, 0.4, 0.6, 0.0, 1.0))
     with pytest.raises(ExportUnavailable, match=r"60\.00%.*repair none"):
-        run(make_task(ratio=0.5, options={"export": ["dense"], "compare": []}, drift={"perplexity": 0.55}))
+        run(make_task(ratio=0.5, options={"export": ["dense"], "compare": []}, drift={"perplexity": 0.55, "kl": None}))
 
 
 def test_a_shared_table_of_an_encoder_decoder_is_not_exported(make_task: MakeTask, run: Run) -> None:

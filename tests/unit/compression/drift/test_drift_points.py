@@ -1,14 +1,19 @@
 """Curve, interval and verdict on numbers that can be checked by hand."""
 
 import math
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
 from headroom.contract.compress import CalibratedDriftBudget, DriftBudget
 from service.compression.drift.drift_points import DriftPoint, bootstrap_interval, drift_curve
+from service.compression.drift.evaluation_sets import EvaluationSet
 from service.compression.drift.gate import stored_drift
-from service.compression.drift.sweep import Sweep
+from service.compression.drift.sweep import Positions, Sweep
+from service.compression.states.hidden_cache import HiddenStates
+from service.compression.text.examples import next_token_examples
 
 
 def make_point(kept: int, high: float, kl: float = 0.0) -> DriftPoint:
@@ -62,9 +67,38 @@ def test_a_kl_budget_counts_too() -> None:
     assert make_point(50, 0.0, kl=0.1).passes(DriftBudget(kl=0.1))
 
 
-def test_stored_drift_is_paired_with_the_baseline() -> None:
-    base = torch.rand(10, dtype=torch.float64) + 10
-    found = stored_drift(base + 0.1, base, torch.full((10,), 5), seed=0)
-    assert found.drift == pytest.approx(math.expm1(0.02))
-    assert found.passes(CalibratedDriftBudget(perplexity=0.021))
-    assert not found.passes(CalibratedDriftBudget(perplexity=0.02))
+def test_a_budget_on_the_most_probable_token_is_a_floor_and_one_on_rare_tokens_refuses_what_was_not_measured() -> None:
+    point = replace(make_point(50, 0.0), top1_agreement=0.97, rare_perplexity_drift_high=0.03)
+    assert point.passes(DriftBudget(top1=0.97, rare_perplexity=0.03))
+    assert not point.passes(DriftBudget(top1=0.98))
+    assert not point.passes(DriftBudget(rare_perplexity=0.02))
+    assert not make_point(50, 0.0).passes(DriftBudget(rare_perplexity=0.02))
+    assert not replace(point, rare_perplexity_drift_high=math.nan).passes(DriftBudget(rare_perplexity=0.03))
+
+
+def test_a_bound_that_is_none_bounds_nothing() -> None:
+    assert make_point(50, 5.0, kl=5.0).passes(DriftBudget(perplexity=None, kl=None))
+
+
+def test_the_drift_of_rare_tokens_is_that_of_their_positions_alone() -> None:
+    rare = torch.tensor([[1.0, 0.5], [2.0, 1.5]], dtype=torch.float64), torch.tensor([1, 1])
+    swept = replace(make_sweep(windows=2), rare=rare)
+    (point,) = drift_curve(swept, {4: 0.5}, seed=0)
+    assert point.rare_perplexity_drift == pytest.approx(math.expm1(0.5))
+    assert point.rare_perplexity_drift_high == pytest.approx(math.expm1(0.5))
+    assert point.perplexity_drift != pytest.approx(math.expm1(0.5))
+
+
+def test_stored_drift_is_paired_with_the_source_and_judged_in_kl_too(tmp_path: Path) -> None:
+    before = torch.rand(50) + 10
+    examples = next_token_examples(torch.randint(9, (10, 6)))
+    hidden = HiddenStates(tmp_path / "none", torch.float32, 4, examples)
+    stored = Positions(
+        torch.stack([before + 0.02, before], 1), torch.ones(50, 1).bool(), torch.full((50, 1), 0.5), torch.empty(50, 0)
+    )
+    found = stored_drift(stored, EvaluationSet("corpus", "", hidden, CalibratedDriftBudget()), seed=0)
+    assert found.drift == pytest.approx(math.expm1(0.02), rel=1e-4)
+    assert (found.kl, found.top1) == (pytest.approx(0.5), 1.0)
+    assert found.passes(CalibratedDriftBudget(perplexity=0.021, kl=0.51))
+    assert not found.passes(CalibratedDriftBudget(perplexity=0.020, kl=0.51))
+    assert not found.passes(CalibratedDriftBudget(perplexity=0.021, kl=0.49))

@@ -24,7 +24,7 @@ OTHER = "".join(chr(ord("A") + (7 * index * index + index) % 58) for index in ra
 
 
 def test_each_corpus_is_reported_with_its_own_budget_and_as_stored(make_task: MakeTask, run: Run) -> None:
-    task = make_task(texts={"letters": OTHER}, budgets={"letters": {"perplexity": 5.0}})
+    task = make_task(texts={"letters": OTHER}, budgets={"letters": {"perplexity": 5.0, "kl": None}})
     outcome = run(task)
     assert outcome.verdict is Verdict.PUBLISH
     own, other = outcome.report["corpora"]

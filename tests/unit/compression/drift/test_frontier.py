@@ -35,8 +35,8 @@ def make_frontier(budget: Budget, steepness: float = 4.0, allowed: float = 0.01)
     """A frontier over every eighth size of a head whose drift is known, and the measurements that it asks for."""
     curve = [make_point(kept, steepness=steepness) for kept in range(8, 129, 8)]
     one = EvaluationSet.__new__(EvaluationSet)
-    object.__setattr__(one, "budget", CalibratedDriftBudget(perplexity=budget.drift or allowed))
-    choice = Choice([Measured(one, curve, 9.0, torch.zeros(1), {})], None, [])
+    object.__setattr__(one, "budget", CalibratedDriftBudget(perplexity=budget.drift or allowed, kl=None))
+    choice = Choice([Measured(one, curve, 9.0, {})], None, [])
     asked: list[Any] = []
 
     def measure(kept: int, head_dtype: HeadDtype) -> list[DriftPoint]:

@@ -131,11 +131,11 @@ def test_a_job_reports_its_groups_and_the_gap_as_stored(make_grouped_task: MakeT
 
 
 def test_a_gap_over_its_budget_rejects_what_would_pass_without(make_grouped_task: MakeTask, run: Run) -> None:
-    outcome = run(make_grouped_task(drift={"perplexity": 9.0, "group_gap": 1e-6}))
+    outcome = run(make_grouped_task(drift={"perplexity": 9.0, "kl": None, "group_gap": 1e-6}))
     assert outcome.verdict is Verdict.REJECT
     assert outcome.report["selected"]["perplexity_drift_high"] < 9.0
     assert outcome.report["group_gap"]["high"] > 1e-6
-    assert run(make_grouped_task(drift={"perplexity": 9.0, "group_gap": 9.0})).verdict is Verdict.PUBLISH
+    assert run(make_grouped_task(drift={"perplexity": 9.0, "kl": None, "group_gap": 9.0})).verdict is Verdict.PUBLISH
 
 
 def test_groups_need_json_lines(make_task: MakeTask, run: Run) -> None:

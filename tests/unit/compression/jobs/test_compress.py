@@ -5,12 +5,14 @@ import math
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from safetensors import safe_open
+from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 import headroom  # noqa: F401  # registers the format
@@ -25,8 +27,10 @@ from service.foundation.errors import (
     UnsupportedModel,
 )
 from service.models.model_files import inspect_model
-from service.ports.jobs import EngineOutcome, EngineTask, Verdict
+from service.ports.jobs import EngineOutcome, EngineTask, LocalModel, Verdict
+from service.reports.refusals import refusals
 
+ROOT = Path(__file__).resolve().parents[4]
 MakeTask = Callable[..., EngineTask]
 Run = Callable[[EngineTask], EngineOutcome]
 
@@ -341,11 +345,58 @@ def test_a_config_that_describes_more_than_is_stored_is_refused_before_it_is_bui
         run(task)
 
 
-def test_predictions_that_moved_under_an_unmoved_perplexity_are_pointed_out(make_task: MakeTask, run: Run) -> None:
-    moved = [text for text in run(make_task(method="random")).report["warnings"] if "predictions moved" in text]
-    assert len(moved) == 1
-    bounded = run(make_task(ratio=0.25, drift={"perplexity": 9.0, "kl": 9.0})).report
-    assert not any("predictions moved" in text for text in bounded["warnings"])
+def test_predictions_that_moved_under_an_unmoved_perplexity_are_refused_by_default(
+    make_task: MakeTask, run: Run
+) -> None:
+    outcome = run(make_task(method="random", drift={"perplexity": 9.0}))
+    assert outcome.verdict is Verdict.REJECT
+    selected = outcome.report["selected"]
+    assert selected["perplexity_drift_high"] <= 9.0
+    assert refusals(outcome.report) == [
+        f"The KL divergence is {selected['kl_mean']:.3g} nats a token; the budget is 0.01."
+    ]
+    assert run(make_task(method="random", drift={"perplexity": 9.0, "kl": None})).verdict is Verdict.PUBLISH
+
+
+def test_a_bound_on_rare_tokens_refuses_a_size_that_is_inside_every_other_bound(make_task: MakeTask, run: Run) -> None:
+    def trained(**fields: Any) -> EngineTask:
+        """On a random model rare tokens gain: the flatter its predictions, the better."""
+        local = LocalModel("headroom/stdlib-gpt2-4m", None, ROOT / "examples/models/headroom/stdlib-gpt2-4m")
+        return replace(make_task(ratio=0.9, **fields), model=local, corpus=ROOT / "docs/api.md")
+
+    free = run(trained()).report
+    band, selected = free["bands"][-1], free["selected"]
+    assert selected["rare_perplexity_drift"] == pytest.approx(band["perplexity_drift"], rel=1e-3, abs=1e-6)
+    assert selected["rare_perplexity_drift_high"] == pytest.approx(band["perplexity_drift_high"], rel=1e-2, abs=1e-5)
+    assert selected["rare_perplexity_drift"] > selected["perplexity_drift"]
+    bound = selected["rare_perplexity_drift"] / 2
+    outcome = run(trained(drift={"perplexity": 9.0, "kl": None, "rare_perplexity": bound}))
+    assert outcome.verdict is Verdict.REJECT
+    (sentence,) = refusals(outcome.report)
+    assert sentence.startswith("The perplexity of the rarest tokens may grow")
+
+
+def test_what_was_stored_is_judged_in_kl_and_in_the_most_probable_token_as_it_was_loaded(
+    make_task: MakeTask, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import service.compression.checkpoint.validation as validation
+
+    found = run(make_task(ratio=0.25)).report
+    stored, selected = found["stored"], found["selected"]
+    assert stored["kl_mean"] == pytest.approx(selected["kl_mean"], rel=0.02, abs=1e-5)
+    assert stored["top1_agreement"] == pytest.approx(selected["top1_agreement"], abs=0.01)
+    between = validation.positions_between
+
+    def moved(full: Tensor, raw: Tensor, targets: Tensor) -> Any:
+        measured = between(full, raw, targets)
+        return replace(measured, divergence=measured.divergence + 1.0)
+
+    monkeypatch.setattr(validation, "positions_between", moved)
+    task = make_task(ratio=0.25, drift={"perplexity": 9.0, "kl": 0.9})
+    outcome = run(task)
+    assert outcome.verdict is Verdict.REJECT
+    assert list(task.staging.iterdir()) == []
+    assert refusals(outcome.report)[0].startswith("The KL divergence is 1")
 
 
 def test_a_model_without_a_tokenizer_says_so(make_task: MakeTask, run: Run) -> None:

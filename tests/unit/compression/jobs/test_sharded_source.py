@@ -62,7 +62,7 @@ def test_a_spread_job_reports_the_figures_of_one_that_is_not(
     make_task: MakeTask, run: Run, tmp_path: Path, shards: int, helped: tuple[int, ...], dtype: torch.dtype
 ) -> None:
     options = {"window": 32, "calibration_tokens": 320, "evaluation_tokens": 416}
-    fields = {"ratio": "auto", "options": options, "drift": {"perplexity": 0.05}, "model": {"dtype": dtype}}
+    fields = {"ratio": "auto", "options": options, "drift": {"perplexity": 0.05, "kl": None}, "model": {"dtype": dtype}}
     whole = run(make_task(**fields))
     again = make_task(**fields)
     pool = Pool(again, tmp_path / "pool", shards, helped)

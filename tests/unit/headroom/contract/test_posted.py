@@ -1,5 +1,7 @@
 """The body of a post, against the model that the server reads it with."""
 
+import math
+
 from headroom.contract.compress import CompressRecipe
 from headroom.contract.posted import Evaluation, Settings, compress_body
 
@@ -46,6 +48,13 @@ def test_a_webhook_can_be_given_with_its_secret_and_events() -> None:
     recipe = CompressRecipe.model_validate(compress_body("acme/tiny", CORPUS, Settings(webhook=given)))
     assert recipe.webhook is not None
     assert (recipe.webhook.secret, recipe.webhook.events) == (given["secret"], given["events"])
+
+
+def test_infinity_bounds_nothing_and_what_is_left_out_has_the_servers_bound() -> None:
+    body = compress_body("acme/tiny", CORPUS, Settings(kl_budget=math.inf, min_top1=0.98, max_rare_drift=0.05))
+    assert body["drift"] == {"kl": None, "top1": 0.98, "rare_perplexity": 0.05}
+    budget = CompressRecipe.model_validate(body).drift
+    assert (budget.perplexity, budget.kl, budget.top1, budget.rare_perplexity) == (0.01, None, 0.98, 0.05)
 
 
 def test_a_setting_that_is_none_is_not_sent() -> None:

@@ -36,7 +36,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
                 make_tiny_checkpoint(source, family=family, tied=family == "gpt2")
             folder = root / "-".join(map(str, key))
             folder.mkdir()
-            fields = {"method": method, "ratio": ratio, "drift": {"perplexity": 9.0}}
+            fields = {"method": method, "ratio": ratio, "drift": {"perplexity": 9.0, "kl": None}}
             recipe = make_recipe(**fields, options=OPTIONS | {"repair": repair, "column_multiple": 1})
             local = LocalModel("acme/tiny", None, source)
             task = EngineTask("job_t", recipe, local, root / "corpus.txt", "text", None, root / "cache", folder, "cpu")

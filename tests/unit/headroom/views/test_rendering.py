@@ -2,6 +2,7 @@
 
 import io
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +129,13 @@ def test_a_rejection_for_its_divergence_names_the_divergence() -> None:
     text = text_of(verdict(job))
     assert "at ratio 0.5 the KL divergence is 0.02 nats, allowed are 0.01" in text
     assert "perplexity" not in text
+
+
+def test_a_rejection_is_told_in_the_sentences_of_the_server() -> None:
+    told = ["The KL divergence is 0.04 nats a token; the budget is 0.01.", "The perplexity may grow by 4 %."]
+    record = replace(make_record(status="rejected", result=make_result(passes=False)), figures={"refusals": told})
+    text = text_of(verdict(record))
+    assert "at ratio 0.5 the KL divergence is 0.04 nats a token; the budget is 0.01, and the perplexity may" in text
 
 
 def test_a_rejection_with_nothing_that_passes_says_so() -> None:

@@ -1,0 +1,85 @@
+"""Apart from the gate: whether a head that passes saves anything worth having."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from service.compression.jobs.worth import Worth
+from service.ports.jobs import EngineOutcome, EngineTask, Verdict
+from service.reports.refusals import refusals, rejected_for
+from service.reports.report_page import write_page
+from service.reports.rollout import roll_out
+from service.reports.summaries import summarize
+
+MakeTask = Callable[..., EngineTask]
+Run = Callable[[EngineTask], EngineOutcome]
+
+
+def make_worth(head_after: int = 700, checkpoint_after: int = 4000, decides: bool = True) -> Worth:
+    """A head of 1000 bytes in a checkpoint of 4000 that is read whole for every token."""
+    sizes = {"checkpoint_before": 4000, "checkpoint_after": checkpoint_after, "head_before": 1000}
+    read = {"head_after": head_after, "decode_read_before": 4000, "decode_read_after": 3000 + head_after}
+    return Worth(0.3, sizes | read, decides)
+
+
+def told(worth: Worth) -> dict[str, Any]:
+    return worth.as_dict(plain={})
+
+
+@pytest.mark.parametrize(("head_after", "worth"), [(950, True), (951, False), (1000, False), (1100, False)])
+def test_a_token_must_read_a_twentieth_of_the_head_less(head_after: int, worth: bool) -> None:
+    assert make_worth(head_after).is_worth_it is worth
+
+
+@pytest.mark.parametrize(("checkpoint_after", "worth"), [(3700, True), (4300, True), (4301, False)])
+def test_a_checkpoint_may_grow_by_no_more_than_every_token_saves(checkpoint_after: int, worth: bool) -> None:
+    assert make_worth(checkpoint_after=checkpoint_after).is_worth_it is worth
+
+
+def test_what_was_asked_for_by_number_is_not_refused_but_told() -> None:
+    asked = make_worth(head_after=990, checkpoint_after=4040, decides=False)
+    assert not asked.refuses
+    assert told(asked)["sentence"].startswith(
+        "Hardly worth it: a decoded token reads 0.2% fewer bytes, and the checkpoi"
+    )
+    assert "grows by 1.0%" in told(asked)["sentence"]
+
+
+def test_shares_are_after_over_before() -> None:
+    shares = {name: value for name, value in told(make_worth()).items() if name.endswith("_share")}
+    assert shares == {"head_share": 0.7, "decode_read_share": 0.925, "checkpoint_share": 1.0}
+
+
+def test_auto_that_saves_next_to_nothing_stores_nothing_and_says_what_would_save_more(
+    make_task: MakeTask, run: Run
+) -> None:
+    free = {"kept_columns": 31}
+    task = make_task(ratio="auto", drift={"perplexity": 9.0, "kl": None}, options={"column_multiple": 1})
+    curve = run(task).report["curve"]
+    kl = next(point["kl_mean"] for point in curve if point["kept_columns"] == free["kept_columns"])
+    task = make_task(ratio="auto", drift={"perplexity": 9.0, "kl": kl * 1.001}, options={"column_multiple": 1})
+    outcome = run(task)
+    assert outcome.verdict is Verdict.REJECT
+    assert list(task.staging.iterdir()) == []
+    report = outcome.report
+    assert report["selected"]["passes"] is True
+    assert report["bytes"]["checkpoint_after"] is None
+    (sentence,) = refusals(report)
+    assert sentence.startswith("Within the budget only 3.1% of the columns can go")
+    assert f"read {report['plain']['int8']['share']:.2f} of the head's bytes" in sentence
+    assert 0 < report["plain"]["int8"]["kl_mean"] < 1e-3
+    assert rejected_for(report) == summarize(report)["rejected_for"] == "not_worth_it"
+    assert roll_out(report, can_widen=True) is None
+    assert "Not worth storing." in write_page(report)
+
+
+def test_the_same_size_asked_for_by_number_is_stored(make_task: MakeTask, run: Run) -> None:
+    outcome = run(make_task(ratio=1 / 32, options={"column_multiple": 1}))
+    assert outcome.verdict is Verdict.PUBLISH
+    worth = outcome.report["worth"]
+    assert (worth["worth_it"], worth["decides"]) == (False, False)
+    found = outcome.report["bytes"]
+    assert worth["checkpoint_share"] == found["checkpoint_after"] / found["checkpoint_before"]
+    assert refusals(outcome.report) == []
+    assert rejected_for(outcome.report) is None
