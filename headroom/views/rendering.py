@@ -16,6 +16,7 @@ from headroom.contract.records import DryRun, JobRecord, Result
 from headroom.contract.report.curve import CurvePoint, JudgedPoint
 from headroom.contract.report.encoding import ColumnFigures, Sparsity
 from headroom.contract.report.report import AnalyzeReport, CompressReport, Report, SteerReport
+from headroom.contract.report.times import StepTime, TimesOfReport
 from headroom.views.figures import age, duration, hundredfold, number, percent, printable, size
 
 STATUS_STYLES = {
@@ -182,7 +183,7 @@ def _mark(chosen: bool, fits: bool, is_fallback: bool) -> tuple[str, str]:
 
 
 def bytes_view(report: CompressReport) -> RenderableType:
-    """Bytes before and after, as far as the report knows them: a rejected job has no checkpoint."""
+    """Bytes and times before and after, as far as the report knows them: a rejected job has no checkpoint."""
     table = _pairs()
     sizes = report.bytes
     for name, before, after in (
@@ -192,7 +193,19 @@ def bytes_view(report: CompressReport) -> RenderableType:
     ):
         if before and after is not None:
             table.add_row(Text(name, "bold"), f"{size(before)} → {size(after)}", percent(after / before - 1))
+    for label, step in _steps(report.time):
+        if step.before and step.after:
+            took = f"{number(1000 * step.before, '.3g')} → {number(1000 * step.after, '.3g')} ms"
+            table.add_row(Text(label, "bold"), took, percent(step.after / step.before - 1))
     return table
+
+
+def _steps(times: TimesOfReport | None) -> list[tuple[str, StepTime]]:
+    """Of decoding: the head alone, and the whole model where it was timed."""
+    if times is None:
+        return []
+    found: list[tuple[str, StepTime]] = [(f"Head, batch {one.batch}", one) for one in times.head]
+    return found + ([("Whole step", times.step)] if times.step else [])
 
 
 def remarks_view(report: Report) -> RenderableType:

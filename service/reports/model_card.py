@@ -7,6 +7,7 @@ from headroom.contract.compress import CompressRecipe
 from service.ports.jobs import LocalModel
 from service.records.job import Job
 from service.reports.frontier_page import frontier_card
+from service.reports.page_parts import step_times
 from service.reports.steering_card import write_steering_card
 from service.reports.summaries import summarize
 
@@ -75,6 +76,7 @@ def write_card(job: Job, model: LocalModel, report: dict[str, Any], folder: str 
             _what_was_removed(job, model, report, figures),
             _drift_table(figures, (report.get("baseline") or {}).get("kind", "perplexity")),
             frontier_card(report),
+            _times(report),
             LOADING.replace("AUTO_CLASS", auto_class),
             _exports(report),
             _revisions(report),
@@ -150,6 +152,21 @@ def _drift_table(figures: dict[str, Any], perplexity: str) -> str:
     lines += [f"| {label} | {before} | {after} |" for label, before, after in rows]
     lines += ["", "The stored files were loaded again and evaluated before they were published.", ""]
     return "\n".join(lines)
+
+
+def _times(report: dict[str, Any]) -> str:
+    """Of a step of decoding; empty without any."""
+    found = report.get("time")
+    if not found:
+        return ""
+    rows = [f"| {' | '.join(row)} |" for row in step_times(found)]
+    head = [
+        "## Time",
+        "",
+        "| a step of decoding | before, ms | after, ms | after over before |",
+        "|---|---:|---:|---:|",
+    ]
+    return "\n".join([*head, *rows, "", f"Medians of plain eager calls in turns, on `{found['device']}`.", ""])
 
 
 def _exports(report: dict[str, Any]) -> str:

@@ -46,6 +46,17 @@ def bounds(budget: dict[str, Any]) -> str:
     return f"allowed: {', '.join(found)}" if found else "no budget"
 
 
+def step_times(found: dict[str, Any]) -> list[tuple[str, str, str, str]]:
+    """What was timed, milliseconds before and after, and their ratio, as text."""
+    timed = [(f"head, batch {one['batch']}", one) for one in found["head"]]
+    timed += [("whole model, batch 1", found["step"])] if found["step"] else []
+    return [
+        (name, f"{1000 * one['before']:.3g}", f"{1000 * one['after']:.3g}", f"{one['after'] / one['before']:.2f}")
+        for name, one in timed
+        if one["before"] and one["after"]
+    ]
+
+
 def how_measured(report: dict[str, Any]) -> list[str]:
     corpus, head = report["corpus"], report["head"]
     facts = [

@@ -9,9 +9,9 @@ from plotly.offline import get_plotlyjs
 
 from service.reports.encoding_page import analysis_page, dynamics_page, encoding_sections
 from service.reports.frontier_page import NAMES, frontier_sections
-from service.reports.page_parts import bounds, how_measured, number, percent, plot, remarks, table
+from service.reports.page_parts import bounds, how_measured, number, percent, plot, remarks, step_times, table
 from service.reports.refusals import is_not_worth_it, refusals
-from service.reports.report_figures import Figure, bytes_figure, drift_figure
+from service.reports.report_figures import Figure, bytes_figure, drift_figure, perplexity_figure
 from service.reports.steering_card import steering_sections
 
 PAGE_NAME = "report.html"
@@ -84,12 +84,13 @@ def figures_of(report: dict[str, Any]) -> dict[str, Figure]:
 
 def _compression(report: dict[str, Any]) -> tuple[list[str], dict[str, Figure]]:
     encoding, plots = encoding_sections(report)
-    figures = {"drift": drift_figure(report)} | plots
+    figures = {"drift": drift_figure(report), "perplexity": perplexity_figure(report)} | plots
     sections = [
         _verdict(report),
         remarks(report),
         "<h2>Drift</h2>",
-        plot("drift", "Growth of perplexity against the share of columns removed, on a logarithmic scale."),
+        plot("drift", "KL divergence against the share of columns removed, on a logarithmic scale."),
+        plot("perplexity", "Growth of perplexity against the share of columns removed, around zero."),
         _curve_table(report),
         _bands(report),
     ]
@@ -99,6 +100,7 @@ def _compression(report: dict[str, Any]) -> tuple[list[str], dict[str, Figure]]:
     if sizes is not None:
         figures["bytes"] = sizes
         sections += ["<h2>Bytes</h2>", plot("bytes", "Bytes before and after.", low=True)]
+    sections += _times(report.get("time"))
     told = [report["worth"]["sentence"]] if report.get("worth") and not is_not_worth_it(report) else []
     told += [] if is_not_worth_it(report) else [report["advice"]]
     sections += [*(f"<p>{escape(sentence)}</p>" for sentence in told), *_rollout(report.get("rollout")), *encoding]
@@ -220,6 +222,16 @@ def _bands(report: dict[str, Any]) -> str:
         for band in report.get("bands", [])
     ]
     return "<h2>By frequency of the token</h2>" + table(head, rows) if rows else ""
+
+
+def _times(found: dict[str, Any] | None) -> list[str]:
+    """Of a step of decoding; nothing for a report that has none."""
+    if not found:
+        return []
+    rows = [(False, [name, *cells]) for name, *cells in step_times(found)]
+    where = f"{found['device']}, {found['threads']} threads" if found["threads"] else found["device"]
+    note = f'<p class="dim">Medians of plain eager calls in turns, on {escape(where)}.</p>'
+    return ["<h2>Time</h2>", table(("a step of decoding", "before, ms", "after, ms", "after over before"), rows), note]
 
 
 def _rollout(plan: dict[str, Any] | None) -> list[str]:

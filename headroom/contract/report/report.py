@@ -31,6 +31,7 @@ from headroom.contract.report.stored import (
     Shards,
     StoredCheckpoint,
 )
+from headroom.contract.report.times import TimesOfReport
 from headroom.contract.report.worth import PlainHead, WorthOfReport
 from headroom.errors import HeadroomError
 
@@ -93,6 +94,7 @@ class CompressReport(EncodingReport):
     bytes: ByteCounts
     plain: dict[str, PlainHead] = Field(default_factory=dict, description="all columns rounded, measured beside")
     worth: WorthOfReport | None = Field(None, description="what storing saves; null when the gate refused before")
+    time: TimesOfReport | None = Field(None, description="of a step of decoding; null without a stored checkpoint")
     advice: str = ""
     rollout: Rollout | None = Field(None, description="null when refused")
 

@@ -199,6 +199,7 @@ def _report(
         "bytes": sizes(source, None, None),
         "plain": chosen.plain,
         "worth": None,
+        "time": None,
     }
     if chosen.frontier is not None and chosen.nearest is not None:
         report |= _refused(chosen.frontier, chosen.nearest, storing)
@@ -236,7 +237,7 @@ def _store(storing: Storing, waiting: list[Candidate], report: dict[str, Any], t
                 return _outcome(Verdict.REJECT, report | _not_worth(tried, worth, storing), timer)
             written = storing.write(planned, task.staging, bodies, lambda done: progress(0.8 + 0.2 * done))
         with timer.phase(Phase.VALIDATING) as progress:
-            stored = storing.measure(written, task.staging, lambda done: progress(share * done))
+            stored = storing.measure(written, task.staging, lambda done: progress(share * done), timed=True)
             if stored.passes:
                 exports, hashes = write_exports(
                     task,

@@ -30,6 +30,7 @@ from service.compression.drift.token_drift import TokenDrift, token_drift, token
 from service.compression.heads.refining import Refinement, refine
 from service.compression.heads.slicing import SlicedFactors, nested_logits, stored_logits
 from service.compression.jobs.job_heads import JobHeads
+from service.compression.jobs.job_times import time_section
 from service.compression.jobs.report import corpora_section, sizes, stored_section
 from service.compression.jobs.worth import Worth
 from service.compression.states.model_loading import load_tokenizer
@@ -137,10 +138,12 @@ class Storing:
         removed = 1 - planned.factors.kept / self.source.head.hidden_size
         return Worth(removed, sizes(self.source, planned.plan, planned.factors), self.task.recipe.seeks_the_smallest)
 
-    def measure(self, written: Written, folder: Path, progress: Callable[[float], None]) -> Stored:
+    def measure(
+        self, written: Written, folder: Path, progress: Callable[[float], None], *, timed: bool = False
+    ) -> Stored:
         """Load what was written as a user would, and measure it on every window. StoredMismatch."""
         factors, predicted, point = written.factors, written.predicted, written.candidate.unrounded[0]
-        stored, drifts, continuations = self._validate(folder, predicted, progress)
+        stored, drifts, told = self._validate(folder, predicted, progress, timed=timed)
         passes = all(
             drift.passes(one.set.budget) and of_set.passes(one.set.budget)
             for one, drift, of_set in zip(self.choice.sets, drifts, predicted, strict=True)
@@ -154,8 +157,8 @@ class Storing:
             "stored": stored_section(stored.perplexity, self._difference(factors, stored), drifts[0], predicted[0]),
             "corpora": corpora_section(self.choice, predicted, self.outside, drifts),
             "group_gap": described_gap(drifts[0].gap),
-            "continuations": continuations,
             "exports": [],
+            **told,
             "bytes": sizes(self.source, written.plan, factors),
             "worth": self.worth(written).as_dict(self.plain),
         }
@@ -176,9 +179,9 @@ class Storing:
         return {"bands": drift_by_band(moved, self.heads.statistics.alpha, seed), "groups": groups}
 
     def _validate(
-        self, folder: Path, points: list[DriftPoint], progress: Callable[[float], None]
-    ) -> tuple[StoredMeasurement, list[StoredDrift], dict[str, Any] | None]:
-        """The first set's figures, all drifts, and how it goes on with a few texts, as the report says it."""
+        self, folder: Path, points: list[DriftPoint], progress: Callable[[float], None], *, timed: bool
+    ) -> tuple[StoredMeasurement, list[StoredDrift], dict[str, Any]]:
+        """The first set's figures, all drifts, and what else the report says of the loaded model."""
         source, choice, seed = self.source, self.choice, self.task.recipe.options.seed
         room = room_of(self.task, source.inspection, self.device)
         model = load_stored(folder, source.reading.auto_class, room)
@@ -198,7 +201,10 @@ class Storing:
             assert stored.against_source is not None
             drifts.append(stored_drift(stored.against_source, one.set, seed))
             measurements.append(stored)
-        return measurements[0], drifts, self._continuations(model, lambda done: progress(0.9 + 0.1 * done))
+        told = {"continuations": self._continuations(model, lambda done: progress(0.9 + 0.1 * done))}
+        if timed:
+            told["time"] = time_section(source, model, room_of(self.task, source.inspection, self.device, models=2))
+        return measurements[0], drifts, told
 
     def _continuations(self, model: Any, progress: Callable[[float], None]) -> dict[str, Any] | None:
         count, seed = self.task.recipe.options.continuations, self.task.recipe.options.seed

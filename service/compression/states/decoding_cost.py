@@ -1,6 +1,7 @@
 """What decoding one token costs: the bytes that a head reads, and seconds of two models side by side."""
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -9,6 +10,8 @@ from torch import Tensor, nn
 from service.compression.text.reading import Objective, Reading
 
 PROMPT_TOKENS, STEPS, WARM_STEPS = 16, 16, 2
+BATCHES = (1, 8)
+HEAD_STEPS, FEWEST_STEPS, HEAD_SECONDS = 32, 3, 1.0  # a large head gets fewer steps, so that no batch takes long
 # Of a plain, sliced or rounded head, read for every position.
 READ = ("weight", "quantized", "scale", "packed", "group_scale", "basis", "bias")
 
@@ -17,6 +20,27 @@ def head_bytes(head: nn.Module) -> int:
     """Read for a position, as compress reports it."""
     parts = [getattr(head, name, None) for name in READ]
     return sum(part.nbytes for part in parts if isinstance(part, Tensor))
+
+
+@torch.inference_mode()
+def seconds_of_heads(
+    one: Callable[[Tensor], Tensor], other: Callable[[Tensor], Tensor], hidden: Tensor
+) -> list[dict[str, Any]]:
+    """`batch`, `before` and `after`: median seconds of both for so many tokens, in turns. hidden: (>= 8, hidden)."""
+    found = []
+    for batch in BATCHES:
+        taken: tuple[list[float], list[float]] = ([], [])
+        rows, started = hidden[:batch], time.perf_counter()
+        while len(taken[0]) < FEWEST_STEPS + WARM_STEPS or (
+            len(taken[0]) < HEAD_STEPS + WARM_STEPS and time.perf_counter() - started < HEAD_SECONDS
+        ):
+            for head, seconds in zip((one, other), taken, strict=True):
+                begun = time.perf_counter()
+                float(head(rows)[0, 0])  # waits for a GPU
+                seconds.append(time.perf_counter() - begun)
+        before, after = (_median(seconds[WARM_STEPS:]) for seconds in taken)
+        found.append({"batch": batch, "before": before, "after": after})
+    return found
 
 
 @torch.inference_mode()

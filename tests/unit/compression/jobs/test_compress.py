@@ -29,6 +29,7 @@ from service.foundation.errors import (
 from service.models.model_files import inspect_model
 from service.ports.jobs import EngineOutcome, EngineTask, LocalModel, Verdict
 from service.reports.refusals import refusals
+from service.reports.report_page import write_page
 
 ROOT = Path(__file__).resolve().parents[4]
 MakeTask = Callable[..., EngineTask]
@@ -397,6 +398,16 @@ def test_what_was_stored_is_judged_in_kl_and_in_the_most_probable_token_as_it_wa
     assert outcome.verdict is Verdict.REJECT
     assert list(task.staging.iterdir()) == []
     assert refusals(outcome.report)[0].startswith("The KL divergence is 1")
+
+
+def test_a_job_times_the_head_and_the_whole_step_of_what_it_stored(make_task: MakeTask, run: Run) -> None:
+    report = run(make_task(ratio=0.25)).report
+    found = report["time"]
+    assert [one["batch"] for one in found["head"]] == [1, 8]
+    assert all(0 < one[when] < 1 for one in (*found["head"], found["step"]) for when in ("before", "after"))
+    assert f"{1000 * found['step']['after']:.3g}" in write_page(report)
+    refused = run(make_task(ratio=0.9, drift={"perplexity": 9.0, "kl": 1e-9})).report
+    assert refused["time"] is None
 
 
 def test_a_model_without_a_tokenizer_says_so(make_task: MakeTask, run: Run) -> None:
