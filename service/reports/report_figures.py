@@ -35,7 +35,7 @@ def drift_figure(report: dict[str, Any]) -> Figure:
 
 
 def perplexity_figure(report: dict[str, Any]) -> Figure:
-    """Growth of perplexity beside it, on an axis with a zero: perplexity may fall. Linear around 0, logarithmic beyond."""
+    """Growth of perplexity, on an axis with a zero, since it may fall: linear around it, logarithmic beyond."""
     curve, budget = report["curve"], report["budget"].get("perplexity")
     traces = [_band(curve), _line(curve, report["method"], BLUE, 3, "perplexity_drift", _around_zero)]
     traces += _others(report, "perplexity_drift", _around_zero)

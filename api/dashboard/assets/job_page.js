@@ -116,7 +116,8 @@ function tiles(job, report) {
 }
 
 const CAPTIONS = {
-  drift: ["Drift curve", "Growth of perplexity against the share of columns removed, with the budget and the chosen point. The table below holds the figures."],
+  drift: ["Drift curve", "KL divergence against the share of columns removed, with the budget and the chosen point. The table below holds the figures."],
+  perplexity: ["Growth of perplexity", "Growth of perplexity against the share of columns removed, around zero, with the budget and the chosen point."],
   slopes: ["How token probability is encoded", "Sorted magnitudes of the slopes, and the R² that the largest reach together."],
   components: ["Principal components of the head", "Slopes of the principal components, and the share of the variance that each explains."],
   fitted: ["Fitted against true", "Fitted against true negative log averaged probability of a sample of tokens."],
@@ -125,7 +126,7 @@ const CAPTIONS = {
 };
 
 function showFigures(report, figures) {
-  const names = Object.keys(figures).filter((name) => name !== "bytes" && (name === "drift" || !figures.drift));
+  const names = Object.keys(figures).filter((name) => name !== "bytes" && (["drift", "perplexity"].includes(name) || !figures.drift));
   const places = names.map((name) => {
     const [heading, caption] = CAPTIONS[name] ?? [capital(name), capital(name)];
     const place = h("div", { class: "plot", role: "img", "aria-label": caption });

@@ -1,6 +1,7 @@
 """The page of a report: whole in itself, true to the report, and plots that plotly itself accepts."""
 
 import json
+import math
 import re
 from typing import Any
 
@@ -8,7 +9,7 @@ import pytest
 from plotly.graph_objects import Figure
 
 from service.reports.encoding_figures import components_figure, fitted_figure, slopes_figure
-from service.reports.report_figures import bytes_figure, drift_figure
+from service.reports.report_figures import bytes_figure, drift_figure, perplexity_figure
 from service.reports.report_page import write_page
 from service.reports.rollout import roll_out
 from tests.reports import make_analysis, make_dynamics, make_frontier, make_report
@@ -79,7 +80,7 @@ def test_the_page_of_a_training_shows_every_checkpoint_and_the_first_that_tells(
 def test_every_figure_has_its_place_on_the_page(report: dict[str, Any]) -> None:
     page = write_page(report)
 
-    assert set(figures_of(page)) == {"drift", "slopes", "fitted", "bytes"}
+    assert set(figures_of(page)) == {"drift", "perplexity", "slopes", "fitted", "bytes"}
     assert all(f'id="{name}"' in page for name in figures_of(page))
 
 
@@ -89,19 +90,37 @@ def test_the_page_loads_nothing_from_elsewhere(report: dict[str, Any]) -> None:
     assert not re.search(r"<(?:script|link|img|iframe)[^>]+(?:src|href)=", page)
 
 
-def test_the_drift_plot_shows_the_chosen_method_the_others_and_the_budget(report: dict[str, Any]) -> None:
+def test_the_drift_plot_shows_the_kl_of_the_chosen_method_and_of_the_others_and_its_budget(
+    report: dict[str, Any],
+) -> None:
+    report["budget"] = {"perplexity": 0.01, "kl": 0.02}
     figure = drift_figure(report)
 
-    names = [trace["name"] for trace in figure["data"]]
-    assert names == ["95 % interval", "probability", "slope", "chosen"]
-    assert figure["layout"]["shapes"][0]["y0"] == 0.01
-    assert figure["data"][1]["y"] == [point["perplexity_drift"] for point in report["curve"]]
+    assert [trace["name"] for trace in figure["data"]] == ["probability", "slope", "chosen"]
+    assert figure["layout"]["yaxis"]["type"] == "log"
+    assert figure["layout"]["shapes"][0]["y0"] == 0.02
+    assert figure["layout"]["annotations"][0]["y"] == pytest.approx(math.log10(0.02))
+    assert figure["data"][0]["y"] == [point["kl_mean"] for point in report["curve"]]
 
 
-def test_a_drift_below_zero_is_drawn_at_the_edge_of_the_logarithm() -> None:
-    report = make_report(drifts={0.1: -0.001, 0.5: 0.004}, chosen=0.5)
+def test_a_fall_of_perplexity_is_drawn_below_the_zero_of_an_axis_that_grows_with_every_drift() -> None:
+    report = make_report(drifts={0.1: -0.001, 0.3: 0.0, 0.5: 0.004, 0.9: 3.0}, chosen=0.5)
+    figure = perplexity_figure(report)
+    heights = figure["data"][1]["y"]
 
-    assert min(drift_figure(report)["data"][1]["y"]) == 1e-6
+    assert heights[0] == -math.asinh(1)
+    assert heights[1] == 0
+    assert heights == sorted(heights)
+    axis = figure["layout"]["yaxis"]
+    assert {"-0.1 %", "0", "+1 %", "+100 %"} <= set(axis["ticktext"])
+    assert axis["tickvals"][axis["ticktext"].index("+1 %")] == figure["layout"]["shapes"][0]["y0"]
+
+
+def test_a_budget_that_bounds_nothing_has_no_line(report: dict[str, Any]) -> None:
+    report["budget"] = {"perplexity": None, "kl": None}
+
+    assert "shapes" not in drift_figure(report)["layout"]
+    assert "shapes" not in perplexity_figure(report)["layout"]
 
 
 def test_slopes_are_sorted_by_magnitude(report: dict[str, Any]) -> None:
@@ -113,7 +132,7 @@ def test_a_job_that_stored_nothing_has_no_plot_of_bytes(report: dict[str, Any]) 
     refused["selected"] = report["selected"] | {"passes": False}
     page = write_page(refused)
 
-    assert set(figures_of(page)) == {"drift", "slopes", "fitted"}
+    assert set(figures_of(page)) == {"drift", "perplexity", "slopes", "fitted"}
     assert "<strong>Refused.</strong>" in page
     assert "Roll-out" not in page
 

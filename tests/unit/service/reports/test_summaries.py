@@ -48,6 +48,7 @@ def test_the_summary_names_every_figure_of_the_report() -> None:
         "passes": True,
         "largest_passing_ratio": 0.8,
         "refusals": [],
+        "rejected_for": None,
         "checkpoint_bytes_before": 9,
         "checkpoint_bytes_after": 8,
         "head_bytes_before": 7,
