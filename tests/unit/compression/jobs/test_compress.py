@@ -1,5 +1,6 @@
 """The whole engine on tiny random models: what is stored is what was measured, and loads the public way."""
 
+import argparse
 import json
 import math
 import subprocess
@@ -361,15 +362,14 @@ def test_predictions_that_moved_under_an_unmoved_perplexity_are_refused_by_defau
 
 def test_a_bound_on_rare_tokens_refuses_a_size_that_is_inside_every_other_bound(make_task: MakeTask, run: Run) -> None:
     def trained(**fields: Any) -> EngineTask:
-        """On a random model rare tokens gain: the flatter its predictions, the better."""
+        """On the text that it learned: elsewhere rare tokens gain from flatter predictions."""
         local = LocalModel("headroom/stdlib-gpt2-4m", None, ROOT / "examples/models/headroom/stdlib-gpt2-4m")
-        return replace(make_task(ratio=0.9, **fields), model=local, corpus=ROOT / "docs/api.md")
+        return replace(make_task(ratio=0.9, **fields), model=local, corpus=Path(argparse.__file__))
 
     free = run(trained()).report
     band, selected = free["bands"][-1], free["selected"]
     assert selected["rare_perplexity_drift"] == pytest.approx(band["perplexity_drift"], rel=1e-3, abs=1e-6)
     assert selected["rare_perplexity_drift_high"] == pytest.approx(band["perplexity_drift_high"], rel=1e-2, abs=1e-5)
-    assert selected["rare_perplexity_drift"] > selected["perplexity_drift"]
     bound = selected["rare_perplexity_drift"] / 2
     outcome = run(trained(drift={"perplexity": 9.0, "kl": None, "rare_perplexity": bound}))
     assert outcome.verdict is Verdict.REJECT
