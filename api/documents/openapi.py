@@ -6,6 +6,7 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
 from api.documents.openapi_examples import DETAILS, Example, answer_examples, request_examples
+from api.documents.openapi_links import add_links
 from api.errors import CATALOGUE
 from api.schemas import Problem
 
@@ -28,6 +29,7 @@ def openapi_of(app: FastAPI) -> dict[str, Any]:
                 operation["responses"].pop("422", None)
                 operation["responses"]["default"] = PROBLEM
         _add_examples(document)
+        add_links(document)
         app.openapi_schema = document
     return app.openapi_schema
 
