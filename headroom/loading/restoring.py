@@ -1,7 +1,8 @@
 """From a sliced checkpoint back to the dense one it was made from; plain transformers loads the result.
 
 Every tensor but the head's (and a shared input table) is copied. Raw columns come back bit for bit; a table in another
-basis is turned back in float64 and rounded once more to its dtype. Memory: the head, and one file of weights.
+basis is turned back in float64 and rounded once more to its dtype; planes give what their 8 bits hold. Memory: the
+head, and one file of weights.
 """
 
 import json
@@ -18,6 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from headroom.errors import InvalidArgument
+from headroom.loading import plane_codes
 from headroom.loading.head import REMOVED_NAME
 
 INDEX_NAME = "model.safetensors.index.json"
@@ -99,6 +101,8 @@ def _removed(folder: Path, sliced: dict[str, Any]) -> dict[str, Tensor]:
     if path.is_file():
         with safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}  # it is no mapping
+    if sliced.get("head") == "planes":
+        return {}
     if (sliced["source_bias"] and sliced["mean_repaired"]) or not sliced["source_tied"]:
         what = "the bias that the repair replaced" if sliced["source_tied"] else "the removed columns"
         raise InvalidArgument(
@@ -114,7 +118,7 @@ def _write_weights(folder: Path, staging: Path, sliced: dict[str, Any], removed:
     gone = {f"{sliced[part]}.{name}" for part, names in PARTS.items() for name in names} | set(replaced)
     if not sliced["tied"]:
         gone.add(f"{sliced['lm_head']}.weight")  # also of a head untied for the slicing: the input table is what it was
-    if not sliced["source_bias"] or sliced["mean_repaired"]:
+    if not sliced["source_bias"] or sliced.get("mean_repaired"):
         gone.add(f"{sliced['lm_head']}.bias")
     if sliced["source_tied"]:  # it comes back under every name that it had
         gone.add(f"{sliced['embed_tokens']}.weight")
@@ -134,9 +138,10 @@ def _write_weights(folder: Path, staging: Path, sliced: dict[str, Any], removed:
 
 
 # Tensors of the sliced modules that a plain model has not; the weight itself depends on the layout.
+PLANES = ("whole", "high", "low", "scales", "basis")
 PARTS = {
-    "lm_head": ("basis", "keep_columns", "triangle", "mean_hidden"),
-    "embed_tokens": ("weight_rest", "rotation", "inverse_order"),
+    "lm_head": ("basis", "keep_columns", "triangle", "mean_hidden", *PLANES),
+    "embed_tokens": ("weight_rest", "rotation", "inverse_order", "unbasis", *PLANES),
 }
 
 
@@ -160,6 +165,8 @@ def _restored(folder: Path, sliced: dict[str, Any], removed: dict[str, Tensor]) 
     names = (sliced.get("source_names") or {}).get("weight") or [f"{holder}.weight"]
     if sliced["source_tied"] and not sliced["tied"]:  # the input table is there as it was
         (dense, *_) = (tensor for _, tensor in _tensors(folder, {f"{holder}.weight", *names}))
+    elif sliced.get("head") == "planes":
+        dense = _from_planes(folder, holder)
     else:
         parts = dict(_tensors(folder, {f"{holder}.{name}" for name in ("weight", *PARTS["embed_tokens"])}))
         dense = _joined({name.removeprefix(f"{holder}."): tensor for name, tensor in parts.items()} | removed, sliced)
@@ -174,6 +181,18 @@ def _joined(parts: dict[str, Tensor], sliced: dict[str, Any]) -> Tensor:
         return table[:, parts["inverse_order"]]
     back = parts["rotation"].double().T
     return torch.cat([(rows.double() @ back).to(table.dtype) for rows in table.split(ROWS_AT_ONCE)])
+
+
+def _from_planes(folder: Path, holder: str) -> Tensor:
+    """(vocab, hidden) of the basis' dtype, from all 8 bits."""
+    parts = dict(_tensors(folder, {f"{holder}.{name}" for name in PLANES}))
+    whole, high, low, scales, basis = (parts[f"{holder}.{name}"] for name in PLANES)
+    back, blocks = basis.double(), []
+    for rows in plane_codes.blocks_of(whole.shape[0], ROWS_AT_ONCE):
+        codes = plane_codes.join(plane_codes.Planes(whole[rows], high[rows], low[rows]), basis.shape[0])
+        values = plane_codes.values(codes, scales[rows].view(torch.bfloat16), torch.float64)
+        blocks.append((values @ back).to(basis.dtype))
+    return torch.cat(blocks)
 
 
 def _weight_files(folder: Path) -> list[str]:

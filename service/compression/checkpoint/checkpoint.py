@@ -96,11 +96,7 @@ def plan_checkpoint(
         "source_bias": head.module_bias is not None,
         "source_tied": head.is_tied,
         "source_tie_word_embeddings": source.config.get("tie_word_embeddings"),
-        "source_names": {
-            "weight": list(stored.weight),
-            "bias": list(stored.bias),
-            "prefix": _missing_prefix(head, stored, base_model_prefix),  # that ours have and the source's lack
-        },
+        "source_names": source_names(head, stored, base_model_prefix),
         "nested": factors.is_nested,
         "refined": factors.refined,
         "head_dtype": "source" if factors.rounded is None else factors.rounded.head_dtype,
@@ -127,6 +123,15 @@ def plan_dense(
         new |= dict.fromkeys([names[0].removesuffix("weight") + "bias", *stored.bias], bias)
     copied = copied_tensors(source, head, stored, base_model_prefix, tied=False)
     return Plan(new | copied, plain_config(source, head, tied=False), {})
+
+
+def source_names(head: LmHead, stored: StoredNames, base_model_prefix: str) -> dict[str, Any]:
+    """For restoring: how the source's files name the head's tensors."""
+    return {
+        "weight": list(stored.weight),
+        "bias": list(stored.bias),
+        "prefix": _missing_prefix(head, stored, base_model_prefix),  # that ours have and the source's lack
+    }
 
 
 def copied_tensors(

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from headroom.loading import plane_codes
 from headroom.loading.planes_format import described
-from service.compression.checkpoint.checkpoint import Plan, copied_tensors, plain_config
+from service.compression.checkpoint.checkpoint import Plan, copied_tensors, plain_config, source_names
 from service.compression.heads.plane_fit import FittedPlanes
 from service.compression.states.lm_head import LmHead, StoredNames
 from service.models.model_files import ModelInspection, TensorEntry
@@ -58,6 +58,7 @@ def plan_planes(
         "source_bias": head.module_bias is not None,
         "source_tied": head.is_tied,
         "source_tie_word_embeddings": source.config.get("tie_word_embeddings"),
+        "source_names": source_names(head, stored, base_model_prefix),
         "transform": head.transform.describe(),
         "fingerprint": fingerprint,
         **described(

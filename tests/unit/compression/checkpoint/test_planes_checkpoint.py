@@ -244,3 +244,20 @@ def test_planes_of_another_model_fail_the_fingerprint(tmp_path: Path) -> None:
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path, metadata={"format": "pt"})
     with pytest.raises(ValueError, match="does not reproduce its fingerprint"):
         load(folder, "llama")
+
+
+@pytest.mark.parametrize(("family", "keep_tied"), [("gpt2", True), ("gpt2", False), ("llama", True), ("bert", True)])
+def test_restoring_gives_the_dense_checkpoint_that_plain_transformers_loads(
+    tmp_path: Path, family: str, keep_tied: bool
+) -> None:
+    source, folder = make(tmp_path, family, planes={"keep_tied": keep_tied})
+    back = headroom.restore(folder, tmp_path / "back")
+    before, after = load_file(source / "model.safetensors"), load_file(back / "model.safetensors")
+    assert after.keys() - {"cls.predictions.decoder.bias"} == before.keys()  # the bias of BERT has two names
+    assert "quantization_config" not in json.loads((back / "config.json").read_text())
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    table = {"gpt2": "transformer.wte.weight", "bert": "bert.embeddings.word_embeddings.weight"}
+    # A head that was untied for its planes gives way to the table, which was copied: that comes back bit for bit.
+    assert changed == (set() if not keep_tied else {table.get(family, "lm_head.weight")})
+    assert all(error_of(after[name], before[name]) < 0.01 for name in changed)
+    assert error_of(logits_of(load(back, family)), logits_of(load(source, family))) < 0.03
