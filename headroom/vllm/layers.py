@@ -18,7 +18,9 @@ from vllm.model_executor.utils import set_weight_attrs
 from vllm.platforms import current_platform
 
 from headroom.loading.head import SlicedHead
+from headroom.loading.planes_head import PlanesEmbedding, PlanesHead
 from headroom.vllm.modules import adopt, build_head, build_table, require_loaded
+from headroom.vllm.planes import asked_settings, is_planes, settle
 
 HEAD, TABLE, HEAD_IN_TABLE = "sliced", "sliced", "sliced_head"  # names of our modules below vLLM's layers
 
@@ -28,6 +30,7 @@ class HeadMethod(QuantizeMethodBase):  # type: ignore[misc]  # vLLM is not there
 
     def __init__(self, fields: dict[str, Any]) -> None:
         self.fields = fields
+        self.asked = asked_settings() if is_planes(fields) else {}
 
     def create_weights(
         self,
@@ -39,23 +42,36 @@ class HeadMethod(QuantizeMethodBase):  # type: ignore[misc]  # vLLM is not there
         weight_loader: Callable[[Tensor, Tensor], None],
         **attributes: Any,
     ) -> None:
-        adopt(layer, HEAD, build_head(self.fields, sum(row_parts)).to(params_dtype), weight_loader)
+        if self.fields["tied"] and is_planes(self.fields):
+            return  # all of it is in the table, which tie_weights tells
+        adopt(layer, HEAD, build_head(self.fields, rows_of(layer, self.fields)).to(params_dtype), weight_loader)
 
     def process_weights_after_loading(self, layer: VocabParallelEmbedding) -> None:
+        if not hasattr(layer, HEAD):
+            raise ValueError(
+                "this checkpoint's head reads the input table, but vLLM did not tie the two: headroom's plugin cannot "
+                "serve this architecture; load it with transformers"
+            )
         require_loaded(layer.sliced, layer.prefix or "the head")
-        prepare(layer.sliced)
-        layer.__dict__["weight"] = getattr(layer.sliced, "weight", None)  # for those who look; no second parameter
+        prepare(layer.sliced, self.asked)
+        layer.__dict__["weight"] = shown_weight(layer.sliced)
 
     def apply(self, layer: VocabParallelEmbedding, x: Tensor, bias: Tensor | None = None) -> Tensor:
         """(positions, hidden) -> logits (positions, rows of this rank). `bias` is the module's own, if there is one."""
-        return logits(layer.sliced, x)
+        return logits(layer, layer.sliced, x)
 
     def tie_weights(
         self, layer: VocabParallelEmbedding, embed_tokens: VocabParallelEmbedding
     ) -> VocabParallelEmbedding:
         """The head reads the columns of the input table that it keeps."""
-        if self.fields["tied"]:
-            layer.sliced.weight = embed_tokens.sliced.weight
+        if not self.fields["tied"]:
+            return layer
+        table = embed_tokens.sliced
+        if not is_planes(self.fields):
+            layer.sliced.weight = table.weight
+            return layer
+        head = build_head(self.fields, table.num_embeddings, table).to(table.basis.dtype)
+        adopt(layer, HEAD, head, layer.weight_loader)
         return layer
 
 
@@ -64,20 +80,23 @@ class TableMethod(QuantizeMethodBase):  # type: ignore[misc]
 
     def __init__(self, fields: dict[str, Any]) -> None:
         self.fields = fields
+        self.asked = asked_settings() if is_planes(fields) else {}
 
     def hold_head(self, layer: VocabParallelEmbedding) -> None:
         """Give the table a head of its own. Memory: the head's tensors that are not the table's."""
-        weight = self._weight(layer)
+        table = self._table(layer)
+        weight = shown_weight(table)
+        planes = table if self.fields["tied"] and isinstance(table, PlanesEmbedding) else None
         with torch.device(weight.device):
-            head = build_head(self.fields, weight.shape[0]).to(weight.dtype)
+            head = build_head(self.fields, rows_of(layer, self.fields), planes).to(weight.dtype)
         adopt(layer, HEAD_IN_TABLE, head, layer.weight_loader)
-        if self.fields["tied"]:
+        if self.fields["tied"] and planes is None:
             head.weight = weight
 
     def process_weights_after_loading(self, layer: VocabParallelEmbedding) -> None:
         if hasattr(layer, HEAD_IN_TABLE):
             require_loaded(layer.sliced_head, "the head")
-            prepare(layer.sliced_head)
+            prepare(layer.sliced_head, self.asked)
 
     def apply(self, layer: VocabParallelEmbedding, x: Tensor, bias: Tensor | None = None) -> Tensor:
         if not hasattr(layer, HEAD_IN_TABLE):
@@ -85,9 +104,10 @@ class TableMethod(QuantizeMethodBase):  # type: ignore[misc]
                 "vLLM asks the input embedding for logits, but this checkpoint's head was not loaded there: "
                 "headroom's plugin cannot serve this architecture; load it with transformers"
             )
-        return logits(layer.sliced_head, x)
+        return logits(layer, layer.sliced_head, x)
 
-    def _weight(self, layer: VocabParallelEmbedding) -> nn.Parameter:
+    def _table(self, layer: VocabParallelEmbedding) -> nn.Module:
+        """What holds the rows."""
         raise NotImplementedError
 
 
@@ -107,20 +127,20 @@ class SlicedTableMethod(TableMethod):
         layer._parameters.pop(
             "weight", None
         )  # vLLM's Transformers backend turns an embedding that has one into its own
-        adopt(layer, TABLE, build_table(self.fields, sum(row_parts)).to(params_dtype), weight_loader)
+        adopt(layer, TABLE, build_table(self.fields, rows_of(layer, self.fields)).to(params_dtype), weight_loader)
 
     def process_weights_after_loading(self, layer: VocabParallelEmbedding) -> None:
         require_loaded(layer.sliced, layer.prefix or "the input embedding")
-        layer.__dict__["weight"] = layer.sliced.weight
+        layer.__dict__["weight"] = shown_weight(layer.sliced)
         super().process_weights_after_loading(layer)
 
     def embedding(self, layer: VocabParallelEmbedding, ids: Tensor) -> Tensor:
         embeddings: Tensor = layer.sliced(ids)
         return embeddings
 
-    def _weight(self, layer: VocabParallelEmbedding) -> nn.Parameter:
-        weight: nn.Parameter = layer.sliced.weight
-        return weight
+    def _table(self, layer: VocabParallelEmbedding) -> nn.Module:
+        table: nn.Module = layer.sliced
+        return table
 
 
 class PlainTableMethod(TableMethod):
@@ -142,9 +162,9 @@ class PlainTableMethod(TableMethod):
     def embedding(self, layer: VocabParallelEmbedding, ids: Tensor) -> Tensor:
         return F.embedding(ids, layer.weight)
 
-    def _weight(self, layer: VocabParallelEmbedding) -> nn.Parameter:
-        weight: nn.Parameter = layer.weight
-        return weight
+    def _table(self, layer: VocabParallelEmbedding) -> nn.Module:
+        own: nn.Module = layer
+        return own
 
 
 class ConfiguredVocabEmbedding(VocabParallelEmbedding):  # type: ignore[misc]
@@ -178,17 +198,33 @@ def with_config(args: tuple[Any, ...], kwargs: dict[str, Any], position: int) ->
     return kwargs | {"quant_config": kwargs.get("quant_config") or current}
 
 
-def prepare(head: nn.Module) -> None:
-    """What vLLM does with an ordinary head after loading."""
-    if current_platform.is_cpu() and isinstance(head, SlicedHead):
+def prepare(head: nn.Module, asked: dict[str, int]) -> None:
+    """Once it is loaded: what vLLM does with an ordinary head, and the settings of one in planes."""
+    if isinstance(head, PlanesHead):
+        settle(head, asked)
+    elif current_platform.is_cpu() and isinstance(head, SlicedHead):
         dispatch_cpu_unquantized_gemm(head, remove_weight=False)
 
 
-def logits(head: nn.Module, x: Tensor) -> Tensor:
+def shown_weight(module: Any) -> Tensor:
+    """What vLLM's code finds as a layer's `weight`; LoRA's asks it for its dtype and device."""
+    weight = getattr(module, "weight", None)
+    if isinstance(weight, nn.Parameter):
+        return weight
+    basis: Tensor = module.table.basis if isinstance(module, PlanesHead) else module.basis
+    return basis
+
+
+def rows_of(layer: VocabParallelEmbedding, fields: dict[str, Any]) -> int:
+    """Of this rank: with vLLM's padding, but for planes, whose rescoring would spend itself on rows of zeros."""
+    rows: int = layer.shard_indices.num_org_elements if is_planes(fields) else layer.num_embeddings_per_partition
+    return rows
+
+
+def logits(layer: VocabParallelEmbedding, head: nn.Module, x: Tensor) -> Tensor:
     """The head's forward pass, with the product of its columns by vLLM's own kernel where they are not integers."""
     if not isinstance(head, SlicedHead):
-        rounded: Tensor = head(x)
-        return rounded
+        return F.pad(head(x), (0, layer.num_embeddings_per_partition - head.out_features))
     columns = x.index_select(-1, head.keep_columns) if head.permutation else F.linear(x, head.basis)
     product: Tensor = dispatch_unquantized_gemm()(head, columns, head.weight, head.bias)
     return product

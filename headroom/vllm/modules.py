@@ -7,16 +7,23 @@ from torch import Tensor, nn
 from vllm.model_executor.utils import set_weight_attrs
 
 from headroom.loading.head import SlicedEmbedding, SlicedHead
+from headroom.loading.planes_format import PLANES
+from headroom.loading.planes_head import PlanesEmbedding, PlanesHead
 from headroom.loading.quantized_head import PackedHead, QuantizedHead, RoundedHead
+from headroom.vllm.planes import is_planes, planes_head, planes_table
 
 ROUNDED: dict[str, type[RoundedHead]] = {"int8": QuantizedHead, "int4": PackedHead}
 HEAD_DTYPES = ("source", *ROUNDED)
 # Tensors with a row for each token: vLLM's loader gives each rank its own. The others are on every rank.
-BY_ROW = ("weight", "weight_rest", "bias", "quantized", "scale", "packed", "group_scale")
+BY_ROW = ("weight", "weight_rest", "bias", "quantized", "scale", "packed", "group_scale", *PLANES)
 
 
-def build_head(fields: dict[str, Any], rows: int) -> SlicedHead | RoundedHead:
-    """fields: the checkpoint's `quantization_config`; rows: of this rank, with padding."""
+def build_head(
+    fields: dict[str, Any], rows: int, table: PlanesEmbedding | None = None
+) -> SlicedHead | RoundedHead | PlanesHead:
+    """fields: the checkpoint's `quantization_config`; rows: of this rank; table: whose planes it reads."""
+    if is_planes(fields):
+        return planes_head(fields, rows, table)
     sizes = (fields["hidden_size"], rows, fields["kept_columns"])
     rounded = ROUNDED.get(fields.get("head_dtype", "source"))
     if rounded is not None:
@@ -24,8 +31,10 @@ def build_head(fields: dict[str, Any], rows: int) -> SlicedHead | RoundedHead:
     return SlicedHead(*sizes, permutation=fields["permutation"], bias=fields["bias"])
 
 
-def build_table(fields: dict[str, Any], rows: int) -> SlicedEmbedding:
+def build_table(fields: dict[str, Any], rows: int) -> SlicedEmbedding | PlanesEmbedding:
     """Not scaled: that is left to vLLM's code of the architecture."""
+    if is_planes(fields):
+        return planes_table(fields, rows)
     sizes = (rows, fields["hidden_size"], fields["kept_columns"])
     return SlicedEmbedding(*sizes, permutation=fields["permutation"], scale=1.0, padding_idx=None)
 

@@ -13,8 +13,10 @@ from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead, 
 from vllm.model_executor.models.utils import WeightsMapper
 
 from headroom.loading.head import FORMAT_VERSION
+from headroom.loading.planes_format import PLANES_VERSION
 from headroom.vllm.layers import HEAD, HEAD_IN_TABLE, TABLE, HeadMethod, PlainTableMethod, SlicedTableMethod
 from headroom.vllm.modules import HEAD_DTYPES
+from headroom.vllm.planes import check_fields, is_planes
 
 ONLY_FOR_OTHER_COLUMNS = ("triangle", "mean_hidden")  # tensors that reading another number of columns needs
 
@@ -28,11 +30,13 @@ class HeadroomQuantization(QuantizationConfig):  # type: ignore[misc]  # vLLM is
 
     def __init__(self, fields: dict[str, Any]) -> None:
         super().__init__()
-        if fields["version"] != FORMAT_VERSION:
+        if fields["version"] not in (FORMAT_VERSION, PLANES_VERSION):
             raise ValueError(
-                f"this checkpoint is of headroom format {fields['version']}, this plugin reads {FORMAT_VERSION}: "
-                "install the headroom-lm release named in its README"
+                f"this checkpoint is of headroom format {fields['version']}, this plugin reads {FORMAT_VERSION} and "
+                f"{PLANES_VERSION}: install the headroom-lm release named in its README"
             )
+        if is_planes(fields):
+            check_fields(fields)
         if fields.get("head_dtype", "source") not in HEAD_DTYPES:
             raise ValueError(f"this plugin does not read heads of {fields['head_dtype']}: install a newer headroom-lm")
         self.fields = fields
@@ -92,10 +96,9 @@ class HeadroomQuantization(QuantizationConfig):  # type: ignore[misc]  # vLLM is
     def _names(self) -> dict[re.Pattern[str], str | None]:
         head, table = self.fields["lm_head"], self.fields["embed_tokens"]
         layer = self._head() if self._head else None
-        renamed: dict[re.Pattern[str], str | None] = {
-            re.compile(rf"^{re.escape(head)}\.({'|'.join(ONLY_FOR_OTHER_COLUMNS)})$"): None,
-            ONLY_TO_RESTORE: None,
-        }
+        renamed: dict[re.Pattern[str], str | None] = {ONLY_TO_RESTORE: None}
+        if not is_planes(self.fields):
+            renamed[re.compile(rf"^{re.escape(head)}\.({'|'.join(ONLY_FOR_OTHER_COLUMNS)})$")] = None
         if self.fields["tied"]:
             renamed[re.compile(rf"^{re.escape(table)}\.(?!{TABLE}\.|{HEAD_IN_TABLE}\.)")] = f"{table}.{TABLE}."
         if layer is not None:

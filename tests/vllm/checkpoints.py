@@ -12,6 +12,7 @@ import headroom  # noqa: F401  # teaches transformers the format
 from service.compression.jobs.compress import compress
 from service.ports.jobs import EngineTask, LocalModel, Verdict
 from tests.factories import make_recipe
+from tests.plane_checkpoints import write_planes
 from tests.tiny_models import make_text, make_tiny_checkpoint
 
 POSITIONS = 9
@@ -23,7 +24,7 @@ class Case:
     """One checkpoint: an architecture and a layout of the format."""
 
     family: str
-    layout: str  # "sliced", "permuted" or an integer dtype
+    layout: str  # "sliced", "permuted", an integer dtype or "planes"
     tied: bool  # the layout of the checkpoint; a rounded head is never tied
     implementation: str = "auto"  # vLLM's own code of the architecture, or "transformers"
 
@@ -33,10 +34,12 @@ class Case:
 
 
 def make_checkpoint(case: Case, folder: Path, *, keep_removed: bool = False, **sizes: Any) -> Path:
-    """A published folder in float32, its head at half the columns."""
+    """A checkpoint in float32: its head at half the columns, or all of them in planes, a preview of 4 bits."""
     work = folder / f"{case.name}-work"
     (work / "out").mkdir(parents=True)
     make_tiny_checkpoint(work / "model", case.family, **sizes)
+    if case.layout == "planes":
+        return write_planes(work / "model", folder / case.name, whole=0, rescored=16, keep_tied=case.tied)
     (work / "corpus.txt").write_text(make_text(2500))
     options: dict[str, Any] = SIZES | {"tied": "keep" if case.tied else "untie", "keep_removed": keep_removed}
     if case.layout.startswith("int"):

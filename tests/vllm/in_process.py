@@ -1,5 +1,6 @@
-"""Run by vLLM's Python: `in_process.py FOLDER [IMPLEMENTATION]`...: build each model with vLLM's own loader, without an
-engine, and print how far its embeddings and log-probabilities are from NAME.reference. A line of JSON for each.
+"""Run by vLLM's Python: `in_process.py FOLDER[|IMPLEMENTATION[|SETTINGS]]`...: models by vLLM's loader, no engine.
+
+Prints how far its embeddings and log-probabilities are from NAME.reference, a line of JSON for each.
 """
 
 import json
@@ -20,10 +21,11 @@ from vllm.model_executor.model_loader import get_model
 from vllm.plugins import load_general_plugins
 
 
-def compared(folder: Path, implementation: str) -> dict[str, Any]:
+def compared(folder: Path, implementation: str, settings: str) -> dict[str, Any]:
     arguments = EngineArgs(
         model=str(folder), dtype="float32", enforce_eager=True, max_model_len=32, model_impl=implementation
     )
+    arguments.additional_config = {"headroom": json.loads(settings)}
     config = arguments.create_engine_config()
     with set_current_vllm_config(config):
         model = get_model(vllm_config=config)
@@ -47,10 +49,10 @@ def main() -> None:
     with set_current_vllm_config(VllmConfig()):  # of no model, so that there is a group for experts too
         ensure_model_parallel_initialized(1, 1)
     for argument in sys.argv[1:]:
-        folder, _, implementation = argument.partition(":")
-        names = {"folder": Path(folder).name, "implementation": implementation or "auto"}
+        folder, implementation, settings = (argument.split("|") + ["auto", "{}"][argument.count("|") :])[:3]
+        names = {"folder": Path(folder).name, "implementation": implementation, "settings": settings}
         try:
-            result = compared(Path(folder), implementation or "auto")
+            result = compared(Path(folder), implementation, settings)
         except Exception as error:
             result = {"error": f"{type(error).__name__}: {error}"}
         sys.stdout.write("RESULT " + json.dumps(names | result) + "\n")

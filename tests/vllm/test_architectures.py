@@ -26,6 +26,10 @@ CASES = [
     Case("llama", "int4", tied=False),
     Case("gemma2", "int4", tied=False),
     Case("cohere", "sliced", tied=False),
+    Case("gpt2", "planes", tied=True),
+    Case("gemma2", "planes", tied=True),
+    Case("llama", "planes", tied=False),
+    Case("cohere", "planes", tied=False),
     Case("qwen2", "sliced", tied=True, implementation="transformers"),
     Case("gemma3", "sliced", tied=True, implementation="transformers"),
     Case("llama", "int8", tied=False, implementation="transformers"),
@@ -39,6 +43,8 @@ NOT_WHOLE = {  # a tensor that is taken out of a checkpoint, and what vLLM says 
     "cohere-int8-untied": ("lm_head.quantized", "did not give vLLM quantized of the head"),
 }
 
+SETTINGS = ('{"bits": 8}', '{"bits": 2, "rescored": 0}', '{"bits": 2, "rescored": 264}', '{"bits": 5}', '{"rows": 9}')
+
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
@@ -48,12 +54,13 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any
         if not (folder / case.name).exists():
             keeps = (case.family, case.layout) == ("llama", "sliced")  # restore.safetensors lies beside the model then
             write_reference(make_checkpoint(case, folder, keep_removed=keeps))
-    arguments = [f"{folder / case.name}:{case.implementation}" for case in CASES]
+    arguments = [f"{folder / case.name}|{case.implementation}" for case in CASES]
     arguments += [str(without(folder / name, tensor)) for name, (tensor, _) in NOT_WHOLE.items()]
     arguments += [str(with_fields(folder / "llama-sliced-untied", version=9))]
     arguments += [str(with_fields(folder / "llama-int8-untied", head_dtype="int3"))]
+    arguments += [f"{folder / 'llama-planes-untied'}|auto|{settings}" for settings in SETTINGS]
     found = run("in_process.py", *arguments, cache=folder)
-    return {f"{result['folder']}:{result['implementation']}": result for result in found}
+    return {":".join([result["folder"], result["implementation"], result["settings"]]): result for result in found}
 
 
 def without(folder: Path, name: str) -> Path:
@@ -79,7 +86,7 @@ def with_fields(folder: Path, **fields: Any) -> Path:
 def test_vllm_gives_the_embeddings_and_log_probabilities_that_transformers_gives(
     case: Case, results: dict[str, dict[str, Any]]
 ) -> None:
-    result = results[f"{case.name}:{case.implementation}"]
+    result = results[f"{case.name}:{case.implementation}:{{}}"]
     assert result.get("error") is None
     assert result["shape"] == [9, 264]
     assert result["embeddings"] < 1e-5
@@ -92,25 +99,36 @@ def test_a_checkpoint_that_lacks_a_tensor_is_refused_by_the_name_of_the_tensor(
     name: str, results: dict[str, dict[str, Any]]
 ) -> None:
     _, sentence = NOT_WHOLE[name]
-    error = results[f"{name}-incomplete:auto"]["error"]
+    error = results[f"{name}-incomplete:auto:{{}}"]["error"]
     assert any(part in error for part in sentence.split("|"))
 
 
 @pytest.mark.parametrize(
     ("name", "sentence"),
     [
-        ("llama-sliced-untied-version", "headroom format 9, this plugin reads 1"),
+        ("llama-sliced-untied-version", "headroom format 9, this plugin reads 1 and 2"),
         ("llama-int8-untied-head_dtype", "does not read heads of int3: install a newer headroom-lm"),
     ],
 )
 def test_a_newer_format_is_refused_with_what_to_do(
     name: str, sentence: str, results: dict[str, dict[str, Any]]
 ) -> None:
-    assert sentence in results[f"{name}:auto"]["error"]
+    assert sentence in results[f"{name}:auto:{{}}"]["error"]
+
+
+def test_bits_and_rescored_rows_of_planes_are_settings_of_the_engine(results: dict[str, dict[str, Any]]) -> None:
+    found = [results[f"llama-planes-untied:auto:{asked}"] for asked in SETTINGS]
+    whole, fewer, all_rescored, no_such_bits, no_such_name = found
+    # The reference is of 4 bits and 16 rows: all rows from all their bits are one other distribution, two bits a third.
+    assert all_rescored["log_p"] == pytest.approx(whole["log_p"], abs=1e-3)
+    assert abs(fewer["log_p"] - whole["log_p"]) > 0.1
+    assert "reads 8, 4, 3 or 2 bits, not 5" in no_such_bits["error"]
+    assert "knows bits, rescored, columns in additional_config, not rows" in no_such_name["error"]
 
 
 def test_the_table_in_the_document_is_what_vllm_made_of_these_checkpoints(results: dict[str, dict[str, Any]]) -> None:
-    rows = [line for line in (ROOT / "docs/vllm.md").read_text().splitlines() if line.startswith("| `")]
+    document = (ROOT / "docs/vllm.md").read_text().split("## Which architectures")[1].split("## Planes")[0]
+    rows = [line for line in document.splitlines() if line.startswith("| `")]
     told = [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]
     assert told == table(results)
 
@@ -119,7 +137,7 @@ def table(results: dict[str, dict[str, Any]]) -> list[list[str]]:
     """A row for each class of vLLM and family: layouts that agreed with transformers."""
     rows: dict[tuple[str, str], list[str]] = {}
     for case in CASES:
-        result = results[f"{case.name}:{case.implementation}"]
+        result = results[f"{case.name}:{case.implementation}:{{}}"]
         layout = f"{case.layout}, tied" if case.tied else case.layout
         outcome = layout if "error" not in result and result["log_p"] < 1e-4 else f"{layout} refused"
         rows.setdefault((f"`{result.get('class')}`", case.family), []).append(outcome)
