@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import os
 import shutil
 import sys
 from datetime import UTC, datetime
@@ -24,8 +25,10 @@ NAMES = (
     "download",
     "events",
     "status",
+    "vllm",
 )
 RESULTS = Path(__file__).parent / "results"
+VLLM_PYTHON = Path(os.environ.get("HEADROOM_VLLM_PYTHON", ".venv-vllm/bin/python"))
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "models"
 
 
@@ -52,6 +55,7 @@ def missing() -> dict[str, str]:
         "precision": ("the reference models in ../shared", SHARED.is_dir()),
         "models": ("the texts in ../shared", SHARED.is_dir()),
         "frontier": ("the reference texts in ../shared", SHARED.is_dir()),
+        "vllm": ("an environment with vLLM (make test-vllm)", VLLM_PYTHON.exists()),
         "download": ("nginx", shutil.which("nginx") is not None),
     }
     return {name: what for name, (what, is_here) in needed.items() if not is_here}
