@@ -201,8 +201,11 @@ def sizes(source: Source, plan: Plan | None, factors: SlicedFactors | None) -> d
 def plain_section(points: Mapping[RoundedDtype, DriftPoint], head: LmHead) -> dict[str, Any]:
     """What anyone would do instead, measured: all of the head's rows as integers, by precision."""
     before = head.weight.nbytes + (0 if head.module_bias is None else head.module_bias.nbytes)
+    whole = {"ratio": 0.0, "kept_columns": head.hidden_size}
     return {
-        name: {"head_bytes": rival_nbytes(name, head), "share": rival_nbytes(name, head) / before} | point.as_dict()
+        name: {"head_bytes": rival_nbytes(name, head), "share": rival_nbytes(name, head) / before}
+        | point.as_dict()
+        | whole
         for name, point in points.items()
     }
 

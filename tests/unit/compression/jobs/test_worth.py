@@ -69,6 +69,7 @@ def test_auto_that_saves_next_to_nothing_stores_nothing_and_says_what_would_save
     assert sentence.startswith("Within the budget only 3.1% of the columns can go")
     assert f"read {report['plain']['int8']['share']:.2f} of the head's bytes" in sentence
     assert 0 < report["plain"]["int8"]["kl_mean"] < 1e-3
+    assert report["plain"]["int8"]["kept_columns"] == 32
     assert rejected_for(report) == summarize(report)["rejected_for"] == "not_worth_it"
     assert roll_out(report, can_widen=True) is None
     assert "Not worth storing." in write_page(report)
