@@ -182,9 +182,9 @@ def make_steering(**figures: Any) -> dict[str, Any]:
     }
 
 
-def compress_report(**parts: Any) -> CompressReport:
-    """One that passes at a ratio of 0.5, but for `parts`."""
-    return opened(CompressReport, make_report({0.1: 0.0001, 0.5: 0.004}, 0.5) | parts)
+def compress_report(drifts: dict[float, float] | None = None, chosen: float = 0.5, **parts: Any) -> CompressReport:
+    """As make_report has it, but for `parts`."""
+    return opened(CompressReport, make_report(drifts or {0.1: 0.0001, 0.5: 0.004}, chosen) | parts)
 
 
 def compare_report(**parts: Any) -> CompareReport:

@@ -25,6 +25,7 @@ from api.requests.strict_requests import StrictRoute
 from api.schemas import DryRunView, JobList, JobView
 from headroom.contract.job_recipe import LABEL_KEY
 from headroom.contract.recipe import Recipe
+from headroom.contract.report.report import Report, open_report
 from service.foundation.errors import JobNotFound
 from service.ports.jobs import JobFilter
 from service.records.callers import Caller, Scope
@@ -164,7 +165,7 @@ def cancel(job: VisibleJob, services: AppServices) -> Response:
 
 @router.get(
     "/{job_id}/report",
-    response_model=dict[str, Any],
+    response_model=Report,
     responses={200: {"content": {"text/html": {}}, "description": "As JSON, or as a page with plots"}},
     dependencies=[needs(Scope.JOBS_READ)],
 )
@@ -173,14 +174,14 @@ def report(job: VisibleJob, request: Request, services: AppServices) -> Response
     found = services.store.report(job.id)
     headers = {"Vary": "Accept"}
     if prefers(request.headers.get("accept", ""), "text/html"):
-        return HTMLResponse(write_page(found), headers=headers | {"Content-Security-Policy": PAGE_POLICY})
+        return HTMLResponse(write_page(open_report(found)), headers=headers | {"Content-Security-Policy": PAGE_POLICY})
     return JSONResponse(found, headers=headers)
 
 
 @router.get("/{job_id}/figures", response_model=dict[str, dict[str, Any]], dependencies=[needs(Scope.JOBS_READ)])
 def figures(job: VisibleJob, services: AppServices) -> Response:
     """The plots of the report by name, as plotly figures: `{"data", "layout"}` each."""
-    return JSONResponse(figures_of(services.store.report(job.id)))
+    return JSONResponse(figures_of(open_report(services.store.report(job.id))))
 
 
 def _etag(job_id: str, version: int) -> str:

@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 from headroom.contract.compress import CompressRecipe
 from headroom.contract.job_recipe import JobRecipe
 from headroom.contract.recipe import Recipe
+from headroom.contract.report.report import CompressReport, Report, SteerReport, as_document, open_report, written
 from service.foundation.errors import AttemptSuperseded, InternalError, JobCanceled, ServiceError, StoreUnavailable
 from service.foundation.hashed_files import HashedFile
 from service.jobs.failures import as_service_error, is_retryable
@@ -92,7 +93,7 @@ def _attempt(job: Job, services: Services, engine: Engine, progress: Progress) -
     task = _prepare(job, services, models, corpora)
     outcome = engine(task, progress)
     report = _completed(job, outcome.report, fetching_seconds)
-    _write(services, lambda: services.store.save_report(job.id, job.attempt, report))
+    _write(services, lambda: services.store.save_report(job.id, job.attempt, as_document(report)))
     if outcome.verdict is Verdict.PUBLISH:
         revisions = {path: _completed(job, found, fetching_seconds) for path, found in outcome.revisions.items()}
         return _publish(job, services, task, outcome.hashes, {"": report} | revisions, progress)
@@ -101,20 +102,21 @@ def _attempt(job: Job, services: Services, engine: Engine, progress: Progress) -
     return _finish(job, services, status, summarize(report))
 
 
-def _completed(job: Job, found: dict[str, Any], fetching_seconds: float) -> dict[str, Any]:
-    report: dict[str, Any] = finite(with_timing(found, Phase.FETCHING.value, fetching_seconds))
-    if "selected" in report:
-        report |= {"rollout": roll_out(report, can_widen=_can_widen(job.recipe, report))}
+def _completed(job: Job, found: dict[str, Any], fetching_seconds: float) -> Report:
+    """What the engine found as a record, checked here once: every reader may trust its fields."""
+    report = written(finite(with_timing(found, Phase.FETCHING.value, fetching_seconds)))
+    if isinstance(report, CompressReport):
+        return report.model_copy(update={"rollout": roll_out(report, can_widen=_can_widen(job.recipe, report))})
     return report
 
 
-def _can_widen(recipe: Recipe, report: dict[str, Any]) -> bool:
+def _can_widen(recipe: Recipe, report: CompressReport) -> bool:
     """A tied table holds all columns, unless the job gave the head a table of its own."""
-    if not isinstance(recipe, CompressRecipe) or not report["head"]["tied"]:
+    if not isinstance(recipe, CompressRecipe) or not report.head.tied:
         return False
-    if (report.get("refinement") or {}).get("helped"):
+    if report.refinement is not None and report.refinement.helped:
         return False  # other sizes are of the closed form
-    return recipe.options.tied == "keep" and report.get("head_dtype", "source") == "source"
+    return recipe.options.tied == "keep" and report.head_dtype == "source"
 
 
 def _corpora(job: Job, services: Services) -> list[CorpusFile]:
@@ -164,16 +166,17 @@ def _publish(
     services: Services,
     task: EngineTask[JobRecipe],
     known: dict[str, HashedFile],
-    reports: dict[str, dict[str, Any]],
+    reports: dict[str, Report],
     progress: Progress,
 ) -> Job:
     """`reports`: by folder; '' of the checkpoint that was chosen, others of further points of its curve."""
     progress(Phase.PUBLISHING, 0.0)
     for folder, report in reports.items():
-        write_whole(task.staging / folder / REPORT_NAME, as_json(report))
+        write_whole(task.staging / folder / REPORT_NAME, as_json(as_document(report)))
         if not folder:  # with its plots some megabytes: once
             write_whole(task.staging / PAGE_NAME, write_page(report).encode())
-        write_whole(task.staging / folder / CARD_NAME, write_card(job, task.model, report, folder).encode())
+        if isinstance(report, CompressReport | SteerReport):  # the others publish nothing
+            write_whole(task.staging / folder / CARD_NAME, write_card(job, task.model, report, folder).encode())
     hashed = hash_files(task.staging, known, lambda fraction: progress(Phase.PUBLISHING, 0.9 * fraction))
     hashes = {path: file.sha256 for path, file in hashed.items()}
     for folder in reports:
@@ -191,7 +194,7 @@ def _adopt(job: Job, services: Services) -> Job:
     with services.artifacts.open(job.id, REPORT_NAME) as file:
         report: dict[str, Any] = json.load(file)
     _write(services, lambda: services.store.save_report(job.id, job.attempt, report))
-    return _finish(job, services, Status.SUCCEEDED, summarize(report))
+    return _finish(job, services, Status.SUCCEEDED, summarize(open_report(report)))
 
 
 def _record_failure(job: Job, services: Services, raised: Exception) -> Job:

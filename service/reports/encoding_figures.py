@@ -1,7 +1,11 @@
 """Plots of how token probability is encoded in the head, as plain JSON for plotly (see report_figures.py)."""
 
-from typing import Any
+from collections.abc import Sequence
 
+from headroom.contract.report.dynamics import TrainingCheckpoint
+from headroom.contract.report.encoding import ComponentFigures, Encoding, FittedSample, SparsityPoint
+from headroom.contract.report.part import Measured
+from headroom.contract.report.source import ModelOfReport
 from service.reports.report_figures import BLUE, GREEN, GREY, ORANGE, Figure
 
 R2_AXIS = {
@@ -15,19 +19,18 @@ R2_AXIS = {
 }
 
 
-def slopes_figure(encoding: dict[str, Any]) -> Figure:
+def slopes_figure(encoding: Encoding) -> Figure:
     """Magnitudes of the regression's slopes, sorted, and the R^2 that the largest ones reach together."""
-    return _sizes(encoding["slopes"], encoding["sparsity"], "columns, largest slope first", "|slope|")
+    return _sizes(encoding.slopes, encoding.sparsity, "columns, largest slope first", "|slope|")
 
 
-def components_figure(components: dict[str, Any]) -> Figure:
+def components_figure(components: ComponentFigures) -> Figure:
     """The same of principal components, with the variance of the head that each explains."""
-    order = sorted(
-        range(len(components["standardised_slopes"])), key=lambda i: -abs(components["standardised_slopes"][i])
-    )
+    slopes = components.standardised_slopes
+    order = sorted(range(len(slopes)), key=lambda index: -abs(slopes[index] or 0.0))
     figure = _sizes(
-        components["standardised_slopes"],
-        components["sparsity"],
+        slopes,
+        components.sparsity,
         "principal components, largest slope first",
         "|standardised slope|",
     )
@@ -37,7 +40,7 @@ def components_figure(components: dict[str, Any]) -> Figure:
             "mode": "markers",
             "name": "share of variance",
             "x": [*range(1, len(order) + 1)],
-            "y": [components["explained_variance"][i] for i in order],
+            "y": [components.explained_variance[index] for index in order],
             "yaxis": "y2",
             "marker": {"color": GREY, "size": 4},
         }
@@ -45,16 +48,16 @@ def components_figure(components: dict[str, Any]) -> Figure:
     return figure
 
 
-def fitted_figure(fitted: dict[str, Any]) -> Figure:
+def fitted_figure(fitted: FittedSample) -> Figure:
     """Fitted against true -log alpha of a sample of tokens; on the line they agree."""
-    ends = [min(fitted["true"]), max(fitted["true"])]
+    ends = [min(fitted.true), max(fitted.true)]
     points = {
         "type": "scatter",  # not scattergl: its script builds code at run time, which strict pages forbid
         "mode": "markers",
         "name": "token",
-        "x": fitted["true"],
-        "y": fitted["fitted"],
-        "customdata": fitted["token_ids"],
+        "x": [*fitted.true],
+        "y": [*fitted.fitted],
+        "customdata": [*fitted.token_ids],
         "hovertemplate": "token %{customdata}<br>true %{x:.2f}, fitted %{y:.2f}<extra></extra>",
         "marker": {"color": BLUE, "size": 4, "opacity": 0.6},
     }
@@ -66,27 +69,30 @@ def fitted_figure(fitted: dict[str, Any]) -> Figure:
     return {"data": [points, line], "layout": layout}
 
 
-def dynamics_figure(checkpoints: list[dict[str, Any]]) -> Figure:
+def dynamics_figure(checkpoints: Sequence[TrainingCheckpoint]) -> Figure:
     """How well each checkpoint's head tells token frequency, and its loss."""
-    names = [checkpoint_name(row["model"]) for row in checkpoints]
+    names = [checkpoint_name(row.model) for row in checkpoints]
     lines = [
         {
             "type": "scatter",
             "mode": "lines+markers",
             "name": name,
             "x": names,
-            "y": [row["frequency"][key] for row in checkpoints],
+            "y": values,
             "yaxis": "y2",
             "line": {"color": colour, "width": 2},
         }
-        for name, key, colour in (("Spearman", "spearman", BLUE), ("R², held-out rows", "r2_held_out", GREEN))
+        for name, values, colour in (
+            ("Spearman", [row.frequency.spearman for row in checkpoints], BLUE),
+            ("R², held-out rows", [row.frequency.r2_held_out for row in checkpoints], GREEN),
+        )
     ]
     loss = {
         "type": "scatter",
         "mode": "lines+markers",
         "name": "loss",
         "x": names,
-        "y": [row["loss"] for row in checkpoints],
+        "y": [row.loss for row in checkpoints],
         "line": {"color": ORANGE, "width": 2},
     }
     layout = {
@@ -97,19 +103,19 @@ def dynamics_figure(checkpoints: list[dict[str, Any]]) -> Figure:
     return {"data": [*lines, loss], "layout": layout}
 
 
-def checkpoint_name(model: dict[str, Any]) -> str:
-    return str(model["revision"] or model["id"])
+def checkpoint_name(model: ModelOfReport) -> str:
+    return model.revision or model.id
 
 
-def _sizes(slopes: list[float], sparsity: list[dict[str, Any]], of: str, name: str) -> Figure:
-    sizes = sorted((abs(value) for value in slopes), reverse=True)
+def _sizes(slopes: Sequence[Measured], sparsity: Sequence[SparsityPoint], of: str, name: str) -> Figure:
+    sizes = sorted((abs(value or 0.0) for value in slopes), reverse=True)
     bars = {"type": "bar", "name": name, "x": [*range(1, len(sizes) + 1)], "y": sizes, "marker": {"color": BLUE}}
     line = {
         "type": "scatter",
         "mode": "lines+markers",
         "name": "R² of the largest so far",
-        "x": [point["columns"] for point in sparsity],
-        "y": [point["r2"] for point in sparsity],
+        "x": [point.columns for point in sparsity],
+        "y": [point.r2 for point in sparsity],
         "yaxis": "y2",
         "line": {"color": ORANGE, "width": 2},
     }

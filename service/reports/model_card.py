@@ -4,12 +4,13 @@ import json
 from typing import Any
 
 from headroom.contract.compress import CompressRecipe
+from headroom.contract.report.report import CompressReport, SteerReport
 from service.ports.jobs import LocalModel
 from service.records.job import Job
 from service.reports.frontier_page import frontier_card
 from service.reports.page_parts import step_times
+from service.reports.refusals import refusals
 from service.reports.steering_card import write_steering_card
-from service.reports.summaries import summarize
 
 CARD_NAME = "README.md"
 
@@ -59,22 +60,20 @@ LIMITS = """## Limits
 """
 
 
-def write_card(job: Job, model: LocalModel, report: dict[str, Any], folder: str = "") -> str:
+def write_card(job: Job, model: LocalModel, report: CompressReport | SteerReport, folder: str = "") -> str:
     """The model card as Markdown with Hugging Face's front matter. folder: of a further point of the curve."""
-    if report.get("kind") == "steer":
-        auto_class = report["model"]["auto_class"]
+    auto_class = report.model.auto_class
+    if isinstance(report, SteerReport):
         return f"{_front_matter(model, auto_class, ['steered'])}\n{write_steering_card(job, model, report)}"
-    figures = summarize(report)
     name = model.id.split("/", 1)[-1]
-    auto_class = (report.get("model") or {}).get("auto_class", "AutoModelForCausalLM")
     return "\n".join(
         [
             _front_matter(model, auto_class, ["compressed", "pruned-head"]),
             f"# {name}, with a smaller output head",
             "",
-            *([_further_point(folder, figures)] if folder else []),
-            _what_was_removed(job, model, report, figures),
-            _drift_table(figures, (report.get("baseline") or {}).get("kind", "perplexity")),
+            *([_further_point(folder, report)] if folder else []),
+            _what_was_removed(job, model, report),
+            _drift_table(report),
             frontier_card(report),
             _times(report),
             LOADING.replace("AUTO_CLASS", auto_class),
@@ -100,53 +99,42 @@ def _front_matter(model: LocalModel, auto_class: str, tags: list[str]) -> str:
     return "\n".join(["---", *(f"{key}: {json.dumps(value)}" for key, value in fields.items()), "---", ""])
 
 
-def _what_was_removed(job: Job, model: LocalModel, report: dict[str, Any], figures: dict[str, Any]) -> str:
+def _what_was_removed(job: Job, model: LocalModel, report: CompressReport) -> str:
     source = f"`{model.id}`" + (f" at revision `{model.revision}`" if model.revision else "")
-    head = report.get("head") or {}
-    kept, hidden = figures["kept_columns"], figures["hidden_size"]
-    removed = f"{hidden - kept} of {hidden}" if isinstance(kept, int) and isinstance(hidden, int) else "some"
-    tied = "shares its table with the input embedding" if head.get("tied") else "has a table of its own"
+    head, selected = report.head, report.selected
+    removed = f"{head.hidden_size - selected.kept_columns} of {head.hidden_size}"
+    tied = "shares its table with the input embedding" if head.tied else "has a table of its own"
     assert isinstance(job.recipe, CompressRecipe)
     method = job.recipe.method.value
     return (
-        f"Made from {source}. The output head ({head.get('vocab_size', '?')} tokens, {hidden} columns, "
-        f"{tied}) lost {removed} columns (ratio {_number(figures['ratio'], '.4g')}); everything else is as it was.\n\n"
+        f"Made from {source}. The output head ({head.vocab_size} tokens, {head.hidden_size} columns, "
+        f"{tied}) lost {removed} columns (ratio {selected.ratio:.4g}); everything else is as it was.\n\n"
         f"Method `{method}`: {METHODS[method]}. Repair: `{job.recipe.options.repair}`. "
-        f"Columns: `{report.get('head_dtype', 'source')}`.{_refined(report)}\n"
+        f"Columns: `{report.head_dtype}`.{_refined(report)}\n"
     )
 
 
-def _refined(report: dict[str, Any]) -> str:
-    found = report.get("refinement")
-    if not found:
+def _refined(report: CompressReport) -> str:
+    found = report.refinement
+    if found is None:
         return ""
-    if not found["helped"]:
+    if not found.helped:
         return " Training them further did not help on held-out text: the closed form was kept."
-    before, after = _number(found["kl_before"], ".4g"), _number(found["kl_after"], ".4g")
-    return f" Trained further for {found['steps']} steps: KL on held-out calibration text from {before} to {after}."
+    before, after = _number(found.kl_before, ".4g"), _number(found.kl_after, ".4g")
+    return f" Trained further for {found.steps} steps: KL on held-out calibration text from {before} to {after}."
 
 
-def _drift_table(figures: dict[str, Any], perplexity: str) -> str:
-    low, high = (_percent(figures[f"perplexity_drift_{end}"]) for end in ("low", "high"))
+def _drift_table(report: CompressReport) -> str:
+    before, after, sizes = report.baseline, report.selected, report.bytes
+    name = before.kind.capitalize()
+    low, high = _percent(after.perplexity_drift_low), _percent(after.perplexity_drift_high)
     rows = [
-        (
-            perplexity.capitalize(),
-            _number(figures["perplexity_before"], ".4f"),
-            _number(figures["perplexity_after"], ".4f"),
-        ),
-        (
-            f"{perplexity.capitalize()} drift (95 % interval)",
-            "",
-            f"{_percent(figures['perplexity_drift'])} ({low} to {high})",
-        ),
-        ("KL divergence, nats per token", "", _number(figures["kl_mean"], ".3g")),
-        ("Same most likely token", "", _percent(figures["top1_agreement"], sign="")),
-        ("Bytes of the head", _count(figures["head_bytes_before"]), _count(figures["head_bytes_after"])),
-        (
-            "Bytes of the checkpoint",
-            _count(figures["checkpoint_bytes_before"]),
-            _count(figures["checkpoint_bytes_after"]),
-        ),
+        (name, _number(before.perplexity, ".4f"), _number(after.perplexity, ".4f")),
+        (f"{name} drift (95 % interval)", "", f"{_percent(after.perplexity_drift)} ({low} to {high})"),
+        ("KL divergence, nats per token", "", _number(after.kl_mean, ".3g")),
+        ("Same most likely token", "", _percent(after.top1_agreement, sign="")),
+        ("Bytes of the head", _count(sizes.head_before), _count(sizes.head_after)),
+        ("Bytes of the checkpoint", _count(sizes.checkpoint_before), _count(sizes.checkpoint_after)),
     ]
     lines = ["## Measured", "", "| | before | after |", "|---|---|---|"]
     lines += [f"| {label} | {before} | {after} |" for label, before, after in rows]
@@ -154,10 +142,10 @@ def _drift_table(figures: dict[str, Any], perplexity: str) -> str:
     return "\n".join(lines)
 
 
-def _times(report: dict[str, Any]) -> str:
+def _times(report: CompressReport) -> str:
     """Of a step of decoding; empty without any."""
-    found = report.get("time")
-    if not found:
+    found = report.time
+    if found is None:
         return ""
     rows = [f"| {' | '.join(row)} |" for row in step_times(found)]
     head = [
@@ -166,10 +154,10 @@ def _times(report: dict[str, Any]) -> str:
         "| a step of decoding | before, ms | after, ms | after over before |",
         "|---|---:|---:|---:|",
     ]
-    return "\n".join([*head, *rows, "", f"Medians of plain eager calls in turns, on `{found['device']}`.", ""])
+    return "\n".join([*head, *rows, "", f"Medians of plain eager calls in turns, on `{found.device}`.", ""])
 
 
-def _exports(report: dict[str, Any]) -> str:
+def _exports(report: CompressReport) -> str:
     """For engines that do not know the format; empty without any."""
     texts = {
         "dense": "`dense/`: the same head at full width, for plain transformers: `from_pretrained(..., "
@@ -177,30 +165,30 @@ def _exports(report: dict[str, Any]) -> str:
         "onnx": "`onnx/model.onnx`: the whole model with the smaller head, in float32, for ONNX runtimes.",
     }
     found = []
-    for export in report.get("exports") or []:
-        without = " Without the bias of the mean repair." if export["bias"] == "left out" else ""
-        drift = export.get("perplexity_drift")
+    for export in report.exports:
+        without = " Without the bias of the mean repair." if export.bias == "left out" else ""
+        drift = export.perplexity_drift
         measured = "" if drift is None else f" Perplexity drift {_percent(drift)}."
-        found.append(f"- {texts[export['kind']]}{measured}{without}")
+        found.append(f"- {texts[export.kind]}{measured}{without}")
     return "\n".join(["## Also here", "", *found, ""]) if found else ""
 
 
-def _further_point(folder: str, figures: dict[str, Any]) -> str:
+def _further_point(folder: str, report: CompressReport) -> str:
     name = folder.rpartition("/")[2]
-    if figures["passes"]:
+    if report.selected.passes:
         return f"Revision `{name}`: a further point of the curve, inside the budget. `main` is the chosen one.\n"
     return (
         f"**Revision `{name}` is outside the budget of its job.** It was stored on request, for comparisons; `main` is "
-        "the checkpoint that passed.\n\n" + "".join(f"- {sentence}\n" for sentence in figures["refusals"])
+        "the checkpoint that passed.\n\n" + "".join(f"- {sentence}\n" for sentence in refusals(report))
     )
 
 
-def _revisions(report: dict[str, Any]) -> str:
+def _revisions(report: CompressReport) -> str:
     """Empty without any."""
     found = [
-        f"| `{point['name']}` | {point['kept_columns']} | {_percent(point['perplexity_drift'])} | "
-        f"{'inside' if point['passes'] else '**outside**'} |"
-        for point in report.get("revisions") or []
+        f"| `{point.name}` | {point.kept_columns} | {_percent(point.perplexity_drift)} | "
+        f"{'inside' if point.passes else '**outside**'} |"
+        for point in report.revisions
     ]
     head = [
         "## Further revisions",

@@ -2,12 +2,16 @@
 
 from collections.abc import Iterable, Sequence
 from html import escape
-from typing import Any
+
+from headroom.contract.report.curve import AllowedDrift
+from headroom.contract.report.part import Measured
+from headroom.contract.report.report import Report, SourceReport
+from headroom.contract.report.times import StepTime, TimesOfReport
 
 
-def remarks(report: dict[str, Any]) -> str:
-    found = report.get("warnings") or []
-    return "" if not found else "<ul>" + "".join(f"<li>{escape(text)}</li>" for text in found) + "</ul>"
+def remarks(report: Report) -> str:
+    items = "".join(f"<li>{escape(text)}</li>" for text in report.warnings)
+    return f"<ul>{items}</ul>" if items else ""
 
 
 def plot(name: str, caption: str, low: bool = False) -> str:
@@ -25,58 +29,58 @@ def table(head: Sequence[str], rows: Iterable[tuple[bool, Sequence[str]]]) -> st
     return f'<div class="wide"><table><thead><tr>{titles}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
-def number(value: float | None, form: str) -> str:
+def number(value: Measured, form: str) -> str:
     return "not measured" if value is None else format(value, form)
 
 
-def percent(fraction: float | None) -> str:
+def percent(fraction: Measured) -> str:
     return "not measured" if fraction is None else f"{fraction:+.3%}"
 
 
-def bounds(budget: dict[str, Any]) -> str:
+def bounds(budget: AllowedDrift) -> str:
     """Every bound of a drift budget, in words."""
     told = (
-        ("perplexity", "{:+.2%} of perplexity"),
-        ("kl", "KL {:g}"),
-        ("top1", "the same most probable token at {:.2%}"),
-        ("rare_perplexity", "{:+.2%} of perplexity on rare tokens"),
-        ("group_gap", "{:.2%} between groups"),
+        (budget.perplexity, "{:+.2%} of perplexity"),
+        (budget.kl, "KL {:g}"),
+        (budget.top1, "the same most probable token at {:.2%}"),
+        (budget.rare_perplexity, "{:+.2%} of perplexity on rare tokens"),
+        (budget.group_gap, "{:.2%} between groups"),
     )
-    found = [form.format(budget[name]) for name, form in told if budget.get(name) is not None]
+    found = [form.format(bound) for bound, form in told if bound is not None]
     return f"allowed: {', '.join(found)}" if found else "no budget"
 
 
-def step_times(found: dict[str, Any]) -> list[tuple[str, str, str, str]]:
+def step_times(found: TimesOfReport) -> list[tuple[str, str, str, str]]:
     """What was timed, milliseconds before and after, and their ratio, as text."""
-    timed = [(f"head, batch {one['batch']}", one) for one in found["head"]]
-    timed += [("whole model, batch 1", found["step"])] if found["step"] else []
+    timed: list[tuple[str, StepTime]] = [(f"head, batch {one.batch}", one) for one in found.head]
+    timed += [("whole model, batch 1", found.step)] if found.step else []
     return [
-        (name, f"{1000 * one['before']:.3g}", f"{1000 * one['after']:.3g}", f"{one['after'] / one['before']:.2f}")
+        (name, f"{1000 * one.before:.3g}", f"{1000 * one.after:.3g}", f"{one.after / one.before:.2f}")
         for name, one in timed
-        if one["before"] and one["after"]
+        if one.before and one.after
     ]
 
 
-def how_measured(report: dict[str, Any]) -> list[str]:
-    corpus, head = report["corpus"], report["head"]
+def how_measured(report: SourceReport) -> list[str]:
+    corpus, head = report.corpus, report.head
     facts = [
         (
             "model",
-            report["model"]["id"] + (f" at {report['model']['revision']}" if report["model"]["revision"] else ""),
+            report.model.id + (f" at {report.model.revision}" if report.model.revision else ""),
         ),
-        ("model digest", report["model"]["digest"]),
+        ("model digest", report.model.digest),
         (
             "head",
-            f"{head['vocab_size']:,} tokens x {head['hidden_size']:,} columns, {'tied' if head['tied'] else 'untied'}",
+            f"{head.vocab_size:,} tokens x {head.hidden_size:,} columns, {'tied' if head.tied else 'untied'}",
         ),
-        ("corpus digest", corpus["digest"]),
+        ("corpus digest", corpus.digest),
         (
             "tokens",
-            f"{corpus['calibration_tokens']:,} to calibrate, {corpus['evaluation_tokens']:,} to evaluate, "
-            f"windows of {corpus['window']}",
+            f"{corpus.calibration_tokens:,} to calibrate, {corpus.evaluation_tokens:,} to evaluate, "
+            f"windows of {corpus.window}",
         ),
-        ("seed", str(report["seed"])),
-        ("versions", ", ".join(f"{name} {version}" for name, version in report["versions"].items())),
+        ("seed", str(report.seed)),
+        ("versions", ", ".join(f"{name} {version}" for name, version in report.versions.items())),
     ]
     rows = [
         f'<tr><td>{escape(name)}</td><td class="text"><code>{escape(value)}</code></td></tr>' for name, value in facts

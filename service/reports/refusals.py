@@ -1,95 +1,115 @@
 """Why a drift gate refused, in sentences, read from the report. Judges and measures nothing."""
 
-from typing import Any
+from dataclasses import dataclass
+from typing import Self
 
 from headroom.contract.compress import CALIBRATED
+from headroom.contract.report.curve import AllowedDrift, CurvePoint, StoredDriftFigures
+from headroom.contract.report.drift_parts import BandDrift
+from headroom.contract.report.part import Measured
+from headroom.contract.report.report import CompareReport, CompressReport, Report, SteerReport
 
 
-def refusals(report: dict[str, Any]) -> list[str]:
+def refusals(report: Report) -> list[str]:
     """One sentence for each budget that was exceeded, or of what storing would have saved; empty when all is well."""
-    return REFUSALS.get(report["kind"], _none)(report)
+    if isinstance(report, CompressReport):
+        return _of_compression(report)
+    if isinstance(report, CompareReport):
+        return _of_comparison(report)
+    return _of_steering(report) if isinstance(report, SteerReport) else []
 
 
-def is_not_worth_it(report: dict[str, Any]) -> bool:
-    """Whether a compress job stored nothing because it would have saved next to nothing."""
-    worth = report.get("worth")
-    return bool(worth and worth["decides"] and not worth["worth_it"])
+def is_not_worth_it(report: CompressReport) -> bool:
+    """Whether the job stored nothing because it would have saved next to nothing."""
+    worth = report.worth
+    return worth is not None and worth.decides and not worth.worth_it
 
 
-def rejected_for(report: dict[str, Any]) -> str | None:
+def rejected_for(report: CompressReport) -> str | None:
     """`over_budget`, `not_worth_it`, or None."""
     if is_not_worth_it(report):
         return "not_worth_it"
     return "over_budget" if refusals(report) else None
 
 
-def _none(_: dict[str, Any]) -> list[str]:
-    return []
+@dataclass(frozen=True)
+class _Moved:
+    """The figures that budgets bound."""
+
+    perplexity: Measured  # upper ends of both growths
+    kl: Measured
+    top1: Measured
+    rare_perplexity: Measured
+
+    @classmethod
+    def of_size(cls, point: CurvePoint, stored: StoredDriftFigures | None) -> Self:
+        """As stored where that was measured; a report from before that has no more than perplexity there."""
+        rare = point.rare_perplexity_drift_high
+        if stored is None:
+            return cls(point.perplexity_drift_high, point.kl_mean, point.top1_agreement, rare)
+        return cls(
+            stored.perplexity_drift_high,
+            point.kl_mean if stored.kl_mean is None else stored.kl_mean,
+            point.top1_agreement if stored.top1_agreement is None else stored.top1_agreement,
+            rare if stored.rare_perplexity_drift_high is None else stored.rare_perplexity_drift_high,
+        )
+
+    @classmethod
+    def of_bands(cls, bands: tuple[BandDrift, ...]) -> Self:
+        whole, rare = bands[0], bands[-1]
+        return cls(whole.perplexity_drift_high, whole.kl_mean, whole.top1_agreement, rare.perplexity_drift_high)
 
 
-def _of_compression(report: dict[str, Any]) -> list[str]:
-    if is_not_worth_it(report):
-        return [report["worth"]["sentence"]]
-    selected = report["selected"]
-    if not selected or selected.get("passes"):
+def _of_compression(report: CompressReport) -> list[str]:
+    if report.worth is not None and is_not_worth_it(report):
+        return [report.worth.sentence]
+    if report.selected.passes:
         return []
-    name = (report.get("baseline") or {}).get("kind", "perplexity")
-    whole = {"name": CALIBRATED, "budget": report["budget"], "selected": selected, "stored": None}
-    found = []
-    for one in report.get("corpora") or [whole]:
-        where = "" if one["name"] == CALIBRATED else f" on {one['name']}"
-        # As stored where that was measured; a report from before that has no more than perplexity there.
-        measured = one["selected"] | {
-            key: value for key, value in (one.get("stored") or {}).items() if value is not None
-        }
-        found += _over(measured, one["budget"], name, where)
-    gap, allowed = report.get("group_gap"), report["budget"].get("group_gap")
-    if gap and allowed is not None and gap["high"] > allowed:
+    name, found = report.baseline.kind, []
+    for one in report.corpora:
+        where = "" if one.name == CALIBRATED else f" on {one.name}"
+        found += _over(_Moved.of_size(one.selected, one.stored), one.budget, name, where)
+    if not report.corpora:  # of earlier days
+        found += _over(_Moved.of_size(report.selected, None), report.budget, name, "")
+    gap, allowed = report.group_gap, report.budget.group_gap
+    if gap is not None and allowed is not None and (gap.high is None or gap.high > allowed):
         found.append(
-            f"The drift of {gap['most']} and {gap['least']} may lie {_percent(gap['high'])} apart; the budget "
+            f"The drift of {gap.most} and {gap.least} may lie {_percent(gap.high)} apart; the budget "
             f"for groups is {_percent(allowed)}."
         )
     return found
 
 
-def _of_comparison(report: dict[str, Any]) -> list[str]:
-    budget, whole = report["budget"], report["bands"][0]
-    if budget is None or report["passes"]:
+def _of_comparison(report: CompareReport) -> list[str]:
+    if report.budget is None or report.passes:
         return []
-    rare = report["bands"][-1].get("perplexity_drift_high")
-    return _over(whole | {"rare_perplexity_drift_high": rare}, budget, report["baseline"]["kind"], "")
+    return _over(_Moved.of_bands(report.bands), report.budget, report.baseline.kind, "")
 
 
-def _over(measured: dict[str, Any], budget: dict[str, Any], name: str, where: str) -> list[str]:
+def _of_steering(report: SteerReport) -> list[str]:
+    kl, allowed = report.steering.kl_mean, report.steering.max_kl
+    return [_over_kl("", kl, allowed)] if allowed is not None and (kl is None or kl > allowed) else []
+
+
+def _over(moved: _Moved, budget: AllowedDrift, name: str, where: str) -> list[str]:
     """One sentence for each bound that the figures exceed, or that could not be measured."""
-    found, high = [], measured["perplexity_drift_high"]
-    if budget.get("perplexity") is not None and (high is None or high > budget["perplexity"]):
-        found.append(_over_perplexity(name + where, high, budget["perplexity"]))
-    if budget.get("kl") is not None and (measured["kl_mean"] is None or measured["kl_mean"] > budget["kl"]):
-        found.append(_over_kl(where, measured["kl_mean"], budget["kl"]))
-    same, least = measured.get("top1_agreement"), budget.get("top1")
-    if least is not None and (same is None or same < least):
-        moved = "not known" if same is None else f"{same:.2%}"
+    found = []
+    if budget.perplexity is not None and (moved.perplexity is None or moved.perplexity > budget.perplexity):
+        found.append(_over_perplexity(name + where, moved.perplexity, budget.perplexity))
+    if budget.kl is not None and (moved.kl is None or moved.kl > budget.kl):
+        found.append(_over_kl(where, moved.kl, budget.kl))
+    if budget.top1 is not None and (moved.top1 is None or moved.top1 < budget.top1):
+        same = "not known" if moved.top1 is None else f"{moved.top1:.2%}"
         found.append(
-            f"The most probable token stays the same at {moved} of positions{where}; the budget is {least:.2%}."
+            f"The most probable token stays the same at {same} of positions{where}; the budget is {budget.top1:.2%}."
         )
-    rare, allowed = measured.get("rare_perplexity_drift_high"), budget.get("rare_perplexity")
+    rare, allowed = moved.rare_perplexity, budget.rare_perplexity
     if allowed is not None and (rare is None or rare > allowed):
         found.append(_over_perplexity(f"{name} of the rarest tokens{where}", rare, allowed))
     return found
 
 
-def _of_steering(report: dict[str, Any]) -> list[str]:
-    steering = report["steering"]
-    allowed = steering.get("max_kl")
-    over = allowed is not None and (steering["kl_mean"] is None or steering["kl_mean"] > allowed)
-    return [_over_kl("", steering["kl_mean"], allowed)] if over else []
-
-
-REFUSALS = {"compress": _of_compression, "compare": _of_comparison, "steer": _of_steering}
-
-
-def _over_perplexity(name: str, high: float | None, allowed: float) -> str:
+def _over_perplexity(name: str, high: Measured, allowed: float) -> str:
     if high is None:
         return f"The drift of {name} is no finite number; the budget is {_percent(allowed)}."
     return (
@@ -97,10 +117,10 @@ def _over_perplexity(name: str, high: float | None, allowed: float) -> str:
     )
 
 
-def _over_kl(where: str, kl: float | None, allowed: float) -> str:
+def _over_kl(where: str, kl: Measured, allowed: float) -> str:
     found = "no finite number" if kl is None else f"{kl:.3g} nats a token"
     return f"The KL divergence{where} is {found}; the budget is {allowed:g}."
 
 
-def _percent(fraction: float) -> str:
-    return f"{100 * fraction:.3g} %"
+def _percent(fraction: Measured) -> str:
+    return "unknown" if fraction is None else f"{100 * fraction:.3g} %"

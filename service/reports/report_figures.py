@@ -6,7 +6,12 @@ Colours are those of Okabe and Ito, which most colour-blind readers can tell apa
 import itertools
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeAlias
+
+from headroom.contract.report.curve import CurvePoint, JudgedPoint
+from headroom.contract.report.part import Measured
+from headroom.contract.report.report import CompressReport
 
 Figure: TypeAlias = dict[str, Any]  # {"data": [...], "layout": {...}}
 
@@ -18,28 +23,21 @@ LINEAR = 0.001  # growth of perplexity around which the axis turns from linear t
 TICKS = (0.001, 0.01, 0.1, 1.0, 10.0, 100.0)
 
 
-def drift_figure(report: dict[str, Any]) -> Figure:
+def drift_figure(report: CompressReport) -> Figure:
     """KL against the share of columns removed: it is never negative, and sees every move. Logarithmic."""
-    budget = report["budget"].get("kl")
-    traces = [
-        _line(report["curve"], report["method"], BLUE, 3, "kl_mean", _on_log),
-        *_others(report, "kl_mean", _on_log),
-    ]
-    traces.append(_chosen(report["selected"], "kl_mean", _on_log))
+    budget = report.budget.kl
     layout = {
         "xaxis": _removed(),
         "yaxis": {"title": {"text": "KL, nats a token"}, "type": "log", "exponentformat": "power", "dtick": 1},
         **_budget(budget, budget and math.log10(budget), f"budget {budget:g}" if budget else ""),
     }
-    return {"data": traces, "layout": layout}
+    return {"data": _lines(report, KL), "layout": layout}
 
 
-def perplexity_figure(report: dict[str, Any]) -> Figure:
+def perplexity_figure(report: CompressReport) -> Figure:
     """Growth of perplexity, on an axis with a zero, since it may fall: linear around it, logarithmic beyond."""
-    curve, budget = report["curve"], report["budget"].get("perplexity")
-    traces = [_band(curve), _line(curve, report["method"], BLUE, 3, "perplexity_drift", _around_zero)]
-    traces += _others(report, "perplexity_drift", _around_zero)
-    traces.append(_chosen(report["selected"], "perplexity_drift", _around_zero))
+    budget = report.budget.perplexity
+    traces = [_band(report.curve), *_lines(report, PERPLEXITY)]
     ticks = [sign * value for value in TICKS for sign in (-1, 1)] + [0.0]
     heights = [y for trace in traces for y in trace["y"] if y is not None]
     low, high = min([*heights, _height(-TICKS[0])]), max([*heights, _height(TICKS[2])])
@@ -58,24 +56,25 @@ def perplexity_figure(report: dict[str, Any]) -> Figure:
     return {"data": traces, "layout": layout}
 
 
-def bytes_figure(report: dict[str, Any]) -> Figure | None:
+def bytes_figure(report: CompressReport) -> Figure | None:
     """Head, checkpoint and bytes read per token, before and after; None when nothing was stored."""
-    sizes = report["bytes"]
-    if sizes.get("head_after") is None:
+    sizes = report.bytes
+    if sizes.head_after is None:
         return None
-    names = {"head": "output head", "decode_read": "read per token", "checkpoint": "checkpoint"}
+    before = (sizes.head_before, sizes.decode_read_before, sizes.checkpoint_before)
+    after = (sizes.head_after, sizes.decode_read_after, sizes.checkpoint_after)
     bars = [
         {
             "type": "bar",
             "orientation": "h",
             "name": when,
-            "y": list(names.values()),
-            "x": [sizes[f"{name}_{when}"] for name in names],
+            "y": ["output head", "read per token", "checkpoint"],
+            "x": [*counts],
             "marker": {"color": colour},
-            "text": [_megabytes(sizes[f"{name}_{when}"]) for name in names],
+            "text": [_megabytes(count) for count in counts],
             "textposition": "auto",
         }
-        for when, colour in (("after", BLUE), ("before", GREY))
+        for when, counts, colour in (("after", after, BLUE), ("before", before, GREY))
     ]
     layout = {
         "xaxis": {"title": {"text": "bytes"}, "tickformat": "~s"},
@@ -86,49 +85,63 @@ def bytes_figure(report: dict[str, Any]) -> Figure | None:
     return {"data": bars, "layout": layout}
 
 
-Scale: TypeAlias = Callable[[float | None], float | None]
+@dataclass(frozen=True)
+class _Quantity:
+    """What a curve shows of each point: its figure, where that is drawn, and how it is told."""
+
+    of: Callable[[CurvePoint], Measured]
+    scale: Callable[[Measured], float | None]
+    told: Callable[[float], str]
+
+    def height(self, point: CurvePoint) -> float | None:
+        return self.scale(self.of(point))
+
+    def words(self, point: CurvePoint) -> str:
+        value = self.of(point)
+        return "no finite number" if value is None else self.told(value)
 
 
-def _line(
-    points: Sequence[dict[str, Any]], name: str, colour: str, width: float, figure: str, scale: Scale
-) -> dict[str, Any]:
+def _lines(report: CompressReport, quantity: _Quantity) -> list[dict[str, Any]]:
+    """The chosen method, the others, the chosen point."""
+    colours = itertools.cycle(OTHERS)
+    return [
+        _line(report.curve, report.method, BLUE, 3, quantity),
+        *(_line(points, method, next(colours), 1.5, quantity) for method, points in report.comparisons.items()),
+        _chosen(report.selected, quantity),
+    ]
+
+
+def _line(points: Sequence[CurvePoint], name: str, colour: str, width: float, quantity: _Quantity) -> dict[str, Any]:
     return {
         "type": "scatter",
         "mode": "lines+markers",
         "name": name,
-        "x": [point["ratio"] for point in points],
-        "y": [scale(point[figure]) for point in points],
-        "customdata": [_told(point[figure], figure) for point in points],
+        "x": [point.ratio for point in points],
+        "y": [quantity.height(point) for point in points],
+        "customdata": [quantity.words(point) for point in points],
         "hovertemplate": name + ", ratio %{x:.3f}<br>%{customdata}<extra></extra>",
         "line": {"color": colour, "width": width},
         "marker": {"size": 4},
     }
 
 
-def _others(report: dict[str, Any], figure: str, scale: Scale) -> list[dict[str, Any]]:
-    colours = itertools.cycle(OTHERS)
-    methods = report.get("comparisons", {}).items()
-    return [_line(points, method, next(colours), 1.5, figure, scale) for method, points in methods]
-
-
-def _chosen(selected: dict[str, Any], figure: str, scale: Scale) -> dict[str, Any]:
-    passes = bool(selected.get("passes"))
+def _chosen(selected: JudgedPoint, quantity: _Quantity) -> dict[str, Any]:
     return {
         "type": "scatter",
         "mode": "markers",
-        "name": "chosen" if passes else "asked for",
-        "x": [selected["ratio"]],
-        "y": [scale(selected[figure])],
-        "marker": {"size": 13, "color": GREEN if passes else RED, "symbol": "diamond"},
+        "name": "chosen" if selected.passes else "asked for",
+        "x": [selected.ratio],
+        "y": [quantity.height(selected)],
+        "marker": {"size": 13, "color": GREEN if selected.passes else RED, "symbol": "diamond"},
         "hovertemplate": "ratio %{x:.3f}<br>%{customdata}<extra></extra>",
-        "customdata": [_told(selected[figure], figure)],
+        "customdata": [quantity.words(selected)],
     }
 
 
-def _band(points: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def _band(points: Sequence[CurvePoint]) -> dict[str, Any]:
     """The 95 % interval as one closed shape."""
-    there = [(point["ratio"], _around_zero(point["perplexity_drift_high"])) for point in points]
-    back = [(point["ratio"], _around_zero(point["perplexity_drift_low"])) for point in reversed(points)]
+    there = [(point.ratio, _around_zero(point.perplexity_drift_high)) for point in points]
+    back = [(point.ratio, _around_zero(point.perplexity_drift_low)) for point in reversed(points)]
     return {
         "type": "scatter",
         "mode": "lines",
@@ -140,12 +153,6 @@ def _band(points: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "line": {"width": 0},
         "hoverinfo": "skip",
     }
-
-
-def _told(value: float | None, figure: str) -> str:
-    if value is None:
-        return "no finite number"
-    return f"KL {value:.3g} nats a token" if figure == "kl_mean" else f"perplexity {value:+.4%}"
 
 
 def _removed() -> dict[str, Any]:
@@ -169,11 +176,11 @@ def _budget(height: float | None, annotated: float | None, text: str) -> dict[st
     return {"shapes": [line], "annotations": [label]}
 
 
-def _on_log(value: float | None) -> float | None:
+def _on_log(value: Measured) -> float | None:
     return None if value is None else max(value, SMALLEST_KL)
 
 
-def _around_zero(drift: float | None) -> float | None:
+def _around_zero(drift: Measured) -> float | None:
     return None if drift is None else _height(drift)
 
 
@@ -190,5 +197,9 @@ def _dashed(colour: str) -> dict[str, Any]:
     return {"color": colour, "width": 1.5, "dash": "dash"}
 
 
-def _megabytes(count: int) -> str:
-    return f"{count / 1e6:,.1f} MB"
+def _megabytes(count: int | None) -> str:
+    return "" if count is None else f"{count / 1e6:,.1f} MB"
+
+
+KL = _Quantity(lambda point: point.kl_mean, _on_log, lambda value: f"KL {value:.3g} nats a token")
+PERPLEXITY = _Quantity(lambda point: point.perplexity_drift, _around_zero, lambda value: f"perplexity {value:+.4%}")

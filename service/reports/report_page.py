@@ -1,12 +1,13 @@
 """A report as one self-contained HTML page: tables and words from the report, plots by plotly's own script."""
 
 import json
-from collections.abc import Callable
 from html import escape
-from typing import Any
 
 from plotly.offline import get_plotlyjs
 
+from headroom.contract.report.report import AnalyzeReport, CompareReport, CompressReport, Report, SteerReport
+from headroom.contract.report.rollout import Rollout
+from headroom.contract.report.times import TimesOfReport
 from service.reports.encoding_page import analysis_page, dynamics_page, encoding_sections
 from service.reports.frontier_page import NAMES, frontier_sections
 from service.reports.page_parts import bounds, how_measured, number, percent, plot, remarks, step_times, table
@@ -56,11 +57,11 @@ matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
 """
 
 
-def write_page(report: dict[str, Any]) -> str:
+def write_page(report: Report) -> str:
     """The page of a report of any kind. About 5 MB, nearly all of it plotly's script: it opens without a network."""
-    sections, figures = PAGES[report["kind"]](report)
-    name = escape(report["model"]["id"])
-    title = f"{name}: {escape(report['kind'])} report"
+    sections, figures = _page(report)
+    name = escape(report.model.id)
+    title = f"{name}: {report.kind} report"
     data = json.dumps(figures, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
     return "\n".join(
         [
@@ -68,7 +69,7 @@ def write_page(report: dict[str, Any]) -> str:
             '<meta name="viewport" content="width=device-width, initial-scale=1">',
             f"<title>{title}</title><style>{STYLE}</style></head><body><main>",
             f"<h1>{name}</h1>",
-            f'<p class="dim">{escape(report["kind"])} report of job <code>{escape(report["job_id"])}</code></p>',
+            f'<p class="dim">{report.kind} report of job <code>{escape(report.job_id)}</code></p>',
             *sections,
             "</main>",
             f'<script type="application/json" id="figures">{data}</script>',
@@ -77,12 +78,24 @@ def write_page(report: dict[str, Any]) -> str:
     )
 
 
-def figures_of(report: dict[str, Any]) -> dict[str, Figure]:
+def figures_of(report: Report) -> dict[str, Figure]:
     """The plots of the page alone, by name, for those who draw them elsewhere."""
-    return PAGES[report["kind"]](report)[1]
+    return _page(report)[1]
 
 
-def _compression(report: dict[str, Any]) -> tuple[list[str], dict[str, Figure]]:
+def _page(report: Report) -> tuple[list[str], dict[str, Figure]]:
+    if isinstance(report, CompressReport):
+        return _compression(report)
+    if isinstance(report, AnalyzeReport):
+        return analysis_page(report)
+    if isinstance(report, SteerReport):
+        return _steering(report)
+    if isinstance(report, CompareReport):
+        return _comparison(report)
+    return dynamics_page(report)
+
+
+def _compression(report: CompressReport) -> tuple[list[str], dict[str, Figure]]:
     encoding, plots = encoding_sections(report)
     figures = {"drift": drift_figure(report), "perplexity": perplexity_figure(report)} | plots
     sections = [
@@ -100,81 +113,71 @@ def _compression(report: dict[str, Any]) -> tuple[list[str], dict[str, Figure]]:
     if sizes is not None:
         figures["bytes"] = sizes
         sections += ["<h2>Bytes</h2>", plot("bytes", "Bytes before and after.", low=True)]
-    sections += _times(report.get("time"))
-    told = [report["worth"]["sentence"]] if report.get("worth") and not is_not_worth_it(report) else []
-    told += [] if is_not_worth_it(report) else [report["advice"]]
-    sections += [*(f"<p>{escape(sentence)}</p>" for sentence in told), *_rollout(report.get("rollout")), *encoding]
+    sections += _times(report.time)
+    told = [] if is_not_worth_it(report) else [*([report.worth.sentence] if report.worth else []), report.advice]
+    sections += [*(f"<p>{escape(sentence)}</p>" for sentence in told), *_rollout(report.rollout), *encoding]
     return [*sections, *how_measured(report)], figures
 
 
-def _steering(report: dict[str, Any]) -> tuple[list[str], dict[str, Figure]]:
+def _steering(report: SteerReport) -> tuple[list[str], dict[str, Figure]]:
     steering, plots = steering_sections(report)
     encoding, figures = encoding_sections(report)
     return [*steering, remarks(report), *encoding, *how_measured(report)], plots | figures
 
 
-def _comparison(report: dict[str, Any]) -> tuple[list[str], dict[str, Figure]]:
-    perplexity, whole = report["baseline"]["kind"], report["bands"][0]
+def _comparison(report: CompareReport) -> tuple[list[str], dict[str, Figure]]:
+    perplexity, whole = report.baseline.kind, report.bands[0]
     sides = (
-        ("A", report["model"], report["baseline"]["perplexity"]),
-        ("B", report["other"], report["perplexity_after"]),
+        ("A", report.model, report.baseline.perplexity),
+        ("B", report.other, report.perplexity_after),
     )
     rows = [
         (
             False,
             (
                 letter,
-                escape(side["id"]),
+                escape(side.id),
                 number(value, ",.4f"),
-                f"{side['head_bytes']:,}",
-                f"{side['checkpoint_bytes']:,}",
-                number(side["seconds_per_token"], ".4g"),
+                f"{side.head_bytes:,}",
+                f"{side.checkpoint_bytes:,}",
+                number(side.seconds_per_token, ".4g"),
             ),
         )
         for letter, side, value in sides
     ]
-    budget, passes = report["budget"], report["passes"]
+    budget, passes = report.budget, report.passes
     words = {True: "Inside the budget", False: "Over the budget", None: "Measured, no budget"}[passes]
     allowed = "" if budget is None else f"; {bounds(budget)}"
     drift = (
-        f"{perplexity} of B {percent(whole['perplexity_drift'])} against A (95 % interval "
-        f"{percent(whole['perplexity_drift_low'])} to {percent(whole['perplexity_drift_high'])}){allowed}"
+        f"{perplexity} of B {percent(whole.perplexity_drift)} against A (95 % interval "
+        f"{percent(whole.perplexity_drift_low)} to {percent(whole.perplexity_drift_high)}){allowed}"
     )
     head = ("", "model", perplexity, "head, bytes", "checkpoint, bytes", "seconds a token")
-    corpus = report["corpus"]
+    corpus = report.corpus
     sections = [
         f'<div class="verdict{" bad" if passes is False else ""}"><strong>{words}.</strong> {escape(drift)}.</div>',
         remarks(report),
         "<h2>A and B</h2>",
         table(head, rows),
         _bands(report),
-        f"<p>{corpus['evaluation_tokens']:,} tokens in windows of {corpus['window']}, seed {report['seed']}.</p>",
+        f"<p>{corpus.evaluation_tokens:,} tokens in windows of {corpus.window}, seed {report.seed}.</p>",
     ]
     return sections, {}
 
 
-PAGES: dict[str, Callable[[dict[str, Any]], tuple[list[str], dict[str, Figure]]]] = {
-    "compress": _compression,
-    "analyze": analysis_page,
-    "steer": _steering,
-    "compare": _comparison,
-    "dynamics": dynamics_page,
-}
-
-
-def _verdict(report: dict[str, Any]) -> str:
-    selected, hidden = report["selected"], report["head"]["hidden_size"]
-    passes = bool(selected.get("passes"))
-    removed = f"{1 - selected['kept_columns'] / hidden:.1%} of the head's columns removed"
-    if report.get("head_dtype", "source") != "source":
-        removed += f", the others as {NAMES[report['head_dtype']].removesuffix(' bits')}-bit integers"
+def _verdict(report: CompressReport) -> str:
+    selected, hidden = report.selected, report.head.hidden_size
+    passes = selected.passes
+    removed = f"{1 - selected.kept_columns / hidden:.1%} of the head's columns removed"
+    if report.head_dtype != "source":
+        removed += f", the others as {NAMES[report.head_dtype].removesuffix(' bits')}-bit integers"
     drift = (
-        f"{report['baseline'].get('kind', 'perplexity')} {percent(selected['perplexity_drift'])} (95 % interval "
-        f"{percent(selected['perplexity_drift_low'])} to {percent(selected['perplexity_drift_high'])}), "
-        f"KL {number(selected['kl_mean'], '.3g')} nats a token, the same most probable token at "
-        f"{number(selected['top1_agreement'], '.2%')} of positions; {bounds(report['budget'])}"
+        f"{report.baseline.kind} {percent(selected.perplexity_drift)} (95 % interval "
+        f"{percent(selected.perplexity_drift_low)} to {percent(selected.perplexity_drift_high)}), "
+        f"KL {number(selected.kl_mean, '.3g')} nats a token, the same most probable token at "
+        f"{selected.top1_agreement:.2%} of positions; {bounds(report.budget)}"
     )
-    best = report.get("largest_passing_ratio")
+    best = report.largest_passing_ratio
     hint = f" The largest ratio that passes is {best:.4g}." if best is not None and not passes else ""
     spared = is_not_worth_it(report)
     words = "Not worth storing" if spared else "Inside the budget" if passes else "Refused"
@@ -184,58 +187,58 @@ def _verdict(report: dict[str, Any]) -> str:
     return f'<div class="verdict{kind}"><strong>{words}.</strong> {removed}: {escape(drift)}.{hint}{listed}</div>'
 
 
-def _curve_table(report: dict[str, Any]) -> str:
-    chosen = report["selected"]["kept_columns"]
+def _curve_table(report: CompressReport) -> str:
+    chosen = report.selected.kept_columns
     head = ("ratio", "kept columns", "perplexity", "drift", "at most (95 %)", "KL, nats", "same top token")
     rows = [
         (
-            point["kept_columns"] == chosen,
+            point.kept_columns == chosen,
             [
-                f"{point['ratio']:.3f}",
-                f"{point['kept_columns']:,}",
-                number(point["perplexity"], ",.2f"),
-                percent(point["perplexity_drift"]),
-                percent(point["perplexity_drift_high"]),
-                number(point["kl_mean"], ".3g"),
-                f"{point['top1_agreement']:.2%}",
+                f"{point.ratio:.3f}",
+                f"{point.kept_columns:,}",
+                number(point.perplexity, ",.2f"),
+                percent(point.perplexity_drift),
+                percent(point.perplexity_drift_high),
+                number(point.kl_mean, ".3g"),
+                f"{point.top1_agreement:.2%}",
             ],
         )
-        for point in report["curve"]
+        for point in report.curve
     ]
     return table(head, rows)
 
 
-def _bands(report: dict[str, Any]) -> str:
+def _bands(report: CompressReport | CompareReport) -> str:
     """Figures by frequency of the token: columns that go hurt rare tokens first."""
     head = ("tokens", "positions", "drift", "KL, nats", "same top token")
     rows = [
         (
             False,
             [
-                escape(band["band"]),
-                f"{band['positions']:,}",
-                percent(band["perplexity_drift"]),
-                number(band["kl_mean"], ".3g"),
-                number(band["top1_agreement"], ".2%"),
+                escape(band.band),
+                f"{band.positions:,}",
+                percent(band.perplexity_drift),
+                number(band.kl_mean, ".3g"),
+                number(band.top1_agreement, ".2%"),
             ],
         )
-        for band in report.get("bands", [])
+        for band in report.bands
     ]
     return "<h2>By frequency of the token</h2>" + table(head, rows) if rows else ""
 
 
-def _times(found: dict[str, Any] | None) -> list[str]:
+def _times(found: TimesOfReport | None) -> list[str]:
     """Of a step of decoding; nothing for a report that has none."""
-    if not found:
+    if found is None:
         return []
     rows = [(False, [name, *cells]) for name, *cells in step_times(found)]
-    where = f"{found['device']}, {found['threads']} threads" if found["threads"] else found["device"]
+    where = f"{found.device}, {found.threads} threads" if found.threads else found.device
     note = f'<p class="dim">Medians of plain eager calls in turns, on {escape(where)}.</p>'
     return ["<h2>Time</h2>", table(("a step of decoding", "before, ms", "after, ms", "after over before"), rows), note]
 
 
-def _rollout(plan: dict[str, Any] | None) -> list[str]:
-    if not plan:
+def _rollout(plan: Rollout | None) -> list[str]:
+    if plan is None:
         return []
     head = ("stage", "traffic", "kept columns", "drift to expect", "stop if KL is above", "or the same top token below")
     stages = [
@@ -243,26 +246,26 @@ def _rollout(plan: dict[str, Any] | None) -> list[str]:
             False,
             [
                 str(index),
-                f"{stage['traffic']:.0%}",
-                f"{stage['kept_columns']:,}",
-                percent(stage["perplexity_drift"]),
-                f"{stage['stop_above_kl']:.2g}",
-                f"{stage['stop_below_agreement']:.2%}",
+                f"{stage.traffic:.0%}",
+                f"{stage.kept_columns:,}",
+                percent(stage.perplexity_drift),
+                f"{stage.stop_above_kl:.2g}",
+                f"{stage.stop_below_agreement:.2%}",
             ],
         )
-        for index, stage in enumerate(plan["stages"], start=1)
+        for index, stage in enumerate(plan.stages, start=1)
     ]
     marks = {True: '<span class="good">yes</span>', False: '<span class="bad">no</span>', None: "☐"}
     checks = [
-        f'<tr><td>{marks[item["ok"]]}</td><td class="text">{escape(item["text"])}</td>'
-        f'<td class="text dim">{escape(item["evidence"])}</td></tr>'
-        for item in plan["checklist"]
+        f'<tr><td>{marks[item.ok]}</td><td class="text">{escape(item.text)}</td>'
+        f'<td class="text dim">{escape(item.evidence)}</td></tr>'
+        for item in plan.checklist
     ]
-    back = "".join(f"<li>{escape(step)}</li>" for step in plan["back"])
+    back = "".join(f"<li>{escape(step)}</li>" for step in plan.back)
     return [
         "<h2>Roll-out in stages</h2>",
-        f"<p>Go on to the next stage after {plan['sampled_positions']:,} sampled positions without an alarm. "
-        f"{escape(plan['sampling'])}</p>",
+        f"<p>Go on to the next stage after {plan.sampled_positions:,} sampled positions without an alarm. "
+        f"{escape(plan.sampling)}</p>",
         table(head, stages),
         f"<p>The way back, at any stage:</p><ul>{back}</ul>",
         "<h2>Before signing off</h2>",

@@ -2,17 +2,15 @@
 
 from pydantic import Field
 
+from headroom.contract.report.curve import DriftInterval
 from headroom.contract.report.part import Measured, ReportPart
 
 
-class PartFigures(ReportPart):
+class PartFigures(DriftInterval):
     """Of the positions in one part of the text; null where it has none. `_low`, `_high`: 95 % interval."""
 
     positions: int
     perplexity_before: Measured
-    perplexity_drift: Measured
-    perplexity_drift_low: Measured
-    perplexity_drift_high: Measured
     kl_mean: Measured = Field(description="KL(full || pruned), nats a token")
     kl_mean_low: Measured
     kl_mean_high: Measured

@@ -16,6 +16,7 @@ from anyio import CapacityLimiter
 from api.app import create_app
 from api.dependencies import Services
 from headroom.client.client import Client
+from headroom.contract.report.report import open_report
 from service.adapters.files.directory_artifacts import DirectoryArtifacts
 from service.adapters.files.directory_corpora import DirectoryCorpora
 from service.adapters.remote.local_models import LocalModels
@@ -83,7 +84,7 @@ class Hand:
 
     def _end(self, job_id: str, status: Status, report: dict[str, Any]) -> None:
         self.services.store.save_report(job_id, 1, report)
-        self.services.store.finish(job_id, 1, status, summarize(report), None)
+        self.services.store.finish(job_id, 1, status, summarize(open_report(report)), None)
 
 
 @pytest.fixture

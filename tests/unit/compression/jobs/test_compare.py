@@ -13,6 +13,7 @@ import transformers
 
 from headroom.contract.compare import CompareRecipe
 from headroom.contract.records import JobRecord
+from headroom.contract.report.report import open_report
 from headroom.views.rendering import console_for, show
 from headroom.views.report_views import report_views
 from service.compression.jobs.compare import compare, measure
@@ -119,12 +120,12 @@ def test_groups_of_texts_are_compared_one_by_one_and_every_view_shows_the_report
 
     assert [group["group"] for group in report["groups"]] == ["a", "b"]
     record = {"id": "job_1", "kind": "compare", "status": "succeeded", "model": {"id": "a/b"}, "corpus": "corpus_1"}
-    printed = io.StringIO()
-    show(console_for(printed), *report_views(JobRecord.from_json(record), report))
+    printed, opened = io.StringIO(), open_report(report)
+    show(console_for(printed), *report_views(JobRecord.from_json(record), opened))
     assert "B against A" in printed.getvalue()
     assert "budget" in printed.getvalue()
-    assert summarize(report)["kl_mean"] == report["bands"][0]["kl_mean"]
-    page = write_page(report)
+    assert summarize(opened)["kl_mean"] == report["bands"][0]["kl_mean"]
+    page = write_page(opened)
     assert "acme/other" in page
     assert "By frequency of the token" in page
 

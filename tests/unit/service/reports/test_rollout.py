@@ -1,18 +1,18 @@
 """The stages of a roll-out follow from the curve."""
 
-from typing import Any
-
 import pytest
 
 from service.reports.rollout import roll_out
-from tests.reports import make_report
+from tests.reports import compress_report, make_report
 
 
 def test_stages_go_from_the_mildest_size_worth_serving_to_the_chosen_one() -> None:
-    plan = roll_out(make_report(drifts={0.1: 0.0001, 0.3: 0.0008, 0.5: 0.004, 0.7: 0.009}, chosen=0.7), can_widen=True)
+    plan = roll_out(
+        compress_report(drifts={0.1: 0.0001, 0.3: 0.0008, 0.5: 0.004, 0.7: 0.009}, chosen=0.7), can_widen=True
+    )
 
     assert plan is not None
-    assert [(stage["ratio"], stage["traffic"]) for stage in plan["stages"]] == [
+    assert [(stage.ratio, stage.traffic) for stage in plan.stages] == [
         (0.3, 0.01),  # a tenth of the budget
         (0.5, 0.1),  # half of it
         (0.7, 0.5),
@@ -21,10 +21,10 @@ def test_stages_go_from_the_mildest_size_worth_serving_to_the_chosen_one() -> No
 
 
 def test_a_size_that_is_the_mildest_of_all_meets_the_traffic_in_steps() -> None:
-    plan = roll_out(make_report(drifts={0.1: 0.004}, chosen=0.1), can_widen=True)
+    plan = roll_out(compress_report(drifts={0.1: 0.004}, chosen=0.1), can_widen=True)
 
     assert plan is not None
-    assert [(stage["ratio"], stage["traffic"]) for stage in plan["stages"]] == [
+    assert [(stage.ratio, stage.traffic) for stage in plan.stages] == [
         (0.1, 0.01),
         (0.1, 0.1),
         (0.1, 0.5),
@@ -33,27 +33,26 @@ def test_a_size_that_is_the_mildest_of_all_meets_the_traffic_in_steps() -> None:
 
 
 def test_a_stage_stops_at_twice_the_divergence_that_was_measured() -> None:
-    plan = roll_out(make_report(drifts={0.5: 0.004}, chosen=0.5), can_widen=True)
+    plan = roll_out(compress_report(drifts={0.5: 0.004}, chosen=0.5), can_widen=True)
 
     assert plan is not None
-    stage = plan["stages"][-1]
-    assert stage["stop_above_kl"] == pytest.approx(2 * stage["kl_mean"])
-    assert stage["stop_below_agreement"] < stage["top1_agreement"]
+    stage = plan.stages[-1]
+    assert stage.stop_above_kl == pytest.approx(2 * stage.kl_mean)
+    assert stage.stop_below_agreement < stage.top1_agreement
 
 
 def test_a_refused_result_has_no_roll_out() -> None:
-    report = make_report(drifts={0.5: 0.5}, chosen=0.5)
+    selected = make_report(drifts={0.5: 0.5}, chosen=0.5)["selected"] | {"passes": False}
 
-    assert roll_out(report | {"selected": report["selected"] | {"passes": False}}, can_widen=True) is None
+    assert roll_out(compress_report({0.5: 0.5}, selected=selected), can_widen=True) is None
 
 
 @pytest.mark.parametrize(("can_widen", "words"), [(True, "without loading anything"), (False, "has to be loaded")])
 def test_the_way_back_depends_on_where_the_removed_columns_are(can_widen: bool, words: str) -> None:
-    report: dict[str, Any] = make_report(drifts={0.5: 0.004}, chosen=0.5)
-    plan = roll_out(report, can_widen=can_widen)
+    plan = roll_out(compress_report({0.5: 0.004}), can_widen=can_widen)
 
     assert plan is not None
-    assert words in plan["back"][0]
+    assert words in plan.back[0]
 
 
 @pytest.mark.parametrize(
@@ -66,17 +65,15 @@ def test_the_way_back_depends_on_where_the_removed_columns_are(can_widen: bool, 
     ],
 )
 def test_the_monitor_is_only_offered_where_it_works(head_dtype: str, can_widen: bool, words: str) -> None:
-    report = make_report(drifts={0.5: 0.004}, chosen=0.5) | {"head_dtype": head_dtype}
-    plan = roll_out(report, can_widen=can_widen)
+    plan = roll_out(compress_report({0.5: 0.004}, head_dtype=head_dtype), can_widen=can_widen)
 
     assert plan is not None
-    assert words in plan["sampling"]
+    assert words in plan.sampling
 
 
 def test_the_checklist_says_no_where_the_report_does() -> None:
-    report = make_report(drifts={0.5: 0.004}, chosen=0.5)
-    few = report | {"corpus": report["corpus"] | {"evaluation_windows": 3}}
-    plan = roll_out(few, can_widen=True)
+    corpus = make_report(drifts={0.5: 0.004}, chosen=0.5)["corpus"] | {"evaluation_windows": 3}
+    plan = roll_out(compress_report({0.5: 0.004}, corpus=corpus), can_widen=True)
 
     assert plan is not None
-    assert [item["ok"] for item in plan["checklist"] if "enough text" in item["text"]] == [False]
+    assert [item.ok for item in plan.checklist if "enough text" in item.text] == [False]

@@ -3,8 +3,9 @@
 import json
 import math
 
+from headroom.contract.report.report import open_report
 from service.reports.summaries import finite, summarize, with_timing
-from tests.reports import make_dynamics
+from tests.reports import compress_report, make_analysis, make_dynamics
 
 SELECTED = {
     "ratio": 0.3,
@@ -14,6 +15,8 @@ SELECTED = {
     "perplexity_drift_low": 0.0001,
     "perplexity_drift_high": 0.0005,
     "kl_mean": 0.002,
+    "kl_p95": 0.01,
+    "kl_p99": 0.02,
     "top1_agreement": 0.98,
     "passes": True,
 }
@@ -23,15 +26,16 @@ FURTHER = {"ratio": 0.5, "kept_columns": 160, "passes": False, "perplexity_drift
 
 
 def test_the_summary_names_every_figure_of_the_report() -> None:
-    report = {
-        "kind": "compress",
-        "head": {"hidden_size": 320},
-        "baseline": {"perplexity": 213.0},
-        "selected": SELECTED,
-        "bytes": {"checkpoint_before": 9, "checkpoint_after": 8, "head_before": 7, "head_after": 5},
-        "largest_passing_ratio": 0.8,
-        "revisions": [{"name": "k160", "path": "revisions/k160", "checkpoint_bytes": 8} | FURTHER],
-    }
+    interval = {"perplexity_drift_low": 0.1, "perplexity_drift_high": 0.3, "kl_mean": 0.1, "top1_agreement": 0.9}
+    sizes = {"checkpoint_before": 9, "checkpoint_after": 8, "head_before": 7, "head_after": 5, "decode_read_before": 9}
+    report = compress_report(
+        head={"vocab_size": 1000, "hidden_size": 320, "tied": True},
+        baseline={"perplexity": 213.0},
+        selected=SELECTED,
+        bytes=sizes,
+        largest_passing_ratio=0.8,
+        revisions=[{"name": "k160", "path": "revisions/k160", "checkpoint_bytes": 8} | FURTHER | interval],
+    )
 
     assert summarize(report) == {
         "revisions": [{"name": "k160"} | FURTHER],
@@ -56,11 +60,12 @@ def test_the_summary_names_every_figure_of_the_report() -> None:
     }
 
 
-def test_what_a_report_does_not_say_is_none_in_the_summary() -> None:
-    figures = summarize({"kind": "compress", "selected": None, "baseline": {"perplexity": 2.0}})
+def test_what_was_not_measured_is_none_in_the_summary() -> None:
+    sizes = {"checkpoint_before": 9, "head_before": 7, "decode_read_before": 9}
+    figures = summarize(compress_report(largest_passing_ratio=None, bytes=sizes))
 
-    assert figures["perplexity_before"] == 2.0
-    assert figures["ratio"] is None
+    assert figures["perplexity_before"] == 200.0
+    assert figures["largest_passing_ratio"] is None
     assert figures["checkpoint_bytes_after"] is None
 
 
@@ -81,7 +86,7 @@ def test_time_the_engine_did_not_see_is_added_to_the_total() -> None:
 
 
 def test_a_training_is_summed_up_by_its_last_state_and_the_first_that_tells() -> None:
-    assert summarize(make_dynamics()) == {
+    assert summarize(open_report(make_dynamics())) == {
         "loss": 5.0,
         "r2": 0.55,
         "spearman": 0.55,
@@ -91,6 +96,6 @@ def test_a_training_is_summed_up_by_its_last_state_and_the_first_that_tells() ->
 
 
 def test_an_analysis_is_summed_up_by_its_encoding() -> None:
-    encoding = {name: 0.5 for name in ("r2", "r2_adjusted", "r2_held_out", "spearman", "slope_cosine_mean_hidden")}
+    figures = {"r2": 0.9, "r2_adjusted": 0.89, "r2_held_out": 0.88, "spearman": 0.8, "slope_cosine_mean_hidden": 0.7}
 
-    assert summarize({"kind": "analyze", "encoding": encoding | {"slopes": [1.0]}}) == encoding
+    assert summarize(open_report(make_analysis())) == figures
