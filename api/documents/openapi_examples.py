@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from api import schemas
+from api.documents.report_example import report_example
 from headroom.contract.recipe import RECIPES
 from service.ports.files import Corpus, StoredFile
 from service.records.job import AttemptRecord, Event, Job, Phase, Status
@@ -175,7 +176,7 @@ def answer_examples() -> dict[tuple[str, str, str], dict[str, dict[str, Example]
         ("post", "/v1/jobs/{job_id}/cancel", "202"): _one(_job(Status.CANCELED, finished=NOON), "Canceled at once"),
         ("post", "/v1/jobs/{job_id}/cancel", "200"): _one(_running() | {"status": "canceling"}, "Asked before"),
         ("get", "/v1/jobs/{job_id}/report", "200"): _one(
-            {"kind": "compress", "job_id": JOB_ID, "selected": {"ratio": 0.3, "passes": True}}, "A part of a report"
+            report_example(JOB_ID, "acme/tiny"), "Of a compress job, short"
         ),
         ("get", "/v1/jobs/{job_id}/figures", "200"): _one(
             {"drift": {"data": [{"type": "scatter", "x": [0.1, 0.3], "y": [1e-5, 5e-4]}], "layout": {}}}, "One plot"

@@ -75,8 +75,8 @@ def steering_sections(report: SteerReport) -> tuple[list[str], dict[str, Figure]
         "<h2>Wanted and obtained</h2>",
         f'<div class="wide"><table><thead><tr>{titles}</tr></thead><tbody>{rows}</tbody></table></div>',
         f"<p>Probability of all other tokens: {number(steering.others_before, '.4f')} before, "
-        f"{number(steering.others_after, '.4f')} after. Jensen-Shannon divergence {number(steering.js_mean, '.3g')} nats "
-        "a token.</p>",
+        f"{number(steering.others_after, '.4f')} after. Jensen-Shannon divergence {number(steering.js_mean, '.3g')} "
+        "nats a token.</p>",
         "<h2>Each token alone</h2>",
         '<div class="plot" id="alone" role="img" aria-label="Obtained against wanted multiplier of each token when no '
         'other is edited."></div>',

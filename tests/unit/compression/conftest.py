@@ -6,7 +6,9 @@ from typing import Any
 import pytest
 
 from headroom.contract.compress import CompressRecipe
+from headroom.contract.report.report import unknown_fields, written
 from service.ports.jobs import CorpusFile, EngineOutcome, EngineTask, LocalModel
+from service.reports.summaries import finite
 from tests.factories import CORPUS_ID, ENGINE_DEVICE, make_recipe
 from tests.tiny_models import make_text, make_tiny_checkpoint
 
@@ -58,4 +60,10 @@ def make_task(tmp_path: Path) -> Callable[..., EngineTask]:
 def run() -> Callable[[EngineTask], EngineOutcome]:
     from service.compression.jobs.compress import compress
 
-    return lambda task: compress(task, lambda phase, fraction: None)
+    def run_and_check(task: EngineTask) -> EngineOutcome:
+        outcome = compress(task, lambda phase, fraction: None)
+        for report in (outcome.report, *outcome.revisions.values()):
+            assert list(unknown_fields(written(finite(report)))) == [], "headroom/contract/report/ does not know these"
+        return outcome
+
+    return run_and_check
