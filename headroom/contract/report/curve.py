@@ -1,4 +1,4 @@
-"""The parts of a report on drift by size: points of the curve, the budget they are judged by, the baseline."""
+"""The parts of a report on drift by size: points of the curve on each text, the budget they are judged by."""
 
 from pydantic import Field
 
@@ -60,3 +60,20 @@ class JudgedPoint(CurvePoint):
     """A point with its verdict."""
 
     passes: bool = Field(description="inside its budget")
+
+
+class EvaluatedCorpus(ReportPart):
+    """One of several evaluation texts: its budget, its curve, and the chosen size on it."""
+
+    name: str
+    digest: str
+    evaluation_tokens: int
+    evaluation_windows: int
+    budget: AllowedDrift
+    baseline: Baseline
+    curve: tuple[CurvePoint, ...]
+    selected: JudgedPoint = Field(description="`passes`: of this text alone")
+    stored: StoredDriftFigures | None = None
+    outside_share: Measured = Field(
+        None, description="variance of its hidden states outside the calibration's main directions"
+    )

@@ -9,17 +9,15 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import BaseModel, Discriminator, Field, Tag, TypeAdapter, ValidationError
 
-from headroom.contract.report.comparison import ComparedModel
 from headroom.contract.report.continuations import ContinuationsOfReport
-from headroom.contract.report.corpora import EvaluatedCorpus
-from headroom.contract.report.curve import AllowedDrift, Baseline, CurvePoint, JudgedPoint
+from headroom.contract.report.curve import AllowedDrift, Baseline, CurvePoint, EvaluatedCorpus, JudgedPoint
 from headroom.contract.report.drift_parts import BandDrift, GroupDrift, GroupGap
 from headroom.contract.report.dynamics import FrequencyTokens, Readable, TrainingCheckpoint
 from headroom.contract.report.encoding import ColumnFigures, ComponentFigures, Encoding, FewExamples, FittedSample
 from headroom.contract.report.frontier import FrontierOfReport
 from headroom.contract.report.part import Measured, ReportPart
 from headroom.contract.report.rollout import Rollout
-from headroom.contract.report.source import CorpusOfReport, EvaluatedText, HeadOfReport, LoadedModel
+from headroom.contract.report.source import ComparedModel, CorpusOfReport, EvaluatedText, HeadOfReport, LoadedModel
 from headroom.contract.report.steering import Steering
 from headroom.contract.report.stored import (
     ByteCounts,

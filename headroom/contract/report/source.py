@@ -2,7 +2,7 @@
 
 from pydantic import Field
 
-from headroom.contract.report.part import ReportPart
+from headroom.contract.report.part import Measured, ReportPart
 
 
 class ModelOfReport(ReportPart):
@@ -56,3 +56,12 @@ class CorpusOfReport(EvaluatedText):
     stride: int | None = Field(None, description="tokens from the start of one window to the next's")
     starts_with_bos: bool | None = None
     backbone_from_cache: bool | None = Field(None, description="whether the hidden states were known already")
+
+
+class ComparedModel(LoadedModel):
+    """One of the two checkpoints of a comparison, loaded as users load it."""
+
+    kept_columns: int | None = Field(None, description="of a sliced head; null: a plain one")
+    head_bytes: int
+    checkpoint_bytes: int
+    seconds_per_token: Measured = Field(None, description="of decoding; null where a model cannot continue text")
