@@ -6,7 +6,8 @@ from typing import Any, TypeVar
 import pytest
 
 from headroom.contract.report.drift_parts import PartFigures
-from headroom.contract.report.report import CompareReport, CompressReport, JobReport, SteerReport, open_report
+from headroom.contract.report.report import CompareReport, CompressReport, JobReport, SteerReport, open_report, written
+from service.reports.summaries import finite
 
 ReportT = TypeVar("ReportT", bound=JobReport)
 
@@ -193,6 +194,13 @@ def compare_report(**parts: Any) -> CompareReport:
 
 def steer_report(**figures: Any) -> SteerReport:
     return opened(SteerReport, make_steering(**figures))
+
+
+def measured(document: dict[str, Any]) -> CompressReport:
+    """What a compress engine found, as the record that is stored of it."""
+    report = written(finite(document))
+    assert isinstance(report, CompressReport)
+    return report
 
 
 def opened(kind: type[ReportT], document: dict[str, Any]) -> ReportT:

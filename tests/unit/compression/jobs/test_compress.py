@@ -31,6 +31,7 @@ from service.models.model_files import inspect_model
 from service.ports.jobs import EngineOutcome, EngineTask, LocalModel, Verdict
 from service.reports.refusals import refusals
 from service.reports.report_page import write_page
+from tests.reports import measured
 
 ROOT = Path(__file__).resolve().parents[4]
 MakeTask = Callable[..., EngineTask]
@@ -354,7 +355,7 @@ def test_predictions_that_moved_under_an_unmoved_perplexity_are_refused_by_defau
     assert outcome.verdict is Verdict.REJECT
     selected = outcome.report["selected"]
     assert selected["perplexity_drift_high"] <= 9.0
-    assert refusals(outcome.report) == [
+    assert refusals(measured(outcome.report)) == [
         f"The KL divergence is {selected['kl_mean']:.3g} nats a token; the budget is 0.01."
     ]
     assert run(make_task(method="random", drift={"perplexity": 9.0, "kl": None})).verdict is Verdict.PUBLISH
@@ -373,7 +374,7 @@ def test_a_bound_on_rare_tokens_refuses_a_size_that_is_inside_every_other_bound(
     bound = selected["rare_perplexity_drift"] / 2
     outcome = run(trained(drift={"perplexity": 9.0, "kl": None, "rare_perplexity": bound}))
     assert outcome.verdict is Verdict.REJECT
-    (sentence,) = refusals(outcome.report)
+    (sentence,) = refusals(measured(outcome.report))
     assert sentence.startswith("The perplexity of the rarest tokens may grow")
 
 
@@ -397,7 +398,7 @@ def test_what_was_stored_is_judged_in_kl_and_in_the_most_probable_token_as_it_wa
     outcome = run(task)
     assert outcome.verdict is Verdict.REJECT
     assert list(task.staging.iterdir()) == []
-    assert refusals(outcome.report)[0].startswith("The KL divergence is 1")
+    assert refusals(measured(outcome.report))[0].startswith("The KL divergence is 1")
 
 
 def test_a_job_times_the_head_and_the_whole_step_of_what_it_stored(make_task: MakeTask, run: Run) -> None:
@@ -405,7 +406,7 @@ def test_a_job_times_the_head_and_the_whole_step_of_what_it_stored(make_task: Ma
     found = report["time"]
     assert [one["batch"] for one in found["head"]] == [1, 8]
     assert all(0 < one[when] < 1 for one in (*found["head"], found["step"]) for when in ("before", "after"))
-    assert f"{1000 * found['step']['after']:.3g}" in write_page(report)
+    assert f"{1000 * found['step']['after']:.3g}" in write_page(measured(report))
     refused = run(make_task(ratio=0.9, drift={"perplexity": 9.0, "kl": 1e-9})).report
     assert refused["time"] is None
 

@@ -11,6 +11,7 @@ from service.reports.refusals import refusals, rejected_for
 from service.reports.report_page import write_page
 from service.reports.rollout import roll_out
 from service.reports.summaries import summarize
+from tests.reports import measured
 
 MakeTask = Callable[..., EngineTask]
 Run = Callable[[EngineTask], EngineOutcome]
@@ -65,14 +66,14 @@ def test_auto_that_saves_next_to_nothing_stores_nothing_and_says_what_would_save
     report = outcome.report
     assert report["selected"]["passes"] is True
     assert report["bytes"]["checkpoint_after"] is None
-    (sentence,) = refusals(report)
+    (sentence,) = refusals(measured(report))
     assert sentence.startswith("Within the budget only 3.1% of the columns can go")
     assert f"read {report['plain']['int8']['share']:.2f} of the head's bytes" in sentence
     assert 0 < report["plain"]["int8"]["kl_mean"] < 1e-3
     assert report["plain"]["int8"]["kept_columns"] == 32
-    assert rejected_for(report) == summarize(report)["rejected_for"] == "not_worth_it"
-    assert roll_out(report, can_widen=True) is None
-    assert "Not worth storing." in write_page(report)
+    assert rejected_for(measured(report)) == summarize(measured(report))["rejected_for"] == "not_worth_it"
+    assert roll_out(measured(report), can_widen=True) is None
+    assert "Not worth storing." in write_page(measured(report))
 
 
 def test_the_same_size_asked_for_by_number_is_stored(make_task: MakeTask, run: Run) -> None:
@@ -82,5 +83,5 @@ def test_the_same_size_asked_for_by_number_is_stored(make_task: MakeTask, run: R
     assert (worth["worth_it"], worth["decides"]) == (False, False)
     found = outcome.report["bytes"]
     assert worth["checkpoint_share"] == found["checkpoint_after"] / found["checkpoint_before"]
-    assert refusals(outcome.report) == []
-    assert rejected_for(outcome.report) is None
+    assert refusals(measured(outcome.report)) == []
+    assert rejected_for(measured(outcome.report)) is None
