@@ -11,7 +11,7 @@ import torch
 from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig
 
 from bench.timing import ratio
-from service.compression.numerics.block_parallel import single_threaded_operators
+from headroom.operator_threads import single_threaded_operators
 from service.compression.numerics.wide_products import has_fast_products
 from service.compression.states.hidden_states import forward
 

@@ -5,6 +5,8 @@ order; rows widened a block at a time; a widened copy of all rows, which costs t
 time. A head that is not small takes the quickest, measured once for a number of positions and a dtype.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
@@ -23,6 +25,7 @@ from headroom.loading.product_choice import (
     has_int4_kernel,
     least_seconds,
 )
+from headroom.operator_threads import single_threaded_operators
 
 KERNEL_ROWS = 16  # torch's 4-bit product wants a multiple of them
 KERNEL_ZERO = 8  # it reads four bits as value + 8
@@ -67,6 +70,16 @@ class PreviewProducts:
         self._arranged: Arranged | None = None
         self._widened: dict[torch.dtype, Tensor] = {}
         self._choices: dict[tuple[int, torch.dtype, Reading], str] = {}
+        self._may_measure = True
+
+    @contextmanager
+    def unmeasured(self) -> Iterator[None]:
+        """Inside, what is arranged already is taken for few positions: for a check that runs once."""
+        self._may_measure = False
+        try:
+            yield
+        finally:
+            self._may_measure = True
 
     def forget(self) -> None:
         self.__init__()  # type: ignore[misc]
@@ -78,7 +91,7 @@ class PreviewProducts:
 
     def logits(self, table: Table, x: Tensor, reading: Reading) -> Tensor:
         """(positions, columns) -> (positions, vocab), without a bias."""
-        if torch.compiler.is_compiling():  # nothing is measured or arranged inside a graph
+        if torch.compiler.is_compiling() or not self._may_measure:  # nothing is measured or arranged inside a graph
             arranged = self._arranged if x.shape[0] <= POSITIONS_UNMEASURED and x.device.type == "cpu" else None
             kernel = arranged is not None and (x.dtype == torch.bfloat16 or not _is_small(table))
             return by_kernel(x, table, arranged, reading) if kernel and arranged else by_blocks(x, table, reading)
@@ -196,13 +209,14 @@ def arranged(table: Table, reading: Reading, start: int, stop: int) -> Arranged:
     """
     packed, scales = [], []
     twice = columns_in_two_planes(table.whole.shape[1], reading)
-    for rows in plane_codes.blocks_of(stop - start, plane_codes.ROWS_AT_ONCE):
-        codes = table.codes_of(slice(start + rows.start, start + rows.stop))[:, : reading.columns]
-        step = table.scales_of(slice(start + rows.start, start + rows.stop))
-        parts, factors = _in_nibbles(codes, step, twice, reading.bits)
-        filling = (0, 0, 0, -codes.shape[0] % KERNEL_ROWS)  # rows are the last dimension but one
-        packed.append(torch._convert_weight_to_int4pack_for_cpu(F.pad(parts, filling).int(), 1))
-        scales.append(F.pad(factors, filling))
+    with single_threaded_operators():
+        for rows in plane_codes.blocks_of(stop - start, plane_codes.ROWS_AT_ONCE):
+            codes = table.codes_of(slice(start + rows.start, start + rows.stop))[:, : reading.columns]
+            step = table.scales_of(slice(start + rows.start, start + rows.stop))
+            parts, factors = _in_nibbles(codes, step, twice, reading.bits)
+            filling = (0, 0, 0, -codes.shape[0] % KERNEL_ROWS)  # rows are the last dimension but one
+            packed.append(torch._convert_weight_to_int4pack_for_cpu(F.pad(parts, filling).int(), 1))
+            scales.append(F.pad(factors, filling))
     return Arranged(torch.cat(packed), torch.cat(scales, dim=1))
 
 

@@ -5,6 +5,8 @@ others, then computes the best `rescored` of each position again from all 8 bits
 stored tensors. plane_codes.py says what the codes stand for; which product reads them is plane_products.py's.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -175,6 +177,16 @@ class PlanesHead(PlanesTable):
             None if self.preview_columns == self.columns else self._mean_of_columns_from(self.preview_columns)
         )
         self._products.prepare(self.table, Reading(self.bits, self.preview_columns))
+
+    @contextmanager
+    def answering_once(self) -> Iterator[None]:
+        """Inside, only the last position of a sequence is answered, and nothing is measured to answer it quicker."""
+        handle = self.register_forward_pre_hook(lambda head, inputs: (inputs[0][..., -1:, :],))
+        try:
+            with self._products.unmeasured():
+                yield
+        finally:
+            handle.remove()
 
     def dense_weight(self) -> Tensor:
         """The (vocab, hidden) matrix of all 8 bits, computed in float32, in the basis' dtype."""

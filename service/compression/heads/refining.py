@@ -18,8 +18,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from headroom.operator_threads import single_threaded_operators
 from service.compression.heads.slicing import SlicedFactors
-from service.compression.numerics.block_parallel import single_threaded_operators
 from service.compression.states.hidden_cache import HiddenStates
 from service.compression.states.lm_head import LmHead
 

@@ -8,10 +8,11 @@ one other busy process, 4 s with one). Operators release the interpreter lock. A
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
+
+from headroom.operator_threads import single_threaded_operators
 
 Block = TypeVar("Block")
 Result = TypeVar("Result")
@@ -39,14 +40,3 @@ def map_blocks(work: Callable[[Block], Result], blocks: Iterable[Block], device:
         finally:
             for future in under_way:
                 future.cancel()
-
-
-@contextmanager
-def single_threaded_operators() -> Iterator[int]:
-    """Inside, torch operators use one thread; gives how many they used outside. Process-wide, put back at the end."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield threads
-    finally:
-        torch.set_num_threads(threads)

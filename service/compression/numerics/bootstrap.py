@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from service.compression.numerics.block_parallel import single_threaded_operators
+from headroom.operator_threads import single_threaded_operators
 
 RESAMPLES = 2000
 CONFIDENCE = 0.95

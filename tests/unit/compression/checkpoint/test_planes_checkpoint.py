@@ -261,3 +261,12 @@ def test_restoring_gives_the_dense_checkpoint_that_plain_transformers_loads(
     assert changed == (set() if not keep_tied else {table.get(family, "lm_head.weight")})
     assert all(error_of(after[name], before[name]) < 0.01 for name in changed)
     assert error_of(logits_of(load(back, family)), logits_of(load(source, family))) < 0.03
+
+
+def test_a_check_of_the_last_position_gives_what_all_positions_give_there(tmp_path: Path) -> None:
+    model = load(make(tmp_path, "llama", planes={"rescored": VOCABULARY})[1], "llama")
+    with model.get_output_embeddings().answering_once():
+        last = logits_of(model)
+    assert last.shape[1] == 1
+    assert error_of(last[0, -1], logits_of(model)[0, -1]) < 1e-4
+    assert logits_of(model).shape[1] == IDS.shape[1]
