@@ -25,6 +25,11 @@ SHA256 = "9b2c4b4d649fd1f23a5b0a3ed1f9a7d6c8e5b4a39281706f5e4d3c2b1a09f8e7"
 RECIPES_SHOWN: dict[str, dict[str, Any]] = {
     "As much as passes": {"model": "acme/tiny", "corpus": CORPUS_ID, "drift": {"perplexity": 0.01, "kl": 0.02}},
     "A fixed ratio": {"model": "acme/tiny", "corpus": CORPUS_ID, "ratio": 0.3, "publish": {"repo": "acme/tiny-slim"}},
+    "In bit planes": {
+        "model": "acme/tiny",
+        "corpus": CORPUS_ID,
+        "options": {"head_dtype": "planes", "planes": {"bits": 4, "rescored": 256}},
+    },
     "Rounded to 8 bits": {"model": "acme/tiny", "corpus": CORPUS_ID, "options": {"head_dtype": "int8"}},
     "Told when it ends": {"model": "acme/tiny", "corpus": CORPUS_ID, "webhook": {"url": "https://ci.example.org/hook"}},
     "Analyze": {"kind": "analyze", "model": "acme/tiny", "corpus": {"text": "A text of some thousand words."}},

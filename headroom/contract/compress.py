@@ -14,7 +14,10 @@ CALIBRATED = "corpus"  # the name of the corpus that also calibrates, among thos
 Ratio = Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)]
 
 RoundedDtype = Literal["int8", "int4"]
-HeadDtype = Literal["source"] | RoundedDtype
+ColumnDtype = Literal["source"] | RoundedDtype  # of kept columns
+HeadDtype = ColumnDtype | Literal["planes"]  # of any stored head; bit planes hold every column
+BYTES_BUDGETS = ("read_bytes", "stored_bytes", "head_bytes")
+DRIFT_BUDGETS = {"drift": "perplexity", "kl": "kl"}  # what each is called among the bounds of drift
 
 
 class Method(StrEnum):
@@ -57,17 +60,56 @@ class CalibratedDriftBudget(DriftBudget):
     group_gap: Bound | None = None
 
 
-class Budget(Strict):
-    """Instead of a ratio and a precision: both are searched for. One of the two."""
+Share = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
 
-    head_bytes: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] | None = None  # share of the head's bytes
-    drift: Bound | None = None  # growth of perplexity
+
+class Budget(Strict):
+    """Instead of a ratio and a form of head: all forms are searched. One of them.
+
+    Of bytes: the least KL at this share of the head's bytes. Of drift or KL: the fewest bytes read inside it.
+    """
+
+    read_bytes: Share | None = Field(default=None, description="share of the head's bytes that one decoded token reads")
+    stored_bytes: Share | None = Field(
+        default=None,
+        description="share of the bytes that the head, with an input table it is tied to, has in the checkpoint",
+    )
+    head_bytes: Share | None = Field(default=None, description="the earlier name of read_bytes")
+    drift: Bound | None = Field(default=None, description="relative growth of perplexity")
+    kl: Bound | None = Field(default=None, description="mean KL divergence, nats a token")
+
+    @property
+    def read(self) -> float | None:
+        """The bound on bytes read, under either name."""
+        return self.head_bytes if self.read_bytes is None else self.read_bytes
+
+    @property
+    def of_bytes(self) -> bool:
+        return self.drift is None and self.kl is None
 
     @model_validator(mode="after")
     def _one_of_them(self) -> Self:
-        if (self.head_bytes is None) == (self.drift is None):
-            raise ValueError("a budget is either head_bytes (least drift at these bytes) or drift (fewest bytes at it)")
+        if len(self.model_dump(exclude_none=True)) != 1:
+            raise ValueError(
+                "a budget is either read_bytes or stored_bytes (least KL at this share of the head's bytes), or drift "
+                "or kl (fewest bytes read inside it): give one of them"
+            )
         return self
+
+
+class PlanesOptions(Strict):
+    """How a head in bit planes is read; all settings read the same stored tensors, and can be changed once loaded."""
+
+    bits: Literal[8, 4, 3, 2] = Field(
+        default=4, description="upper bits of every entry that the preview of all logits reads"
+    )
+    rescored: Annotated[int, Field(ge=0, le=1_000_000)] = Field(
+        default=256,
+        description="best rows of each position that are computed again from all 8 bits, at most the vocabulary",
+    )
+    whole_columns: Annotated[int, Field(ge=0, le=4096, multiple_of=32)] | None = Field(
+        default=None, description="first columns that the preview reads with all 8 bits; null: 32, or none of fewer"
+    )
 
 
 class EvaluationCorpus(Strict):
@@ -81,7 +123,11 @@ class EvaluationCorpus(Strict):
 class CompressOptions(ReadingOptions):
     """Settings with good defaults."""
 
-    head_dtype: HeadDtype = "source"
+    head_dtype: HeadDtype | Literal["auto"] = Field(
+        default="auto",
+        description="auto: columns in the model's own dtype at a ratio; without one the best form for the budgets",
+    )
+    planes: PlanesOptions | None = Field(default=None, description="settings of head_dtype planes")
     repair: Literal["mean", "none"] = "mean"
     tied: Literal["keep", "untie"] = "keep"
     compare: list[Annotated[Method, Field(strict=False)]] = Field(
@@ -137,8 +183,39 @@ class CompressRecipe(JobRecipe):
 
     @property
     def seeks_the_smallest(self) -> bool:
-        """Whether the service chooses how much goes; a ratio or a number of bytes is the user's."""
-        return self.ratio == "auto" and (self.budget is None or self.budget.head_bytes is None)
+        """Whether the service chooses how much is saved; a ratio, planes or a number of bytes are the user's."""
+        if self.head_dtype == "planes":
+            return False
+        return self.ratio == "auto" and (self.budget is None or not self.budget.of_bytes)
+
+    @property
+    def head_dtype(self) -> HeadDtype:
+        """What was asked for; of `auto` the model's own, which is what a ratio alone means."""
+        return "source" if self.options.head_dtype == "auto" else self.options.head_dtype
+
+    @property
+    def planes(self) -> PlanesOptions:
+        return self.options.planes or PlanesOptions()
+
+    @property
+    def is_open(self) -> bool:
+        """Whether planes are considered beside sliced columns: neither a ratio nor a form of head was asked for."""
+        form_is_open = self.budget is not None or self.options.head_dtype == "auto"
+        return self.ratio == "auto" and form_is_open and not self._wants_columns
+
+    @property
+    def _wants_columns(self) -> list[str]:
+        """Fields that only a sliced head can serve."""
+        options = self.options
+        asked = {
+            "method": self.method is not Method.PROBABILITY,
+            "options.repair none": options.repair == "none",
+            "options.keep_removed": options.keep_removed,
+            "options.refine": options.refine,
+            "options.publish_ratios": bool(options.publish_ratios),
+            "options.export dense": "dense" in options.export,
+        }
+        return [name for name, is_asked in asked.items() if is_asked]
 
     @property
     def group_field(self) -> str | None:
@@ -174,19 +251,26 @@ class CompressRecipe(JobRecipe):
     @classmethod
     def _the_drift_of_a_budget_is_the_gates(cls, data: object) -> object:
         budget, drift = (data.get("budget"), data.get("drift", {})) if isinstance(data, dict) else (None, None)
-        allowed = budget.get("drift") if isinstance(budget, dict) else None
-        if not isinstance(data, dict) or allowed is None or not isinstance(drift, dict):
+        if not isinstance(data, dict) or not isinstance(budget, dict) or not isinstance(drift, dict):
             return data
-        if drift.get("perplexity", allowed) != allowed:
-            raise ValueError("budget.drift is what drift.perplexity bounds: give one of them")
-        return data | {"drift": drift | {"perplexity": allowed}}
+        for name, bound in DRIFT_BUDGETS.items():
+            allowed = budget.get(name)
+            if allowed is not None:
+                if drift.get(bound, allowed) != allowed:
+                    raise ValueError(f"budget.{name} is what drift.{bound} bounds: give one of them")
+                drift = drift | {bound: allowed}
+        return data | {"drift": drift}
 
     @model_validator(mode="after")
     def _a_budget_chooses_ratio_and_precision(self) -> Self:
         if self.budget is None:
             return self
-        if self.ratio != "auto" or self.options.head_dtype != "source":
-            raise ValueError("a budget chooses ratio and precision: leave out ratio and options.head_dtype, or budget")
+        chosen = self.options.head_dtype not in ("auto", "source") or self.options.planes is not None
+        if self.ratio != "auto" or chosen:
+            raise ValueError(
+                "a budget chooses ratio and precision: leave out ratio and the form of the head (options.head_dtype, "
+                "options.planes), or budget"
+            )
         if self.options.keep_removed:
             raise ValueError("a budget may round the head, which then cannot be restored: leave out keep_removed")
         return self
@@ -199,14 +283,31 @@ class CompressRecipe(JobRecipe):
 
     @model_validator(mode="after")
     def _rounding_and_slicing_agree(self) -> Self:
-        if self.ratio == 0 and self.options.head_dtype == "source":
-            raise ValueError("a ratio of 0 removes nothing: ask for more, or for options.head_dtype int8 or int4")
-        if self.options.keep_removed and self.options.head_dtype != "source":
+        if self.ratio == 0 and self.head_dtype == "source":
+            raise ValueError(
+                "a ratio of 0 removes nothing: ask for more, or for options.head_dtype planes, int8 or int4"
+            )
+        if self.options.keep_removed and self.options.head_dtype not in ("auto", "source"):
             raise ValueError("a rounded head cannot be restored: leave out options.keep_removed, or head_dtype")
         if self.options.keep_removed and self.options.refine:
             raise ValueError("a refined head cannot be restored: leave out options.keep_removed, or refine")
         if self.options.refine and self.ratio == 0:
             raise ValueError("a ratio of 0 leaves nothing to refine: ask for more, or leave out options.refine")
+        return self
+
+    @model_validator(mode="after")
+    def _planes_hold_every_column(self) -> Self:
+        if self.options.head_dtype != "planes":
+            if self.options.planes is not None:
+                raise ValueError("options.planes are settings of options.head_dtype planes: set that too, or leave out")
+            return self
+        if self.ratio not in (0, "auto"):
+            raise ValueError("planes hold every column: leave out ratio, or options.head_dtype planes")
+        if self._wants_columns:
+            raise ValueError(
+                f"planes hold every column, in a basis of their own: leave out {', '.join(self._wants_columns)}, or "
+                "options.head_dtype planes"
+            )
         return self
 
     @model_validator(mode="after")

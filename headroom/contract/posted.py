@@ -20,8 +20,8 @@ class Settings(TypedDict, total=False):
     """Everything about a job but its model and corpus. What is left out takes the server's default."""
 
     revision: str | None  # of a hub model
-    ratio: float | Literal["auto"]  # share of the head's columns to remove; auto: the largest within the budget
-    budget: Mapping[str, float] | None  # {"head_bytes": 0.25} or {"drift": 0.01}, instead of ratio and head_dtype
+    ratio: float | Literal["auto"]  # share of the head's columns to remove; auto: the best head within the budget
+    budget: Mapping[str, float] | None  # {"read_bytes": 0.31} or {"kl": 0.004}, instead of ratio and head_dtype
     method: str | None
     max_drift: float | None  # largest relative growth of perplexity, 0.01 = 1 %
     kl_budget: float | None  # largest mean KL divergence, nats per token; math.inf: not bounded, as for max_drift

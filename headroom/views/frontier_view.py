@@ -3,16 +3,16 @@
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from headroom.contract.head_forms import form_of
 from headroom.contract.report.frontier import AskedBudget, FrontierPoint
 from headroom.contract.report.report import CompressReport
+from headroom.contract.report.worth import PlainHead
 from headroom.views.figures import number, size
 from headroom.views.rendering import drift_percent, figures_table
 
-NAMES = {"source": "own dtype", "int8": "8 bits", "int4": "4 bits"}
-
 
 def frontier_view(report: CompressReport) -> RenderableType:
-    """Nothing where the job had no budget."""
+    """Nothing where the job searched nothing."""
     frontier = report.frontier
     if frontier is None:
         return Group()
@@ -20,11 +20,11 @@ def frontier_view(report: CompressReport) -> RenderableType:
     nearest = frontier.nearest
     table = figures_table()
     table.add_column("")
-    for name in ("bytes", "share", "columns as", "kept", "drift, %", "95 % interval", "KL, nats"):
+    for name in ("bytes read", "share", "stored", "columns as", "kept", "drift, %", "95 % interval", "KL, nats"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("")
     for one in frontier.points:
-        plain = one.head_dtype != "source" and one.kept_columns == hidden
+        plain = one.head_dtype in ("int8", "int4") and one.kept_columns == hidden
         is_nearest = nearest is not None and _same(one, nearest)
         if not (one.efficient or one.chosen or plain or is_nearest):
             continue
@@ -33,14 +33,17 @@ def frontier_view(report: CompressReport) -> RenderableType:
             mark,
             size(one.head_bytes),
             f"{one.share:.3f}",
-            NAMES[one.head_dtype],
+            number(one.stored_share, ".3f"),
+            form_of(one.head_dtype, one.bits, one.rescored),
             f"{one.kept_columns:,}",
             drift_percent(one.perplexity_drift),
             f"{drift_percent(one.perplexity_drift_low)} … {drift_percent(one.perplexity_drift_high)}",
             number(one.kl_mean, ".5f"),
-            "nearest" if is_nearest else "plain" if plain else "",
+            "nearest" if is_nearest else "all columns" if plain else "",
             style=style,
         )
+    for name, plain_head in report.plain.items():
+        table.add_row(*_plain_row(name, plain_head), style="dim")
     caption = Text.assemble(
         ("Bytes against drift", "bold"),
         f", asked for {asked_for(frontier.budget)}: {frontier.swept} sizes of the curve, "
@@ -50,10 +53,33 @@ def frontier_view(report: CompressReport) -> RenderableType:
 
 
 def asked_for(budget: AskedBudget) -> str:
-    if budget.head_bytes is not None:
-        return f"the least drift at {budget.head_bytes:g} of the head's bytes"
-    return f"the fewest bytes at a drift of {drift_percent(budget.drift)} %"
+    if budget.read is not None:
+        return f"the least KL at {budget.read:g} of the head's bytes read"
+    if budget.stored_bytes is not None:
+        return f"the least KL at {budget.stored_bytes:g} of the head's bytes stored"
+    if budget.kl is not None:
+        return f"the fewest bytes read at a KL of {budget.kl:g}"
+    if budget.drift is not None:
+        return f"the fewest bytes read at a drift of {drift_percent(budget.drift)} %"
+    return "the fewest bytes read inside the drift budgets"
+
+
+def _plain_row(head_dtype: str, one: PlainHead) -> list[str]:
+    """Of plain rows rounded to the nearest, which every job measures beside its own head."""
+    return [
+        "",
+        size(one.head_bytes),
+        f"{one.share:.3f}",
+        "",
+        form_of(head_dtype),
+        f"{one.kept_columns:,}",
+        drift_percent(one.perplexity_drift),
+        f"{drift_percent(one.perplexity_drift_low)} … {drift_percent(one.perplexity_drift_high)}",
+        number(one.kl_mean, ".5f"),
+        "plain rows",
+    ]
 
 
 def _same(one: FrontierPoint, other: FrontierPoint) -> bool:
-    return (one.head_dtype, one.kept_columns) == (other.head_dtype, other.kept_columns)
+    names = ("head_dtype", "kept_columns", "bits", "rescored")
+    return all(getattr(one, name) == getattr(other, name) for name in names)

@@ -187,7 +187,8 @@ def bytes_view(report: CompressReport) -> RenderableType:
     table = _pairs()
     sizes = report.bytes
     for name, before, after in (
-        ("Head", sizes.head_before, sizes.head_after),
+        ("Head, read", sizes.head_before, sizes.head_after),
+        ("Head, stored", sizes.stored_before, sizes.stored_after),
         ("Read per token", sizes.decode_read_before, sizes.decode_read_after),
         ("Checkpoint", sizes.checkpoint_before, sizes.checkpoint_after),
     ):
@@ -219,6 +220,15 @@ def verdict(job: JobRecord, perplexity: str = "perplexity") -> Text:
     """One sentence on how a finished job ended."""
     result = job.result
     if job.status == "succeeded" and result:
+        if result.ratio == 0 and result.head_bytes_before and result.head_bytes_after:
+            share = result.head_bytes_after / result.head_bytes_before
+            return Text.assemble(
+                ("Succeeded: ", "bold green"),
+                f"all columns stay, and the head reads {share:.2f} of its bytes; {perplexity} "
+                f"{percent(result.perplexity_drift)} (95 %: at most {percent(result.perplexity_drift_high)}), KL "
+                f"{number(result.kl_mean, '.2g')}, the same most probable token at "
+                f"{percent(result.top1_agreement, sign=False)}.",
+            )
         return Text.assemble(
             ("Succeeded: ", "bold green"),
             f"{percent(result.ratio, sign=False)} of the head's columns removed, {result.kept_columns:,} of "

@@ -5,8 +5,9 @@ evaluated, of all corpora together.
 
 - head_bytes_after = b (V k + V) + basis: the kept columns and the repaired bias, and what maps a hidden state to
   them: b k d for a general basis, 8 k for a permutation. With 8-bit columns V k + 4 V + b (V + k d), with 4-bit ones
-  V (k / 2 + 2 ceil(k / 32)) + b (V + k d). This is what the head reads for each token, tied or not;
-  a tied model's file does not shrink, since its embedding keeps the other columns.
+  V (k / 2 + 2 ceil(k / 32)) + b (V + k d). In bit planes, of which c columns are whole and m rows are rescored,
+  V (c + (d - c) / 2 + 2 ceil(d / 32)) + m (d + 2 ceil(d / 32)) + b d d. This is what the head reads for each token,
+  tied or not; a tied model's file does not shrink by columns, since its embedding keeps the others.
 - seconds = (2 P T [backbone] + 4 V d T [two passes of the sweep] + 2 P E [validation, of each stored checkpoint]
   + 60 d^3 [decompositions]) / 3e10, for each model of the job, + 10: one CPU core and the start of a process. A GPU
   takes a small part of it.
@@ -95,15 +96,19 @@ def estimate(recipe: Recipe, model: ModelInspection, corpus_bytes: Sequence[int]
 
 
 def _kept(recipe: CompressRecipe, head: HeadFacts) -> int | None:
+    if recipe.head_dtype == "planes":
+        return head.hidden_size
     if recipe.ratio == "auto":
         return None
     return checked_kept_columns(head.hidden_size, recipe.ratio, recipe.options.column_multiple)
 
 
 def _head_bytes(head: HeadFacts, kept: int, recipe: CompressRecipe) -> int:
-    permutation = recipe.method not in GENERAL_BASES
-    shape = HeadShape(head.vocab_size, head.hidden_size, head.weight_bytes, bias=True, permutation=permutation)
-    return shape.nbytes(kept, recipe.options.head_dtype)
+    permutation, in_planes = recipe.method not in GENERAL_BASES, recipe.head_dtype == "planes"
+    shape = HeadShape(head.vocab_size, head.hidden_size, head.weight_bytes, bias=not in_planes, permutation=permutation)
+    if recipe.head_dtype == "planes":
+        return shape.planes_nbytes(recipe.planes.bits, recipe.planes.rescored, recipe.planes.whole_columns)
+    return shape.nbytes(kept, recipe.head_dtype)
 
 
 def _seconds(recipe: Recipe, model: ModelInspection, head: HeadFacts, corpus_bytes: Sequence[int]) -> float:

@@ -4,57 +4,52 @@ from collections.abc import Sequence
 from html import escape
 from typing import Any
 
-from headroom.contract.report.frontier import FrontierOfReport, FrontierPoint
+from headroom.contract.head_forms import NAMES, described_planes, form_of
+from headroom.contract.report.frontier import FrontierOfReport, FrontierPoint, PlanesOfReport
 from headroom.contract.report.report import CompressReport
+from headroom.contract.report.worth import PlainHead
 from service.reports.page_parts import number, percent, plot, table
 from service.reports.report_figures import BLUE, GREEN, GREY, ORANGE, RED, SMALLEST_DRIFT, Figure
 
-NAMES = {"source": "own dtype", "int8": "8 bits", "int4": "4 bits"}
-COLOURS = {"source": BLUE, "int8": ORANGE, "int4": GREY}
+COLOURS = {"source": BLUE, "int8": ORANGE, "int4": GREY, "planes": GREEN}
 
 
 def shown(frontier: FrontierOfReport, hidden: int) -> list[FrontierPoint]:
-    """The points worth a row: what no other beats in both bytes and drift, the plain rounded heads, the chosen one."""
+    """Worth a row: what no other beats in both bytes and KL, rounded heads of all columns, the chosen one."""
     return [one for one in frontier.points if one.efficient or one.chosen or is_plain(one, hidden)]
 
 
 def is_plain(point: FrontierPoint, hidden: int) -> bool:
-    return point.head_dtype != "source" and point.kept_columns == hidden
+    return point.head_dtype in ("int8", "int4") and point.kept_columns == hidden
 
 
 def asked_for(frontier: FrontierOfReport) -> str:
     budget = frontier.budget
-    if budget.head_bytes is not None:
-        return f"the least drift at {budget.head_bytes:.3g} of the head's bytes"
-    return f"the fewest bytes at a drift of {budget.drift or 0:.2%}"
+    if budget.read is not None:
+        return f"the least KL at {budget.read:.3g} of the head's bytes read"
+    if budget.stored_bytes is not None:
+        return f"the least KL at {budget.stored_bytes:.3g} of the head's bytes stored"
+    if budget.kl is not None:
+        return f"the fewest bytes read at a KL of {budget.kl:.3g}"
+    if budget.drift is not None:
+        return f"the fewest bytes read at a drift of {budget.drift:.2%}"
+    return "the fewest bytes read inside the drift budgets"
 
 
 def frontier_sections(report: CompressReport) -> tuple[list[str], dict[str, Figure]]:
-    """Words, plot and table of a job with a budget; nothing for any other."""
+    """Words, plot and table of a job that searched all forms of head; nothing for any other."""
     frontier = report.frontier
     if frontier is None:
         return [], {}
     hidden = report.head.hidden_size
-    head = ("bytes of the head", "columns as", "kept columns", "drift", "at most (95 %)", "KL, nats", "")
-    rows = [
-        (
-            one.chosen,
-            [
-                f"{one.share:.3f}",
-                NAMES[one.head_dtype],
-                f"{one.kept_columns:,}",
-                percent(one.perplexity_drift),
-                percent(one.perplexity_drift_high),
-                number(one.kl_mean, ".3g"),
-                "chosen" if one.chosen else "all columns, rounded" if is_plain(one, hidden) else "",
-            ],
-        )
-        for one in shown(frontier, hidden)
-    ]
+    head = ("read", "stored", "columns as", "kept columns", "drift", "at most (95 %)", "KL, nats", "same top token", "")
+    rows = [(one.chosen, _cells(one, _mark(one, hidden, "all columns, rounded"))) for one in shown(frontier, hidden)]
+    rows += [(False, _cells(one, "plain rows, to the nearest", name)) for name, one in report.plain.items()]
     sections = [
         "<h2>Bytes against drift</h2>",
-        f"<p>Asked for: {escape(asked_for(frontier))}. Compared: {frontier.swept} sizes from the curve and "
-        f"{frontier.measured} rounded heads; {frontier.left_out} could not be best and were not measured.</p>",
+        f"<p>Asked for: {escape(asked_for(frontier))}. Compared: {frontier.swept} sizes from the curve, "
+        f"{_readings(frontier)} readings of planes and {frontier.measured} rounded heads; {frontier.left_out} could "
+        "not be best and were not measured.</p>",
         plot("frontier", "Growth of perplexity against the share of the head's bytes, on a logarithmic scale."),
         table(head, rows),
     ]
@@ -77,7 +72,10 @@ def frontier_figure(report: CompressReport, frontier: FrontierOfReport) -> Figur
     marker = {"size": 13, "color": GREEN if chosen else RED, "symbol": "diamond"}
     nearest = [frontier.nearest] if frontier.nearest else []
     traces.append(_trace(chosen or nearest, "chosen" if chosen else "nearest", "markers", marker))
-    limit, allowed = frontier.budget.head_bytes, report.budget.perplexity
+    if report.plain:
+        marker = {"size": 9, "color": RED, "symbol": "x"}
+        traces.append(_trace(tuple(report.plain.values()), "plain rows, to the nearest", "markers", marker))
+    limit, allowed = frontier.budget.read, report.budget.perplexity
     dashed = {"color": RED, "width": 1.5, "dash": "dash"}
     lines: list[dict[str, Any]] = []
     if allowed is not None:
@@ -101,23 +99,68 @@ def frontier_card(report: CompressReport) -> str:
     lines = [
         "## Bytes against drift",
         "",
-        f"Chosen by a budget: {asked_for(frontier)}, of {frontier.swept} sizes in the model's own dtype and "
-        f"{frontier.measured} rounded heads. Those that no other beats in both, and plain rounded heads:",
+        f"Chosen: {asked_for(frontier)}, of {frontier.swept} sizes in the model's own dtype, {_readings(frontier)} "
+        f"readings of planes and {frontier.measured} rounded heads. Those that no other beats in both bytes read and "
+        "KL, rounded heads of all columns, and plain rows rounded to the nearest:",
         "",
-        "| bytes of the head | columns as | kept | drift (95 % interval) | |",
-        "|---:|---|---:|---|---|",
+        "| read | stored | columns as | kept | drift (95 % interval) | KL, nats | same top token | |",
+        "|---:|---:|---|---:|---|---:|---:|---|",
     ]
-    for one in shown(frontier, hidden):
-        ends = f"{percent(one.perplexity_drift_low)} to {percent(one.perplexity_drift_high)}"
-        mark = "chosen" if one.chosen else "all columns" if is_plain(one, hidden) else ""
-        lines.append(
-            f"| {one.share:.3f} | {NAMES[one.head_dtype]} | {one.kept_columns:,} | "
-            f"{percent(one.perplexity_drift)} ({ends}) | {mark} |"
-        )
+    lines += [_card_row(one, _mark(one, hidden, "all columns")) for one in shown(frontier, hidden)]
+    lines += [_card_row(one, "plain rows", name) for name, one in report.plain.items()]
     return "\n".join([*lines, ""])
 
 
-def _trace(points: Sequence[FrontierPoint], name: str, mode: str, marker: dict[str, Any]) -> dict[str, Any]:
+def in_planes(planes: PlanesOfReport) -> str:
+    """Of the stored head, in two sentences."""
+    return described_planes(planes.bits, planes.rescored, planes.whole_columns)
+
+
+def _readings(frontier: FrontierOfReport) -> int:
+    return sum(one.head_dtype == "planes" for one in frontier.points)
+
+
+def _mark(one: FrontierPoint, hidden: int, plain: str) -> str:
+    return "chosen" if one.chosen else plain if is_plain(one, hidden) else ""
+
+
+def _form(one: FrontierPoint | PlainHead, head_dtype: str) -> str:
+    """head_dtype: of a plain head, which does not say it itself."""
+    return form_of(one.head_dtype, one.bits, one.rescored) if isinstance(one, FrontierPoint) else form_of(head_dtype)
+
+
+def _of_form(one: FrontierPoint | PlainHead) -> str:
+    return f" of {_form(one, '')}" if isinstance(one, FrontierPoint) else ""
+
+
+def _stored(one: FrontierPoint | PlainHead) -> str:
+    return number(one.stored_share, ".3f") if isinstance(one, FrontierPoint) else ""
+
+
+def _cells(one: FrontierPoint | PlainHead, mark: str, head_dtype: str = "") -> list[str]:
+    return [
+        f"{one.share:.3f}",
+        _stored(one),
+        _form(one, head_dtype),
+        f"{one.kept_columns:,}",
+        percent(one.perplexity_drift),
+        percent(one.perplexity_drift_high),
+        number(one.kl_mean, ".3g"),
+        number(one.top1_agreement, ".2%"),
+        mark,
+    ]
+
+
+def _card_row(one: FrontierPoint | PlainHead, mark: str, head_dtype: str = "") -> str:
+    ends = f"{percent(one.perplexity_drift_low)} to {percent(one.perplexity_drift_high)}"
+    return (
+        f"| {one.share:.3f} | {_stored(one)} | {_form(one, head_dtype)} | {one.kept_columns:,} | "
+        f"{percent(one.perplexity_drift)} ({ends}) | {number(one.kl_mean, '.3g')} | "
+        f"{number(one.top1_agreement, '.2%')} | {mark} |"
+    )
+
+
+def _trace(points: Sequence[FrontierPoint | PlainHead], name: str, mode: str, marker: dict[str, Any]) -> dict[str, Any]:
     return {
         "type": "scatter",
         "mode": mode,
@@ -125,13 +168,13 @@ def _trace(points: Sequence[FrontierPoint], name: str, mode: str, marker: dict[s
         "x": [one.share for one in points],
         "y": [_drawn(one) for one in points],
         "customdata": [
-            f"{one.perplexity_drift or 0:+.4%}, {one.kept_columns} columns of {NAMES[one.head_dtype]}" for one in points
+            f"{one.perplexity_drift or 0:+.4%}, {one.kept_columns} columns{_of_form(one)}" for one in points
         ],
         "hovertemplate": "%{x:.3f} of the bytes<br>perplexity %{customdata}<extra></extra>",
         "marker": marker,
     }
 
 
-def _drawn(point: FrontierPoint) -> float | None:
+def _drawn(point: FrontierPoint | PlainHead) -> float | None:
     drift = point.perplexity_drift
     return None if drift is None else max(drift, SMALLEST_DRIFT)

@@ -7,7 +7,7 @@ from headroom.contract.compress import CompressRecipe
 from headroom.contract.report.report import CompressReport, SteerReport
 from service.ports.jobs import LocalModel
 from service.records.job import Job
-from service.reports.frontier_page import frontier_card
+from service.reports.frontier_page import frontier_card, in_planes
 from service.reports.page_parts import step_times
 from service.reports.refusals import refusals
 from service.reports.steering_card import write_steering_card
@@ -106,6 +106,11 @@ def _what_was_removed(job: Job, model: LocalModel, report: CompressReport) -> st
     tied = "shares its table with the input embedding" if head.tied else "has a table of its own"
     assert isinstance(job.recipe, CompressRecipe)
     method = job.recipe.method.value
+    if report.head_dtype == "planes" and report.planes is not None:
+        return (
+            f"Made from {source}. The output head ({head.vocab_size} tokens, {head.hidden_size} columns, {tied}) "
+            f"{in_planes(report.planes)} All columns stay; everything else is as it was.\n"
+        )
     return (
         f"Made from {source}. The output head ({head.vocab_size} tokens, {head.hidden_size} columns, "
         f"{tied}) lost {removed} columns (ratio {selected.ratio:.4g}); everything else is as it was.\n\n"

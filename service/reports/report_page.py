@@ -5,11 +5,12 @@ from html import escape
 
 from plotly.offline import get_plotlyjs
 
+from headroom.contract.head_forms import NAMES, reading_of
 from headroom.contract.report.report import AnalyzeReport, CompareReport, CompressReport, Report, SteerReport
 from headroom.contract.report.rollout import Rollout
 from headroom.contract.report.times import TimesOfReport
 from service.reports.encoding_page import analysis_page, dynamics_page, encoding_sections
-from service.reports.frontier_page import NAMES, frontier_sections
+from service.reports.frontier_page import frontier_sections, in_planes
 from service.reports.page_parts import bounds, how_measured, number, percent, plot, remarks, step_times, table
 from service.reports.refusals import is_not_worth_it, refusals
 from service.reports.report_figures import Figure, bytes_figure, drift_figure, perplexity_figure
@@ -108,7 +109,7 @@ def _compression(report: CompressReport) -> tuple[list[str], dict[str, Figure]]:
         _bands(report),
     ]
     frontier, plots = frontier_sections(report)
-    sections, figures = [*sections, *frontier], figures | plots
+    sections, figures = [*sections, _planes(report), *frontier], figures | plots
     sizes = bytes_figure(report)
     if sizes is not None:
         figures["bytes"] = sizes
@@ -169,7 +170,9 @@ def _verdict(report: CompressReport) -> str:
     selected, hidden = report.selected, report.head.hidden_size
     passes = selected.passes
     removed = f"{1 - selected.kept_columns / hidden:.1%} of the head's columns removed"
-    if report.head_dtype != "source":
+    if report.head_dtype == "planes" and report.planes is not None:
+        removed = f"The head {in_planes(report.planes)}"
+    elif report.head_dtype != "source":
         removed += f", the others as {NAMES[report.head_dtype].removesuffix(' bits')}-bit integers"
     drift = (
         f"{report.baseline.kind} {percent(selected.perplexity_drift)} (95 % interval "
@@ -185,6 +188,34 @@ def _verdict(report: CompressReport) -> str:
     reasons = "".join(f"<li>{escape(sentence)}</li>" for sentence in refusals(report))
     listed = f"<ul>{reasons}</ul>" if reasons else ""
     return f'<div class="verdict{kind}"><strong>{words}.</strong> {removed}: {escape(drift)}.{hint}{listed}</div>'
+
+
+def _planes(report: CompressReport) -> str:
+    """The head in bit planes as it may be read: nothing where the job considered none."""
+    planes = report.planes
+    if planes is None:
+        return ""
+    head = ("read as", "read", "stored", "drift", "at most (95 %)", "KL, nats", "same top token")
+    rows = [
+        (
+            (one.bits, one.rescored) == (planes.bits, planes.rescored),
+            [
+                escape(reading_of(one.bits, one.rescored)),
+                f"{one.share:.3f}",
+                f"{one.stored_share:.3f}",
+                percent(one.perplexity_drift),
+                percent(one.perplexity_drift_high),
+                number(one.kl_mean, ".3g"),
+                f"{one.top1_agreement:.2%}",
+            ],
+        )
+        for one in planes.curve
+    ]
+    told = (
+        f"{planes.whole_columns:,} columns are read whole; tokens weigh alpha^{planes.tau:g}, chosen on "
+        f"{planes.held_out:,} calibration positions."
+    )
+    return f"<h2>In bit planes</h2><p>{told} All readings are of the same stored tensors.</p>" + table(head, rows)
 
 
 def _curve_table(report: CompressReport) -> str:

@@ -40,7 +40,7 @@ def read_budget(context: click.Context, option: click.Parameter, value: str | No
     try:
         return {name: float(number)}
     except ValueError as error:
-        raise click.BadParameter(f"'{value}' is not of the form head_bytes=0.25 or drift=0.01.") from error
+        raise click.BadParameter(f"'{value}' is not of the form read_bytes=0.31 or kl=0.004.") from error
 
 
 @click.command("compress")
@@ -51,13 +51,13 @@ def read_budget(context: click.Context, option: click.Parameter, value: str | No
     default="auto",
     show_default=True,
     metavar="0.3|auto",
-    help="Share of the head's columns to remove; auto finds the largest within the budget.",
+    help="Share of the head's columns to remove; auto takes the form of head that reads least within the budget.",
 )
 @click.option(
     "--budget",
     callback=read_budget,
-    metavar="head_bytes=0.25|drift=0.01",
-    help="Search ratio and precision together: least drift at these bytes, or fewest bytes at this drift.",
+    metavar="read_bytes=0.31|stored_bytes=0.55|drift=0.01|kl=0.004",
+    help="Search all forms of head: least KL at this share of bytes, or fewest bytes read at this drift or KL.",
 )
 @click.option("--method", metavar="NAME", help=f"How columns are chosen: {METHODS}.")
 @drift_options
@@ -83,7 +83,14 @@ def read_budget(context: click.Context, option: click.Parameter, value: str | No
 @click.option("--webhook", metavar="URL", help="Where the server tells of the job's end; needs --server.")
 @click.option("--output", type=click.Path(path_type=Path), metavar="DIR", help="Default: <name>-headroom.")
 @click.option("--tied", type=click.Choice(["keep", "untie"]), help="What becomes of a head tied to the input table.")
-@click.option("--head-dtype", type=click.Choice(["source", "int8", "int4"]), help="Round the kept columns?")
+@click.option(
+    "--head-dtype",
+    type=click.Choice(["source", "int8", "int4", "planes"]),
+    help="Keep columns in the model's own dtype, round them, or store all of them in bit planes.",
+)
+@click.option("--bits", type=int, metavar="4", help="Of planes: bits that the preview of all logits reads: 8, 4, 3, 2.")
+@click.option("--rescored", type=int, metavar="256", help="Of planes: best rows computed again from all 8 bits.")
+@click.option("--whole-columns", type=int, metavar="32", help="Of planes: columns that the preview reads whole.")
 @click.option("--repair", type=click.Choice(["mean", "none"]), help="Fold the mean of what is removed into the bias?")
 @click.option("--keep-removed", is_flag=True, default=None, help="Store what `headroom restore` needs.")
 @click.option("--refine", is_flag=True, default=None, help="Train the kept columns further on the hidden states.")
@@ -139,7 +146,10 @@ def command(
 def settings_from(values: dict[str, Any]) -> Settings:
     """Options of the command line as settings of the client; what was not given is left to the server."""
     names = ("head_dtype", "tied", "repair", "keep_removed", "refine", "export", "column_multiple", "group_field")
-    given = {name: values[name] for name in (*names, "shards", "publish_ratios") if values[name] not in (None, ())}
+    planes = {name: values[name] for name in ("bits", "rescored", "whole_columns") if values[name] is not None}
+    given: dict[str, Any] = {
+        name: values[name] for name in (*names, "shards", "publish_ratios") if values[name] not in (None, ())
+    }
     return Settings(
         revision=values["revision"],
         ratio=values["ratio"],
@@ -152,7 +162,7 @@ def settings_from(values: dict[str, Any]) -> Settings:
         group_gap=values["group_gap"],
         evaluation=values["evaluation"],
         publish=values["publish"],
-        options=reading_options(values) | given,
+        options=reading_options(values) | given | ({"planes": planes} if planes else {}),
         labels=values["labels"],
         webhook=values["webhook"],
     )

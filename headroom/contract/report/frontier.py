@@ -1,26 +1,38 @@
-"""The part of a report on a search for a budget: every head that was considered, bytes against drift."""
+"""The parts of a report on other heads: all that a search considered, and the ways to read one in bit planes."""
 
 from pydantic import Field
 
 from headroom.contract.report.curve import JudgedPoint
-from headroom.contract.report.part import ReportPart
+from headroom.contract.report.part import Measured, ReportPart
 
 
 class AskedBudget(ReportPart):
-    """One of the two."""
+    """One of them; none of a job that was asked for neither a ratio nor a form of head."""
 
-    head_bytes: float | None = Field(None, description="share of the head's bytes, for the least drift")
-    drift: float | None = Field(None, description="growth of perplexity, for the fewest bytes")
+    read_bytes: float | None = Field(None, description="share of the head's bytes read for a position")
+    stored_bytes: float | None = Field(None, description="share of the bytes that it has in the checkpoint")
+    head_bytes: float | None = Field(None, description="the earlier name of read_bytes")
+    drift: float | None = Field(None, description="growth of perplexity, for the fewest bytes read")
+    kl: float | None = Field(None, description="nats a token, for the fewest bytes read")
+
+    @property
+    def read(self) -> float | None:
+        return self.head_bytes if self.read_bytes is None else self.read_bytes
 
 
 class FrontierPoint(JudgedPoint):
-    """A head of one size and precision. `passes`: the drift budgets of all texts."""
+    """A head of one size and form. `passes`: the drift budgets of all texts."""
 
     head_dtype: str = Field(description="source: the model's own")
-    head_bytes: int
+    bits: int | None = Field(None, description="of planes: what the preview reads")
+    rescored: int | None = Field(None, description="of planes: rows computed again")
+    head_bytes: int = Field(description="read for a position")
     share: float = Field(description="of the bytes of the head as it was")
+    stored_share: Measured = Field(
+        None, description="of what it has in the checkpoint, with a table that it is tied to"
+    )
     serves: bool = Field(description="passes, and meets the budget")
-    efficient: bool = Field(description="no other is better in bytes and in the upper end of the drift")
+    efficient: bool = Field(description="no other is better in bytes read and in KL")
     chosen: bool
 
 
@@ -33,3 +45,32 @@ class FrontierOfReport(ReportPart):
     left_out: int = Field(description="rounded heads that could not be best")
     points: tuple[FrontierPoint, ...]
     nearest: FrontierPoint | None = Field(None, description="where none serves")
+
+
+class PlanesPoint(JudgedPoint):
+    """The stored planes, read in one way. `passes`: the drift budgets of all texts."""
+
+    bits: int = Field(description="upper bits of every entry that the preview of all logits reads")
+    rescored: int = Field(description="best rows of each position that are computed again from all 8 bits")
+    head_bytes: int = Field(description="read for a position")
+    share: float = Field(description="of the bytes of the head as it was")
+    stored_share: float = Field(description="of what it has in the checkpoint, with a table that it is tied to")
+
+
+class TemperedKl(ReportPart):
+    """What one weighting of tokens gave on calibration positions that were held out."""
+
+    tau: float
+    kl: Measured
+
+
+class PlanesOfReport(ReportPart):
+    """The head in bit planes: fitted once, and read in several ways."""
+
+    bits: int | None = Field(None, description="of what was stored; null: another form was, or nothing")
+    rescored: int | None = None
+    whole_columns: int = Field(description="first columns that the preview reads with all 8 bits")
+    tau: float = Field(description="tokens weigh alpha^tau; chosen on held-out calibration positions")
+    tau_kl: tuple[TemperedKl, ...] = ()
+    held_out: int = Field(description="positions that tau was chosen on")
+    curve: tuple[PlanesPoint, ...] = Field(description="a point for every way of reading that was measured")

@@ -14,7 +14,7 @@ from headroom.contract.report.curve import AllowedDrift, Baseline, CurvePoint, E
 from headroom.contract.report.drift_parts import BandDrift, GroupDrift, GroupGap
 from headroom.contract.report.dynamics import FrequencyTokens, Readable, TrainingCheckpoint
 from headroom.contract.report.encoding import ColumnFigures, ComponentFigures, Encoding, FewExamples, FittedSample
-from headroom.contract.report.frontier import FrontierOfReport
+from headroom.contract.report.frontier import FrontierOfReport, PlanesOfReport
 from headroom.contract.report.part import Measured, ReportPart
 from headroom.contract.report.rollout import Rollout
 from headroom.contract.report.source import ComparedModel, CorpusOfReport, EvaluatedText, HeadOfReport, LoadedModel
@@ -79,7 +79,8 @@ class CompressReport(EncodingReport):
     selected: JudgedPoint = Field(description="what was chosen; `passes`: inside its budget on every text")
     unrounded: CurvePoint | None = Field(None, description="of a rounded or refined head: its point of the curve")
     refinement: RefinementOfReport | None = None
-    frontier: FrontierOfReport | None = Field(None, description="of a budget")
+    planes: PlanesOfReport | None = Field(None, description="where the job considered bit planes")
+    frontier: FrontierOfReport | None = Field(None, description="of a budget, or of a job that may choose any form")
     largest_passing_ratio: float | None = Field(None, description="null when no point of the curve passed")
     corpora: tuple[EvaluatedCorpus, ...] = ()
     bands: tuple[BandDrift, ...] = Field((), description="by token frequency, all tokens first")

@@ -74,7 +74,9 @@ class CheckpointBytes(ReportPart):
 class ByteCounts(CheckpointBytes):
     """With the head's, and what decoding reads."""
 
-    head_before: int
+    head_before: int = Field(description="read for a position")
     head_after: int | None = None
+    stored_before: int | None = Field(None, description="in the checkpoint, with an input table that the head shares")
+    stored_after: int | None = None
     decode_read_before: int = Field(description="read for each decoded token")
     decode_read_after: int | None = None

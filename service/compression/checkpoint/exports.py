@@ -16,6 +16,7 @@ from service.compression.checkpoint import onnx_export
 from service.compression.checkpoint.checkpoint import plan_dense, write_checkpoint
 from service.compression.checkpoint.validation import StoredMeasurement, load_stored, measure_stored
 from service.compression.drift.gate import Choice, StoredDrift, stored_drift
+from service.compression.heads.read_planes import MadeHead
 from service.compression.heads.slicing import SlicedFactors, stored_logits
 from service.compression.states.lm_head import CONTRACT_TOLERANCE
 from service.compression.states.model_loading import load_model
@@ -43,7 +44,7 @@ def check_exports(recipe: CompressRecipe, source: Source) -> None:
 def write_exports(
     task: EngineTask[CompressRecipe],
     source: Source,
-    factors: SlicedFactors,
+    made: MadeHead,
     choice: Choice,
     device: torch.device,
     progress: Callable[[float], None],
@@ -58,7 +59,8 @@ def write_exports(
             progress((number + done) / len(kinds))
 
         if kind == "dense":
-            told, hashed = _dense(task, source, factors, choice, device, on_export)
+            assert isinstance(made, SlicedFactors)  # a recipe that asks for this export considers no planes
+            told, hashed = _dense(task, source, made, choice, device, on_export)
             found.append(told)
             hashes |= {f"dense/{name}": file for name, file in hashed.items()}
         else:

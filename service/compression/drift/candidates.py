@@ -1,17 +1,16 @@
 """The heads that a job may store, in the order in which they are tried, and what is known of each before it is."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 
-from headroom.contract.compress import CompressOptions, CompressRecipe, HeadDtype, RoundedDtype
+from headroom.contract.compress import Budget, ColumnDtype, RoundedDtype
 from service.compression.drift.candidate import Candidate
 from service.compression.drift.drift_points import DriftPoint
 from service.compression.drift.evaluation_sets import EvaluationSet
-from service.compression.drift.frontier import Frontier, sizes_for
-from service.compression.drift.gate import Choice, choose
+from service.compression.drift.frontier import Frontier
+from service.compression.drift.gate import Choice
 from service.compression.drift.stored_form_drift import measure_unnested
-from service.compression.drift.sweep import SweepHead
 from service.compression.heads.basis import Basis
 from service.compression.heads.slicing import SlicedFactors
 from service.compression.states.lm_head import LmHead
@@ -19,10 +18,17 @@ from service.compression.states.source import Source
 from service.models.head_bytes import HeadShape
 
 
-def head_shape(head: LmHead, basis: Basis, *, repair: bool) -> HeadShape:
+def head_shape(head: LmHead, basis: Basis, *, repair: bool, keep_tied: bool) -> HeadShape:
     """From which bytes follow. repair: a mean repair gives every head a bias."""
-    has_bias = head.module_bias is not None or repair
-    return HeadShape(head.vocab_size, head.hidden_size, head.weight.element_size(), has_bias, basis.is_permutation)
+    return HeadShape(
+        vocab_size=head.vocab_size,
+        hidden_size=head.hidden_size,
+        item=head.weight.element_size(),
+        bias=head.module_bias is not None or repair,
+        permutation=basis.is_permutation,
+        shared=head.is_tied and keep_tied,
+        separate=head.is_tied and not keep_tied,
+    )
 
 
 def bytes_before(head: LmHead) -> int:
@@ -30,49 +36,55 @@ def bytes_before(head: LmHead) -> int:
     return head.weight.nbytes + (0 if head.module_bias is None else head.module_bias.nbytes)
 
 
-def candidate_at(choice: Choice, kept: int, head_dtype: HeadDtype, shape: HeadShape, before: int) -> Candidate:
+def candidate_at(choice: Choice, kept: int, head_dtype: ColumnDtype, shape: HeadShape, before: int) -> Candidate:
     """Of a size that the sweep knows. before: bytes of the head as it was."""
     points, nbytes = [one.at(kept) for one in choice.sets], shape.nbytes(kept, head_dtype)
-    measured = points if head_dtype == "source" else None
-    return Candidate(head_dtype, points, measured, nbytes, nbytes / before, choice.allows(points))
+    return Candidate(
+        head_dtype=head_dtype,
+        unrounded=points,
+        measured=points if head_dtype == "source" else None,
+        nbytes=nbytes,
+        share=nbytes / before,
+        stored_share=shape.stored_nbytes(kept, head_dtype) / before,
+        passes=choice.allows(points),
+    )
 
 
-def candidates_of(choice: Choice, options: CompressOptions, shape: HeadShape, before: int) -> list[Candidate]:
+def candidates_of(
+    choice: Choice, head_dtype: ColumnDtype, shape: HeadShape, before: int, *, refine: bool
+) -> list[Candidate]:
     """The point that was asked for, if it passes or is to be refined; of `auto` all that pass, fewest columns first."""
     points = choice.candidates
     if choice.asked is not None:
-        points = [choice.asked] if options.refine or choice.asked in choice.candidates else []
-    return [candidate_at(choice, point.kept_columns, options.head_dtype, shape, before) for point in points]
+        points = [choice.asked] if refine or choice.asked in choice.candidates else []
+    return [candidate_at(choice, point.kept_columns, head_dtype, shape, before) for point in points]
 
 
-def search_budget(
+def search_forms(
+    choice: Choice,
     source: Source,
-    sets: list[EvaluationSet],
-    head: SweepHead,
-    recipe: CompressRecipe,
+    budget: Budget | None,
     shape: HeadShape,
-    made: Callable[[int, HeadDtype], SlicedFactors],
+    planes: Sequence[Candidate],
+    made: Callable[[int, ColumnDtype], SlicedFactors],
+    *,
+    seed: int,
+    device: torch.device,
     progress: Callable[[float], None],
 ) -> Frontier:
-    """Every head that the budget may choose, measured: the curve first, then rounded heads one by one."""
-    assert recipe.budget is not None
-    device, before = head.columns.device, bytes_before(source.head)
-    further = sizes_for(recipe.budget, shape, before, recipe.options.column_multiple)
-    choice = choose(sets, head, recipe, lambda done: progress(done / 3), further)
+    """Every head that may be chosen: those of the curve, those in planes, and rounded ones measured one by one."""
     done = 0
 
     def measure(kept: int, head_dtype: RoundedDtype) -> list[DriftPoint]:
         nonlocal done
-        unrounded, start = choice.sets[0].at(kept), 1 - 2 / (3 + done)  # of the rest, as far as it is known
+        start = 1 - 2 / (2 + done)  # of the whole, as far as it is known
         done += 1
-        end = 1 - 2 / (3 + done)
-        factors = made(kept, head_dtype)
-        seed = recipe.options.seed
-        return measured_on(
-            source, sets, unrounded, factors, seed, device, lambda d: progress(start + (end - start) * d)
-        )
+        end = 1 - 2 / (2 + done)
+        factors, point = made(kept, head_dtype), choice.sets[0].at(kept)
+        sets = [one.set for one in choice.sets]
+        return measured_on(source, sets, point, factors, seed, device, lambda d: progress(start + (end - start) * d))
 
-    frontier = Frontier(choice, shape, before, recipe.budget, measure)
+    frontier = Frontier(choice, shape, bytes_before(source.head), budget, measure, planes)
     frontier.search()
     progress(1.0)
     return frontier

@@ -1,27 +1,29 @@
-"""Ratio and precision together: which head gives the least drift at the bytes asked, or the fewest bytes at the drift.
+"""Every form of head together: which gives the least KL at the bytes asked, or the fewest bytes read at the drift.
 
-Heads in the model's own dtype are on the curve already. A rounded head has to be measured by itself, on the cached
-hidden states; few are, since rounding hardly ever lowers drift:
+Heads in the model's own dtype are on the curve already, and heads in planes come measured, all settings from one pass.
+A rounded head has to be measured by itself, on the cached hidden states; few are, since rounding hardly ever lowers KL:
 
 - at a number of bytes, only the widest head of each precision can be best, and only while the same columns unrounded
-  drift less than the best head known;
+  have less KL than the best head known;
 - at a drift, the narrowest head of a precision is sought by halving between the narrowest that passes unrounded and
   the widest that would still be smaller than the best head known.
 
-The plain rounded heads, with all columns, are always measured: they are what anyone would try first.
+With a budget the rounded heads of all columns are always measured. Without one (`auto`) none is: what passes and reads
+least of sliced columns and planes is chosen.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, get_args
 
-from headroom.contract.compress import Budget, HeadDtype, RoundedDtype
+from headroom.contract.compress import Budget, ColumnDtype, RoundedDtype
 from service.compression.drift.candidate import Candidate
 from service.compression.drift.drift_points import DriftPoint
 from service.compression.drift.gate import Choice
 from service.models.head_bytes import HeadShape
 
 ROUNDED: tuple[RoundedDtype, ...] = get_args(RoundedDtype)
+COLUMNS: tuple[ColumnDtype, ...] = ("source", *ROUNDED)
 HALVINGS = 4  # a sixteenth of the sizes in question is near enough: each costs a rounding and a measurement
 
 Measure = Callable[[int, RoundedDtype], list[DriftPoint]]  # kept columns, precision -> its point in every set
@@ -34,8 +36,9 @@ class Frontier:
     choice: Choice
     shape: HeadShape
     before: int  # bytes of the head as it was
-    budget: Budget
+    budget: Budget | None  # None: the fewest bytes inside the drift budgets
     measure: Measure
+    planes: Sequence[Candidate] = ()
     found: list[Candidate] = field(default_factory=list)
     measured: int = 0  # rounded heads
     left_out: int = 0  # rounded heads that could not be best
@@ -46,11 +49,14 @@ class Frontier:
         for point in self.choice.curve:
             if point.kept_columns < full:
                 self._add("source", [one.at(point.kept_columns) for one in self.choice.sets])
+        self.found += self.planes
+        if self.budget is None:
+            return
         for head_dtype in ROUNDED:
             self._measured(full, head_dtype)
-        lowest = sorted(ROUNDED, key=self._lowest_bytes) if self.budget.drift is not None else reversed(ROUNDED)
+        lowest = reversed(ROUNDED) if self.budget.of_bytes else sorted(ROUNDED, key=self._lowest_bytes)
         for head_dtype in lowest:
-            self._search_drift(head_dtype) if self.budget.drift is not None else self._search_bytes(head_dtype)
+            self._search_bytes(head_dtype) if self.budget.of_bytes else self._search_drift(head_dtype)
 
     @property
     def serving(self) -> list[Candidate]:
@@ -62,16 +68,16 @@ class Frontier:
     def nearest(self) -> Candidate:
         """What comes closest where nothing serves: the smallest that passes, or the one that drifts least."""
         passing = [one for one in self.found if one.passes]
-        if passing and self.budget.head_bytes is not None:
-            return min(passing, key=lambda one: (one.share, one.worst))
+        if passing and self.budget is not None and self.budget.of_bytes:
+            return min(passing, key=lambda one: (self._bounded(one), one.kl))
         inside = [one for one in self.found if self._inside(one)]
-        return min(inside or self.found, key=lambda one: (one.worst, one.share))
+        return min(inside or self.found, key=lambda one: (one.kl, one.share))
 
     def as_dict(self, chosen: Candidate | None) -> dict[str, Any]:
         """As docs/report.md names it."""
-        ordered = sorted(self.found, key=lambda one: (one.share, one.worst))
+        ordered = sorted(self.found, key=lambda one: (one.share, one.kl))
         return {
-            "budget": self.budget.model_dump(),
+            "budget": dict.fromkeys(Budget.model_fields) if self.budget is None else self.budget.model_dump(),
             "swept": sum(one.head_dtype == "source" for one in ordered),
             "measured": self.measured,
             "left_out": self.left_out,
@@ -83,20 +89,28 @@ class Frontier:
         better = (other for other in self.found if other.share <= one.share and other is not one)
         return {
             "head_dtype": one.head_dtype,
+            "bits": one.reading.bits if one.reading else None,
+            "rescored": one.reading.rescored if one.reading else None,
             "head_bytes": one.nbytes,
             "share": one.share,
+            "stored_share": one.stored_share,
             "passes": one.passes,
             "serves": one.passes and self._inside(one),
-            "efficient": not any(other.worst <= one.worst for other in better),
+            "efficient": not any(other.kl <= one.kl for other in better),
             "chosen": one is chosen,
         } | one.points[0].as_dict()
 
-    def _add(self, head_dtype: HeadDtype, points: list[DriftPoint]) -> Candidate:
+    def _add(self, head_dtype: ColumnDtype, points: list[DriftPoint]) -> Candidate:
         kept = points[0].kept_columns
-        nbytes = self.shape.nbytes(kept, head_dtype)
-        unrounded = [one.at(kept) for one in self.choice.sets]
-        passes = self.choice.allows(points)
-        candidate = Candidate(head_dtype, unrounded, points, nbytes, nbytes / self.before, passes)
+        candidate = Candidate(
+            head_dtype=head_dtype,
+            unrounded=[one.at(kept) for one in self.choice.sets],
+            measured=points,
+            nbytes=self.shape.nbytes(kept, head_dtype),
+            share=self._share(kept, head_dtype),
+            stored_share=self.shape.stored_nbytes(kept, head_dtype) / self.before,
+            passes=self.choice.allows(points),
+        )
         self.found.append(candidate)
         return candidate
 
@@ -108,11 +122,12 @@ class Frontier:
         return self._add(head_dtype, self.measure(kept, head_dtype))
 
     def _search_bytes(self, head_dtype: RoundedDtype) -> None:
-        sizes = [kept for kept in self._sizes() if self._share(kept, head_dtype) <= (self.budget.head_bytes or 0)]
+        assert self.budget is not None
+        sizes = fitting(self.budget, self._sizes(), self.shape, head_dtype, self.before)
         if not sizes:
             return
-        best = min((one.worst for one in self.found if self._inside(one)), default=float("inf"))
-        bound = max(one.at(sizes[-1]).perplexity_drift_high for one in self.choice.sets)
+        best = min((one.kl for one in self.found if self._inside(one)), default=float("inf"))
+        bound = max(one.at(sizes[-1]).kl_mean for one in self.choice.sets)
         if bound < best:
             self._measured(sizes[-1], head_dtype)
         else:
@@ -146,24 +161,35 @@ class Frontier:
     def _sizes(self) -> list[int]:
         return sorted(point.kept_columns for point in self.choice.curve)
 
-    def _share(self, kept: int, head_dtype: HeadDtype) -> float:
+    def _share(self, kept: int, head_dtype: ColumnDtype) -> float:
         return self.shape.nbytes(kept, head_dtype) / self.before
 
     def _inside(self, one: Candidate) -> bool:
         """Whether it meets the budget of bytes, or at least saves some."""
-        return one.share <= self.budget.head_bytes if self.budget.head_bytes is not None else one.share < 1
+        limit = None if self.budget is None else self.budget.stored_bytes or self.budget.read
+        return one.share < 1 if limit is None else self._bounded(one) <= limit
+
+    def _bounded(self, one: Candidate) -> float:
+        """The share that the budget is about."""
+        return one.share if self.budget is None or self.budget.stored_bytes is None else one.stored_share
 
     def _order(self, one: Candidate) -> tuple[float, float]:
-        return (one.share, one.worst) if self.budget.drift is not None else (one.worst, one.share)
+        least_kl = self.budget is not None and self.budget.of_bytes
+        return (one.kl, one.share) if least_kl else (one.share, one.kl)
+
+
+def fitting(budget: Budget, sizes: Sequence[int], shape: HeadShape, head_dtype: ColumnDtype, before: int) -> list[int]:
+    """Those of `sizes` whose heads meet a budget of bytes. before: bytes of the head as it was."""
+    if budget.stored_bytes is not None:
+        return [kept for kept in sizes if shape.stored_nbytes(kept, head_dtype) <= budget.stored_bytes * before]
+    return [kept for kept in sizes if shape.nbytes(kept, head_dtype) <= (budget.read or 0) * before]
 
 
 def sizes_for(budget: Budget, shape: HeadShape, before: int, multiple: int) -> list[int]:
     """Kept sizes that the sweep must hold for this budget: all columns, and the widest of each precision that fits."""
     sizes = {shape.hidden_size}
-    if budget.head_bytes is not None:
+    if budget.of_bytes:
         steps = range(multiple, shape.hidden_size + 1, multiple)
-        every: tuple[HeadDtype, ...] = ("source", *ROUNDED)
-        for head_dtype in every:
-            fitting = [kept for kept in steps if shape.nbytes(kept, head_dtype) <= budget.head_bytes * before]
-            sizes |= set(fitting[-1:])
+        for head_dtype in COLUMNS:
+            sizes |= set(fitting(budget, steps, shape, head_dtype, before)[-1:])
     return sorted(sizes)

@@ -105,7 +105,7 @@ def choose(
     if recipe.ratio != 0:
         ratio_of.pop(size, None)
     ratio_of = {kept: 1 - kept / size for kept in further} | ratio_of
-    refining = recipe.ratio == "auto" and (recipe.budget is None or recipe.budget.head_bytes is None)
+    refining = recipe.ratio == "auto" and (recipe.budget is None or not recipe.budget.of_bytes)
     seed = recipe.options.seed
     measured = _measure(sets, head, ratio_of, seed, lambda done: progress(done / 2 if refining else done))
     if refining:

@@ -11,8 +11,10 @@ import torch
 from torch import Tensor
 
 from service.compression.drift.drift_points import quantiles
+from service.compression.drift.planes.rescored_drift import PlaneReading, reading_positions
 from service.compression.drift.stored_form_drift import positions_of
 from service.compression.drift.sweep import Positions, SweepHead, sweep_positions
+from service.compression.heads.read_planes import ReadPlanes
 from service.compression.heads.slicing import SlicedFactors
 from service.compression.numerics.bootstrap import interval_of_means
 from service.compression.numerics.tiles import Tiles
@@ -51,14 +53,17 @@ def token_drift(
 
 
 def token_drift_of(
-    factors: SlicedFactors,
+    made: SlicedFactors | ReadPlanes,
     hidden: HiddenStates,
     head: LmHead,
     device: torch.device,
     progress: Callable[[float], None] = lambda fraction: None,
 ) -> TokenDrift:
-    """Of a head that is not nested: rounded, or refined."""
-    return _joined(positions_of(factors, hidden, head, device, top=TOP), hidden, progress)
+    """Of a head that is not nested: rounded, refined, or in planes."""
+    if isinstance(made, ReadPlanes):
+        reading = PlaneReading(made.bits, made.rescored)
+        return _joined(reading_positions(hidden, head, made.planes, [reading], top=TOP), hidden, progress)
+    return _joined(positions_of(made, hidden, head, device, top=TOP), hidden, progress)
 
 
 def _joined(found: Iterator[Positions], hidden: HiddenStates, progress: Callable[[float], None]) -> TokenDrift:

@@ -5,6 +5,7 @@ store (write, load through the public loader, measure, gate again). Publishes no
 """
 
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from headroom.contract.compress import CompressRecipe, Method
 from service.compression.checkpoint.checkpoint import Bodies
 from service.compression.checkpoint.exports import check_exports, write_exports
 from service.compression.drift.candidate import Candidate
-from service.compression.drift.candidates import bytes_before, candidates_of, search_budget
+from service.compression.drift.candidates import bytes_before, candidates_of, search_forms
 from service.compression.drift.comparisons import compare_methods, compared_sizes
 from service.compression.drift.drift_points import DriftPoint
 from service.compression.drift.evaluation_sets import (
@@ -24,10 +25,11 @@ from service.compression.drift.evaluation_sets import (
     outside_shares,
     with_rare_positions,
 )
-from service.compression.drift.frontier import Frontier
+from service.compression.drift.frontier import Frontier, sizes_for
 from service.compression.drift.gate import Choice, choose
 from service.compression.drift.groups import small_groups
 from service.compression.drift.plain_rivals import measure_rivals
+from service.compression.drift.planes.measured_planes import MeasuredPlanes, check_planes, measure_planes
 from service.compression.drift.token_drift import TokenDrift, token_drift
 from service.compression.encoding.token_probability import Encoding, encode
 from service.compression.heads.basis import build_basis
@@ -81,9 +83,10 @@ class Chosen:
 
     choice: Choice
     frontier: Frontier | None  # of a budget
+    planes: MeasuredPlanes | None  # where they are considered
     waiting: list[Candidate]  # best first; none: the gate refuses
-    nearest: Candidate | None  # of a budget that nothing meets
-    moved: TokenDrift  # of the selected size
+    nearest: Candidate | None  # where nothing that was searched may be stored
+    moved: TokenDrift  # of the selected size of the curve
     comparisons: dict[str, list[DriftPoint]]
     plain: dict[str, Any]  # all columns rounded, measured beside
 
@@ -102,6 +105,7 @@ def compress(task: EngineTask[CompressRecipe], progress: Progress) -> EngineOutc
         frontier=chosen.frontier,
         outside=opened.outside,
         plain=chosen.plain,
+        measured_planes=chosen.planes,
     )
     report = _report(task, opened, analyzed, chosen, storing)
     return_freed_memory()  # of encoding and the sweep: slicing needs the room
@@ -114,6 +118,7 @@ def _open(task: EngineTask[CompressRecipe], timer: PhaseTimer) -> Opened:
         opening = open_source if task.pool is None else open_spread_source
         source = opening(task, device, lambda done: progress(0.5 * done))
         check_exports(recipe, source)
+        check_planes(recipe, source.head.vocab_size, source.head.hidden_size)
         revision_sizes(recipe, source.head.hidden_size)
         sets = open_evaluation_sets(task, source, device, lambda done: progress(0.5 + 0.25 * done))
         fisher = Method.FISHER in (recipe.method, *recipe.options.compare)  # it needs more of the statistics
@@ -131,49 +136,93 @@ def _analyze(recipe: CompressRecipe, opened: Opened, device: torch.device, timer
         progress(0.4)
         basis = build_basis(recipe.method, head.weight, statistics, seed)
         progress(0.9)
-    repair = recipe.options.repair == "mean"
-    heads = JobHeads(head=head, basis=basis, statistics=statistics, seed=seed, device=device, repair=repair)
+    heads = JobHeads(
+        head=head,
+        basis=basis,
+        statistics=statistics,
+        seed=seed,
+        device=device,
+        repair=recipe.options.repair == "mean",
+        keep_tied=recipe.options.tied == "keep",
+    )
     return Analyzed(encoding, floor_rows, heads)
 
 
 def _choose(recipe: CompressRecipe, opened: Opened, heads: JobHeads, timer: PhaseTimer) -> Chosen:
-    """The curve, every head that the recipe may choose, and the selected size by its tokens."""
-    source, frontier, nearest = opened.source, None, None
+    """The curve, every head that the recipe may choose, and the selected size of the curve by its tokens."""
+    source, seed = opened.source, recipe.options.seed
     with timer.phase(Phase.SWEEPING) as progress:
-        head = heads.whole()
-        if recipe.budget is None:
-            choice = choose(opened.sets, head, recipe, lambda done: progress(0.6 * done))
-            waiting = candidates_of(choice, recipe.options, heads.shape, bytes_before(source.head))
-        else:
-            frontier = search_budget(
-                source, opened.sets, head, recipe, heads.shape, heads.made, lambda done: progress(0.6 * done)
-            )
-            waiting = frontier.serving
-            nearest = None if waiting else frontier.nearest
-            choice = replace(frontier.choice, asked=(nearest or waiting[0]).unrounded[0])
+        head, before = heads.whole(), bytes_before(source.head)
+        further: list[int] = []
+        if recipe.budget is not None:
+            further = sizes_for(recipe.budget, heads.shape, before, recipe.options.column_multiple)
+        # Planes hold all columns: the curve stands beside them, and nothing is sought on it.
+        sought = recipe.model_copy(update={"ratio": 0.0}) if recipe.head_dtype == "planes" else recipe
+        choice = choose(opened.sets, head, sought, lambda done: progress(0.3 * done), further)
         kept = choice.selected.kept_columns
-        moved = token_drift(source.evaluation, head, kept, progress=lambda done: progress(0.6 + 0.1 * done))
-        del head  # in float32 it is twice the model's own: slicing needs the room
+        moved = token_drift(source.evaluation, head, kept, progress=lambda done: progress(0.3 + 0.05 * done))
+        del head  # in float32 it is twice the model's own: planes and slicing need the room
+        planes = None
+        if recipe.is_open or recipe.head_dtype == "planes":
+            planes = measure_planes(
+                recipe, choice, source, opened.statistics, lambda done: progress(0.35 + 0.25 * done)
+            )
+        candidates, frontier, nearest = _candidates(recipe, choice, source, heads, planes, lambda done: progress(0.6))
         comparisons = compare_methods(
             source.evaluation,
             source.head,
             opened.statistics,
             [method for method in recipe.options.compare if method is not recipe.method],
             compared_sizes(source.head.hidden_size, recipe.options.column_multiple),
-            recipe.options.seed,
+            seed,
             repair=heads.repair,
             device=heads.device,
             progress=lambda done: progress(0.7 + 0.2 * done),
         )
+        # Beside a search both are shown; else the one that anyone would take.
+        searched = frontier is not None or planes is not None
         rivals = measure_rivals(
             source.evaluation,
             source.head,
-            recipe.options.seed,
-            names=("int8",),
+            seed,
+            names=("int8", "int4") if searched else ("int8",),
             device=heads.device,
             progress=lambda done: progress(0.9 + 0.1 * done),
         )
-    return Chosen(choice, frontier, waiting, nearest, moved, comparisons, plain_section(rivals, source.head))
+    if frontier is not None and not planes:
+        choice = replace(choice, asked=(nearest or candidates[0]).unrounded[0])
+    return Chosen(choice, frontier, planes, candidates, nearest, moved, comparisons, plain_section(rivals, source.head))
+
+
+def _candidates(
+    recipe: CompressRecipe,
+    choice: Choice,
+    source: Source,
+    heads: JobHeads,
+    planes: MeasuredPlanes | None,
+    progress: Callable[[float], None],
+) -> tuple[list[Candidate], Frontier | None, Candidate | None]:
+    """What may be stored, best first; all that was searched for it; and what comes nearest where nothing may."""
+    if recipe.head_dtype == "planes":
+        assert planes is not None
+        asked = planes.asked(recipe)
+        return ([asked], None, None) if asked.passes else ([], None, asked)
+    if recipe.budget is None and planes is None:
+        before = bytes_before(source.head)
+        found = candidates_of(choice, recipe.head_dtype, heads.shape, before, refine=recipe.options.refine)
+        return found, None, None
+    frontier = search_forms(
+        choice,
+        source,
+        recipe.budget,
+        heads.shape,
+        list(planes.candidates.values()) if planes else [],
+        heads.made,
+        seed=recipe.options.seed,
+        device=heads.device,
+        progress=progress,
+    )
+    return frontier.serving, frontier, None if frontier.serving else frontier.nearest
 
 
 def _report(
@@ -192,6 +241,7 @@ def _report(
         "exports": [],
         "revisions": [],
         "frontier": None,
+        "planes": chosen.planes.as_dict(None) if chosen.planes else None,
         "refinement": None,
         "comparisons": {method: [one.as_dict() for one in points] for method, points in chosen.comparisons.items()},
         "corpora": corpora_section(choice, [one.at(kept) for one in choice.sets], opened.outside, None),
@@ -201,22 +251,22 @@ def _report(
         "worth": None,
         "time": None,
     }
-    if chosen.frontier is not None and chosen.nearest is not None:
-        report |= _refused(chosen.frontier, chosen.nearest, storing)
+    if chosen.nearest is not None:
+        report |= _refused(chosen, chosen.nearest, storing)
     return report
 
 
-def _refused(frontier: Frontier, nearest: Candidate, storing: Storing) -> dict[str, Any]:
-    """What the report of a budget that nothing meets says: the nearest head stands for the selected one."""
-    rounded = nearest.head_dtype != "source"
+def _refused(chosen: Chosen, nearest: Candidate, storing: Storing) -> dict[str, Any]:
+    """What the report of a search says that found nothing: the nearest head stands for the selected one."""
+    sliced = nearest.head_dtype == "source"
     told = {
         "head_dtype": nearest.head_dtype,
-        "frontier": frontier.as_dict(None),
+        "frontier": chosen.frontier.as_dict(None) if chosen.frontier else None,
         "selected": nearest.points[0].as_dict() | {"passes": False},
-        "unrounded": nearest.unrounded[0].as_dict() if rounded else None,
+        "unrounded": None if sliced or nearest.reading else nearest.unrounded[0].as_dict(),
     }
-    if rounded:
-        stored_as = storing.heads.made(nearest.kept, nearest.head_dtype)
+    if not sliced:
+        stored_as = storing.unstored(nearest)
         told |= storing.parts(storing.moved_by(nearest.kept, lambda done: None, stored_as))
     return told
 
@@ -260,7 +310,7 @@ def _store(storing: Storing, waiting: list[Candidate], report: dict[str, Any], t
         _empty(task.staging)
         # What storing added to the drift of this size it will add to the others: skip those that it would fail too.
         waiting = [other for other in waiting if choice.may_store(other.points, tried.points, stored.drifts)]
-        best = waiting[0].unrounded[0].ratio if waiting else None
+        best = next((other.unrounded[0].ratio for other in waiting if other.reading is None), None)
         report |= stored.found | {"bytes": sizes(source, None, None), "largest_passing_ratio": best}
     return _outcome(Verdict.REJECT, report, timer)
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from headroom.contract.compress import HeadDtype
+from headroom.contract.compress import ColumnDtype
 from service.compression.drift.candidates import head_shape
 from service.compression.drift.sweep import SweepHead, prepare
 from service.compression.heads.basis import Basis
@@ -26,6 +26,7 @@ class JobHeads:
     seed: int
     device: torch.device
     repair: bool  # mean repair
+    keep_tied: bool  # a head that shares the input table goes on sharing one
 
     @property
     def mean_hidden(self) -> Tensor | None:
@@ -34,7 +35,7 @@ class JobHeads:
 
     @property
     def shape(self) -> HeadShape:
-        return head_shape(self.head, self.basis, repair=self.repair)
+        return head_shape(self.head, self.basis, repair=self.repair, keep_tied=self.keep_tied)
 
     def whole(self) -> SweepHead:
         """All columns in float32: the largest tensor of a job, so made when it is needed."""
@@ -43,11 +44,11 @@ class JobHeads:
     def sliced(self, kept: int) -> SlicedFactors:
         return slice_head(self.head, self.basis, kept, self.statistics.mean_hidden, repair=self.repair)
 
-    def rounded(self, factors: SlicedFactors, head_dtype: HeadDtype) -> SlicedFactors:
+    def rounded(self, factors: SlicedFactors, head_dtype: ColumnDtype) -> SlicedFactors:
         """`factors` themselves in the model's own dtype."""
         if head_dtype == "source":
             return factors
         return round_head(factors, self.head, self.statistics, self.seed, head_dtype)
 
-    def made(self, kept: int, head_dtype: HeadDtype) -> SlicedFactors:
+    def made(self, kept: int, head_dtype: ColumnDtype) -> SlicedFactors:
         return self.rounded(self.sliced(kept), head_dtype)

@@ -7,12 +7,14 @@ from typing import Any
 from headroom.contract.compress import CompressRecipe, RoundedDtype
 from headroom.contract.job_recipe import JobRecipe
 from service.compression.checkpoint.checkpoint import Plan
+from service.compression.drift.candidates import bytes_before
 from service.compression.drift.drift_points import WINDOWS_FOR_INTERVAL, DriftPoint
 from service.compression.drift.gate import Choice, StoredDrift
 from service.compression.drift.plain_rivals import rival_nbytes
 from service.compression.encoding.encoding_report import fitted_section, sparsity_section
 from service.compression.encoding.token_probability import Encoding
 from service.compression.heads.basis import Basis
+from service.compression.heads.read_planes import MadeHead
 from service.compression.heads.slicing import SlicedFactors
 from service.compression.states.lm_head import LmHead
 from service.compression.states.source import Source
@@ -72,7 +74,7 @@ def report_of_measurement(
     return report_of_encoding(task, source, encoding, floor_rows) | {
         "method": basis.method.value,
         "repair": recipe.options.repair,
-        "head_dtype": recipe.options.head_dtype,  # of a budget: what it chose, once that is known
+        "head_dtype": recipe.head_dtype,  # of a search: what it chose, once that is known
         "budget": recipe.drift.model_dump(),
         "baseline": {"perplexity": choice.baseline, "kind": source.reading.objective.perplexity},
         "curve": [point.as_dict() for point in choice.curve],
@@ -168,39 +170,40 @@ def _warnings(source: Source) -> list[str]:
     return found
 
 
-def sizes(source: Source, plan: Plan | None, factors: SlicedFactors | None) -> dict[str, int | None]:
-    """Bytes before and after. What a job that stored nothing would have written is not guessed: None."""
+def sizes(source: Source, plan: Plan | None, made: MadeHead | None) -> dict[str, int | None]:
+    """Bytes before and after. What a job that stored nothing would have written is not guessed: None.
+
+    head: read for a position. stored: in the checkpoint, with an input table that the head shares or shared.
+    """
     head, item = source.head, source.head.weight.element_size()
     table = head.vocab_size * head.hidden_size * item
+    old_bias = 0 if head.module_bias is None else head.module_bias.nbytes
     before = source.inspection.nbytes
+    tensors = sum(entry.nbytes for entry in source.inspection.tensors.values())
     # Decoding one token reads every weight but the input table, of which it reads a row; a tied table is the head.
     read_before = before if head.is_tied else before - table
-    if plan is None or factors is None:
-        return {
-            "checkpoint_before": before,
-            "checkpoint_after": None,
-            "head_before": table,
-            "head_after": None,
-            "decode_read_before": read_before,
-            "decode_read_after": None,
-        }
-    head_after = factors.head_nbytes
-    turned = plan.config["quantization_config"]["tied"]
-    rotation = factors.rotation.nbytes if turned and factors.rotation is not None else 0
-    old_bias = 0 if head.module_bias is None else head.module_bias.nbytes
-    return {
+    known: dict[str, int | None] = {
         "checkpoint_before": before,
-        "checkpoint_after": plan.nbytes,
         "head_before": table + old_bias,
-        "head_after": head_after,
+        "stored_before": table + old_bias,
         "decode_read_before": read_before,
-        "decode_read_after": read_before - table - old_bias + head_after + rotation,
+    }
+    if plan is None or made is None:
+        after = dict.fromkeys(("checkpoint_after", "head_after", "stored_after", "decode_read_after"))
+        return known | {"head_before": table} | after
+    rotation = made.rotation if isinstance(made, SlicedFactors) else None  # of planes it is counted with the head
+    turning = rotation.nbytes if rotation is not None and plan.config["quantization_config"]["tied"] else 0
+    return known | {
+        "checkpoint_after": plan.nbytes,
+        "head_after": made.head_nbytes,
+        "stored_after": table + old_bias + plan.nbytes - tensors,  # everything else is as it was
+        "decode_read_after": read_before - table - old_bias + made.head_nbytes + turning,
     }
 
 
 def plain_section(points: Mapping[RoundedDtype, DriftPoint], head: LmHead) -> dict[str, Any]:
     """What anyone would do instead, measured: all of the head's rows as integers, by precision."""
-    before = head.weight.nbytes + (0 if head.module_bias is None else head.module_bias.nbytes)
+    before = bytes_before(head)
     whole = {"ratio": 0.0, "kept_columns": head.hidden_size}
     return {
         name: {"head_bytes": rival_nbytes(name, head), "share": rival_nbytes(name, head) / before}
@@ -220,6 +223,9 @@ def advice(report: dict[str, Any]) -> str:
     if after is None or not before:
         return f"Nothing was stored. {plain}"
     reads = f"This head reads {after / before:.2f} of the original bytes"
+    if report["head_dtype"] == "planes":
+        reads += f" and stores {found['stored_after'] / found['stored_before']:.2f} of them"
+        return f"{reads}. {plain}"
     if report["head_dtype"] != "source":
         reads += f", {BITS[report['head_dtype']]}-bit columns included"
     return f"{reads}. {plain}{_grown(found)}"
@@ -238,20 +244,19 @@ def plain_words(plain: dict[str, Any]) -> str:
 
 def _searched(report: dict[str, Any], frontier: dict[str, Any]) -> str:
     """Of a budget: what was compared, plain rounded heads among it."""
-    hidden = report["head"]["hidden_size"]
-    plain = [one for one in frontier["points"] if one["kept_columns"] == hidden and one["head_dtype"] != "source"]
-    words = " and ".join(
-        f"a plain {BITS[one['head_dtype']]}-bit head ({one['share']:.2f} of the bytes, drift "
-        f"{one['perplexity_drift']:+.3%})"
-        for one in sorted(plain, key=lambda one: -one["share"])
-    )
-    compared = f"{frontier['swept']} sizes in the model's own dtype and {frontier['measured']} rounded heads"
-    if report["bytes"]["head_after"] is None:
-        return f"Nothing was stored. Compared were {compared}, with {words}; the frontier says what each would cost."
-    share = report["bytes"]["head_after"] / report["bytes"]["head_before"]
+    in_planes = sum(one["head_dtype"] == "planes" for one in frontier["points"])
+    compared = f"{frontier['swept']} sizes in the model's own dtype, {in_planes} readings of planes and "
+    compared += f"{frontier['measured']} rounded heads"
+    found = report["bytes"]
+    if found["head_after"] is None:
+        return (
+            f"Nothing was stored. Compared were {compared}; the frontier says what each would cost. "
+            f"{plain_words(report['plain'])}"
+        )
     return (
-        f"This head reads {share:.2f} of the original bytes: the best for this budget of {compared}, {words} among "
-        f"them.{_grown(report['bytes'])}"
+        f"This head reads {found['head_after'] / found['head_before']:.2f} of the original bytes and stores "
+        f"{found['stored_after'] / found['stored_before']:.2f}: the best for this budget of {compared}."
+        f" {plain_words(report['plain'])}{_grown(found)}"
     )
 
 

@@ -35,6 +35,8 @@ def store_revisions(
     sizes = revision_sizes(task.recipe, storing.source.head.hidden_size)
     further = [kept for kept in sizes if kept != chosen.factors.kept]
     head_dtype = chosen.candidate.head_dtype
+    if head_dtype == "planes":  # whose recipe asks for no further ratios
+        return revisions
     for number, kept in enumerate(further):
 
         def on_point(done: float, number: int = number) -> None:

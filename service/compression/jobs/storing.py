@@ -6,11 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from headroom.contract.compress import CompressRecipe
 from headroom.loading.head import SlicedEmbedding
+from headroom.loading.planes_head import PlanesEmbedding
 from service.compression.checkpoint.checkpoint import Bodies, Plan, plan_checkpoint, write_checkpoint
 from service.compression.checkpoint.continuations import continuations_section, continue_text
+from service.compression.checkpoint.planes_checkpoint import plan_planes
 from service.compression.checkpoint.validation import (
     PERPLEXITY_TOLERANCE,
     TURNED_TABLE_TOLERANCE,
@@ -26,13 +29,17 @@ from service.compression.drift.drift_points import DriftPoint
 from service.compression.drift.frontier import Frontier
 from service.compression.drift.gate import Choice, StoredDrift, stored_drift
 from service.compression.drift.groups import Gap, drift_by_group
+from service.compression.drift.planes.measured_planes import MeasuredPlanes
+from service.compression.drift.planes.rescored_drift import PlaneReading
 from service.compression.drift.token_drift import TokenDrift, token_drift, token_drift_of
+from service.compression.heads.read_planes import MadeHead, ReadPlanes
 from service.compression.heads.refining import Refinement, refine
 from service.compression.heads.slicing import SlicedFactors, nested_logits, stored_logits
 from service.compression.jobs.job_heads import JobHeads
 from service.compression.jobs.job_times import time_section
 from service.compression.jobs.report import corpora_section, sizes, stored_section
 from service.compression.jobs.worth import Worth
+from service.compression.states.lm_head import LmHead
 from service.compression.states.model_loading import load_tokenizer
 from service.compression.states.offloading import room_of
 from service.compression.states.source import Source
@@ -49,7 +56,7 @@ class Planned:
     """A checkpoint that could be written."""
 
     candidate: Candidate
-    factors: SlicedFactors
+    factors: MadeHead
     refinement: Refinement | None
     predicted: list[DriftPoint]  # in every set, before storing
     plan: Plan
@@ -82,6 +89,7 @@ class Storing:
     frontier: Frontier | None
     outside: list[float] | None  # as evaluation_sets.outside_shares gives them
     plain: dict[str, Any]  # plain rounded heads, as report.plain_section says them
+    measured_planes: MeasuredPlanes | None  # where the job considers them
 
     @property
     def device(self) -> torch.device:
@@ -96,7 +104,29 @@ class Storing:
         return bytes_before(self.source.head)
 
     def plan(self, candidate: Candidate, progress: Callable[[float], None]) -> Planned:
-        """Refined and rounded as the job asks; nothing is written."""
+        """As the job asks; nothing is written."""
+        if candidate.reading is not None:
+            planes = self.read_planes(candidate.reading)
+            return Planned(candidate, planes, None, candidate.points, self._plan_planes(planes))
+        factors, refinement, predicted = self._sliced(candidate, progress)
+        return Planned(candidate, factors, refinement, predicted, self._plan_sliced(factors))
+
+    def unstored(self, candidate: Candidate) -> MadeHead:
+        """The head of a candidate, unrefined."""
+        if candidate.reading is not None:
+            return self.read_planes(candidate.reading)
+        assert candidate.head_dtype != "planes"
+        return self.heads.made(candidate.kept, candidate.head_dtype)
+
+    def read_planes(self, reading: PlaneReading) -> ReadPlanes:
+        assert self.measured_planes is not None
+        return ReadPlanes(self.measured_planes.fitted, reading.bits, reading.rescored)
+
+    def _sliced(
+        self, candidate: Candidate, progress: Callable[[float], None]
+    ) -> tuple[SlicedFactors, Refinement | None, list[DriftPoint]]:
+        """Refined and rounded as the job asks, and what was measured of it."""
+        assert candidate.head_dtype != "planes"
         options, head = self.task.recipe.options, self.source.head
         point, sets = candidate.unrounded[0], [one.set for one in self.choice.sets]
         factors, refinement = self.heads.sliced(candidate.kept), None
@@ -113,9 +143,13 @@ class Storing:
         known = None if factors.refined else candidate.measured
         factors = self.heads.rounded(factors, candidate.head_dtype)
         predicted = known or measured_on(self.source, sets, point, factors, options.seed, self.device)
-        plan = plan_checkpoint(
+        return factors, refinement, predicted
+
+    def _plan_sliced(self, factors: SlicedFactors) -> Plan:
+        options = self.task.recipe.options
+        return plan_checkpoint(
             self.source.inspection,
-            head,
+            self.source.head,
             self.source.stored,
             factors,
             method=self.task.recipe.method.value,
@@ -124,7 +158,20 @@ class Storing:
             base_model_prefix=self.source.base_model_prefix,
             fingerprint=_fingerprint(self.source, factors),
         )
-        return Planned(candidate, factors, refinement, predicted, plan)
+
+    def _plan_planes(self, planes: ReadPlanes) -> Plan:
+        return plan_planes(
+            self.source.inspection,
+            self.source.head,
+            self.source.stored,
+            planes.planes,
+            method=self.task.recipe.method.value,
+            bits=planes.bits,
+            rescored=planes.rescored,
+            keep_tied=self.task.recipe.options.tied == "keep",
+            base_model_prefix=self.source.base_model_prefix,
+            fingerprint=_fingerprint(self.source, planes),
+        )
 
     def write(
         self, planned: Planned, folder: Path, bodies: Bodies | None, progress: Callable[[float], None]
@@ -143,6 +190,7 @@ class Storing:
     ) -> Stored:
         """Load what was written as a user would, and measure it on every window. StoredMismatch."""
         factors, predicted, point = written.factors, written.predicted, written.candidate.unrounded[0]
+        nested = _is_nested(factors)
         stored, drifts, told = self._validate(folder, predicted, progress, timed=timed)
         passes = all(
             drift.passes(one.set.budget) and of_set.passes(one.set.budget)
@@ -150,10 +198,11 @@ class Storing:
         )
         found = {
             "head_dtype": written.candidate.head_dtype,
+            "planes": self.measured_planes.as_dict(written.candidate.reading) if self.measured_planes else None,
             "frontier": self.frontier.as_dict(written.candidate) if self.frontier else None,
             "selected": predicted[0].as_dict() | {"passes": passes},
             "refinement": written.refinement.as_dict() if written.refinement else None,
-            "unrounded": None if factors.is_nested else point.as_dict(),
+            "unrounded": None if nested or isinstance(factors, ReadPlanes) else point.as_dict(),
             "stored": stored_section(stored.perplexity, self._difference(factors, stored), drifts[0], predicted[0]),
             "corpora": corpora_section(self.choice, predicted, self.outside, drifts),
             "group_gap": described_gap(drifts[0].gap),
@@ -162,13 +211,13 @@ class Storing:
             "bytes": sizes(self.source, written.plan, factors),
             "worth": self.worth(written).as_dict(self.plain),
         }
-        if point is not self.choice.selected or not factors.is_nested:
+        if point is not self.choice.selected or not nested:
             found |= self.parts(self.moved_by(point.kept_columns, lambda done: progress(1.0), factors))
         return Stored(found, drifts, passes)
 
-    def moved_by(self, kept: int, progress: Callable[[float], None], stored: SlicedFactors | None = None) -> TokenDrift:
+    def moved_by(self, kept: int, progress: Callable[[float], None], stored: MadeHead | None = None) -> TokenDrift:
         """Of the nested head of this size, or of what is stored in its place."""
-        if stored is not None and not stored.is_nested:
+        if stored is not None and not _is_nested(stored):
             return token_drift_of(stored, self.source.evaluation, self.source.head, self.device, progress)
         return token_drift(self.source.evaluation, self.heads.whole(), kept, progress=progress)
 
@@ -185,7 +234,10 @@ class Storing:
         source, choice, seed = self.source, self.choice, self.task.recipe.options.seed
         room = room_of(self.task, source.inspection, self.device)
         model = load_stored(folder, source.reading.auto_class, room)
-        turned = isinstance(model.get_input_embeddings(), SlicedEmbedding) and source.head.weight.itemsize < 4
+        turned = (
+            isinstance(model.get_input_embeddings(), (SlicedEmbedding, PlanesEmbedding))
+            and source.head.weight.itemsize < 4
+        )
         measurements: list[StoredMeasurement] = []
         drifts = []
         for one, point in zip(choice.sets, points, strict=True):
@@ -214,14 +266,24 @@ class Storing:
         return continuations_section(found, load_tokenizer(self.source.inspection.path), seed)
 
     @torch.inference_mode()
-    def _difference(self, factors: SlicedFactors, stored: StoredMeasurement) -> float:
+    def _difference(self, factors: MadeHead, stored: StoredMeasurement) -> float:
         """Largest difference between the stored model's logits and the ones that were measured before storing."""
         head, hidden = self.source.head, self.source.evaluation.first(stored.first_logits.shape[0])
-        if factors.is_nested:
+        if isinstance(factors, SlicedFactors) and factors.is_nested:
             predicted = nested_logits(head, self.heads.basis, factors.kept, self.heads.mean_hidden, hidden)
         else:
-            predicted = stored_logits(head, factors, hidden)
+            predicted = _logits(head, factors, hidden)
         return float((predicted - stored.first_logits).abs().max())
+
+
+def _is_nested(made: MadeHead) -> bool:
+    """Whether the sweep knows it: a size of the head in the model's own dtype."""
+    return isinstance(made, SlicedFactors) and made.is_nested
+
+
+def _logits(head: LmHead, made: MadeHead, hidden: Tensor) -> Tensor:
+    """(rows, hidden) -> (rows, vocab) as stored, float32, on the CPU."""
+    return made.logits(head, hidden) if isinstance(made, ReadPlanes) else stored_logits(head, made, hidden)
 
 
 def described_gap(gap: Gap | None) -> dict[str, Any] | None:
@@ -229,8 +291,8 @@ def described_gap(gap: Gap | None) -> dict[str, Any] | None:
 
 
 @torch.inference_mode()
-def _fingerprint(source: Source, factors: SlicedFactors) -> dict[str, Any]:
+def _fingerprint(source: Source, factors: MadeHead) -> dict[str, Any]:
     """Logits that the stored model must give for `source.fingerprint`, from the original h."""
     ids, last = source.fingerprint.input_ids, torch.tensor([source.fingerprint.hidden])
-    logits = stored_logits(source.head, factors, last)[:, ids]
+    logits = _logits(source.head, factors, last)[:, ids]
     return {"input_ids": ids, "logits": [float(f"{value:.7g}") for value in logits[0]]}

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from service.compression.drift.drift_points import DriftPoint, drift_curve
-from service.compression.drift.sweep import TIE, Positions, Sweep, per_window
+from service.compression.drift.sweep import TIE, Positions, Sweep, swept_of
 from service.compression.heads.plane_fit import FittedPlanes
 from service.compression.numerics.block_parallel import map_blocks
 from service.compression.states.hidden_cache import HiddenStates
@@ -59,9 +59,10 @@ def sweep_readings(
     bits: Sequence[int],
     rescored: Sequence[int],
     *,
+    rare: Tensor | None = None,
     progress: Callable[[float], None] = lambda fraction: None,
 ) -> RescoredSweep:
-    """Every pair of bits and rescored rows; of 8 bits there is one, since rescoring cannot change it."""
+    """Every pair of bits and rescored rows; of 8 bits one: rescoring cannot change it. rare: (positions,) bool."""
     readings = readings_of(bits, rescored)
     found: list[Positions] = []
     done = 0
@@ -69,12 +70,13 @@ def sweep_readings(
         found.append(block)
         done += block.likelihood.shape[0]
         progress(done / hidden.positions)
-    swept = Sweep(
+    swept = swept_of(
         list(range(len(readings))),
-        per_window(torch.cat([block.likelihood for block in found]), hidden),
-        per_window(torch.cat([block.agreement for block in found]), hidden),
+        torch.cat([block.likelihood for block in found]),
+        torch.cat([block.agreement for block in found]),
         torch.cat([block.divergence for block in found]),
-        hidden.lengths,
+        hidden,
+        rare,
     )
     return RescoredSweep(readings, swept)
 

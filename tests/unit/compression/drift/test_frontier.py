@@ -1,7 +1,7 @@
 """The search for a budget: against trying every head there is, and through the whole engine."""
 
 from collections.abc import Callable
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 import torch
@@ -9,11 +9,13 @@ from pydantic import ValidationError
 from transformers import AutoModelForCausalLM
 
 import headroom  # noqa: F401  # registers the format
-from headroom.contract.compress import Budget, CalibratedDriftBudget, HeadDtype
+from headroom.contract.compress import Budget, CalibratedDriftBudget, ColumnDtype
+from service.compression.drift.candidate import Candidate
 from service.compression.drift.drift_points import DriftPoint
 from service.compression.drift.evaluation_sets import EvaluationSet
-from service.compression.drift.frontier import Frontier, sizes_for
+from service.compression.drift.frontier import COLUMNS, Frontier, sizes_for
 from service.compression.drift.gate import Choice, Measured
+from service.compression.drift.planes.rescored_drift import PlaneReading
 from service.models.head_bytes import HeadShape
 from service.models.model_files import inspect_model
 from service.ports.jobs import EngineOutcome, EngineTask, Verdict
@@ -39,7 +41,7 @@ def make_frontier(budget: Budget, steepness: float = 4.0, allowed: float = 0.01)
     choice = Choice([Measured(one, curve, 9.0, {})], None, [])
     asked: list[Any] = []
 
-    def measure(kept: int, head_dtype: HeadDtype) -> list[DriftPoint]:
+    def measure(kept: int, head_dtype: ColumnDtype) -> list[DriftPoint]:
         asked.append((kept, head_dtype))
         return [make_point(kept, ADDED[head_dtype], steepness)]
 
@@ -56,7 +58,7 @@ def every_head(steepness: float) -> list[tuple[float, float]]:
             make_point(kept, ADDED[head_dtype], steepness).perplexity_drift_high,
         )
         for kept in range(8, 129, 8)
-        for head_dtype in get_args(HeadDtype.__args__[0]) + get_args(HeadDtype.__args__[1])
+        for head_dtype in COLUMNS
         if not (kept == 128 and head_dtype == "source")
     ]
 
@@ -129,7 +131,9 @@ def test_a_job_stores_the_head_that_its_budget_of_bytes_chose(
     assert chosen["head_bytes"] == report["bytes"]["head_after"] <= 0.6 * report["bytes"]["head_before"]
     assert chosen["head_dtype"] == report["head_dtype"]
     assert report["selected"]["perplexity"] == chosen["perplexity"]
-    assert report["frontier"]["measured"] == sum(p["head_dtype"] != "source" for p in report["frontier"]["points"])
+    assert report["frontier"]["measured"] == sum(
+        p["head_dtype"] in ("int8", "int4") for p in report["frontier"]["points"]
+    )
     assert "the best for this budget" in report["advice"]
     stored = inspect_model(task.staging)
     assert sum(entry.nbytes for entry in stored.tensors.values()) == report["bytes"]["checkpoint_after"]
@@ -151,11 +155,14 @@ def test_a_job_whose_budget_nothing_meets_is_rejected_with_the_frontier_and_the_
 @pytest.mark.parametrize(
     ("fields", "match"),
     [
-        ({"budget": {}}, "either head_bytes"),
-        ({"budget": {"head_bytes": 0.3, "drift": 0.01}}, "either head_bytes"),
+        ({"budget": {}}, "give one of them"),
+        ({"budget": {"head_bytes": 0.3, "drift": 0.01}}, "give one of them"),
+        ({"budget": {"read_bytes": 0.3, "stored_bytes": 0.5}}, "give one of them"),
         ({"budget": {"head_bytes": 0.3}, "ratio": 0.5}, "chooses ratio and precision"),
         ({"budget": {"drift": 0.01}, "options": {"head_dtype": "int8"}}, "chooses ratio and precision"),
         ({"budget": {"drift": 0.01}, "drift": {"perplexity": 0.02}}, "give one of them"),
+        ({"budget": {"kl": 0.01}, "drift": {"kl": 0.02}}, "give one of them"),
+        ({"budget": {"kl": 0.01}, "options": {"planes": {"bits": 4}}}, "chooses ratio and precision"),
         ({"budget": {"head_bytes": 0.3}, "options": {"keep_removed": True}}, "cannot be restored"),
         ({"budget": {"head_bytes": 1.5}}, "less than or equal to 1"),
     ],
@@ -169,3 +176,45 @@ def test_a_recipe_with_a_budget_survives_the_job_store() -> None:
     recipe = make_recipe(ratio="auto", budget={"drift": 0.004}, drift={"kl": 0.1})
     assert recipe.drift.perplexity == 0.004
     assert type(recipe).model_validate_json(recipe.model_dump_json()) == recipe
+
+
+def frontier_with_planes(budget: Budget | None) -> tuple[Frontier, Candidate, list[str]]:
+    """A head in planes of 0.31 of the bytes and a KL that only wide heads have, beside the others."""
+    base, _ = make_frontier(Budget(head_bytes=0.4), allowed=0.01)
+    points = [make_point(128, 0.001)]
+    planes = Candidate(
+        head_dtype="planes",
+        unrounded=points,
+        measured=points,
+        nbytes=80_000,
+        share=80_000 / BEFORE,
+        stored_share=0.55,
+        passes=True,
+        reading=PlaneReading(4, 256),
+    )
+    asked: list[str] = []
+
+    def measure(kept: int, head_dtype: ColumnDtype) -> list[DriftPoint]:
+        asked.append(head_dtype)
+        return [make_point(kept, ADDED[head_dtype])]
+
+    frontier = Frontier(base.choice, SHAPE, BEFORE, budget, measure, [planes])
+    frontier.search()
+    return frontier, planes, asked
+
+
+def test_planes_are_taken_where_they_have_the_least_kl_at_the_bytes() -> None:
+    frontier, planes, _ = frontier_with_planes(Budget(read_bytes=0.4))
+    assert frontier.serving[0] is planes
+    narrow, planes, _ = frontier_with_planes(Budget(stored_bytes=0.5))
+    assert planes not in narrow.serving
+    assert all(one.stored_share <= 0.5 for one in narrow.serving)
+
+
+def test_without_a_budget_what_reads_least_of_slices_and_planes_is_taken_and_nothing_is_rounded() -> None:
+    frontier, planes, asked = frontier_with_planes(None)
+    assert asked == []
+    passing = [one for one in frontier.found if one.passes]
+    assert frontier.serving[0].share == min(one.share for one in passing)
+    assert frontier.serving[0] is planes
+    assert set(frontier.as_dict(planes)["budget"].values()) == {None}

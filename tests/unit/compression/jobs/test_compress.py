@@ -279,7 +279,9 @@ def test_a_ratio_over_its_budget_is_rejected_with_the_whole_curve_and_leaves_not
 
 
 def test_auto_takes_the_fewest_columns_inside_the_budget(make_task: MakeTask, run: Run) -> None:
-    task = make_task(ratio="auto", drift={"perplexity": 9.0, "kl": 0.05}, options={"column_multiple": 1})
+    task = make_task(
+        ratio="auto", drift={"perplexity": 9.0, "kl": 0.05}, options={"column_multiple": 1, "head_dtype": "source"}
+    )
     report = run(task).report
     passing = [p["kept_columns"] for p in report["curve"] if p["kl_mean"] <= 0.05]
     assert report["selected"]["kept_columns"] == min(passing)

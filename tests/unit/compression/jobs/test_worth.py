@@ -55,11 +55,11 @@ def test_shares_are_after_over_before() -> None:
 def test_auto_that_saves_next_to_nothing_stores_nothing_and_says_what_would_save_more(
     make_task: MakeTask, run: Run
 ) -> None:
-    free = {"kept_columns": 31}
-    task = make_task(ratio="auto", drift={"perplexity": 9.0, "kl": None}, options={"column_multiple": 1})
+    free, options = {"kept_columns": 31}, {"column_multiple": 1, "head_dtype": "source"}
+    task = make_task(ratio="auto", drift={"perplexity": 9.0, "kl": None}, options=options)
     curve = run(task).report["curve"]
     kl = next(point["kl_mean"] for point in curve if point["kept_columns"] == free["kept_columns"])
-    task = make_task(ratio="auto", drift={"perplexity": 9.0, "kl": kl * 1.001}, options={"column_multiple": 1})
+    task = make_task(ratio="auto", drift={"perplexity": 9.0, "kl": kl * 1.001}, options=options)
     outcome = run(task)
     assert outcome.verdict is Verdict.REJECT
     assert list(task.staging.iterdir()) == []

@@ -168,7 +168,7 @@ def test_bytes_are_shown_before_and_after() -> None:
     sizes = {"head_before": 10_485_760, "head_after": 5_242_880, "decode_read_before": 20_000_000}
     sizes |= {"checkpoint_before": 27_300_000}
     text = text_of(bytes_view(compress_report(bytes=sizes | {"checkpoint_after": 26_000_000})))
-    assert text.splitlines() == ["Head        10.5 MB → 5.24 MB  -50.0 %", "Checkpoint  27.3 MB → 26.0 MB  -4.76 %"]
+    assert text.splitlines() == ["Head, read  10.5 MB → 5.24 MB  -50.0 %", "Checkpoint  27.3 MB → 26.0 MB  -4.76 %"]
     assert "Checkpoint" not in text_of(bytes_view(compress_report(bytes=sizes | {"checkpoint_after": None})))
 
 
@@ -234,10 +234,10 @@ def test_a_budget_shows_what_it_compared_and_marks_the_chosen_head() -> None:
     assert text_of(frontier_view(compress_report())).strip() == ""
     frontier = make_frontier(make_whole_report(drifts={0.1: 0.0001, 0.5: 0.004}, chosen=0.5)["curve"])
     text = text_of(frontier_view(compress_report(frontier=frontier)))
-    assert "the least drift at 0.25 of the head's bytes: 2 sizes of the curve, 3 rounded heads measured" in text
+    assert "the least KL at 0.25 of the head's bytes read: 2 sizes of the curve, 3 rounded heads measured" in text
     (chosen,) = [line for line in text.splitlines() if "▶" in line]
     assert "4 bits" in chosen
-    assert text.count("plain") == 2
+    assert text.count("all columns") == 2
     frontier["points"][-1]["chosen"], frontier["nearest"] = False, frontier["points"][-1]
     assert "nearest" in text_of(frontier_view(compress_report(frontier=frontier)))
 

@@ -44,8 +44,8 @@ def test_the_card_of_a_budget_lists_the_heads_that_no_other_beats() -> None:
     card = write_card(make_job(), MODEL, make_measured(head_dtype="int4", frontier=make_frontier(report["curve"])))
 
     assert "Columns: `int4`." in card
-    assert "the least drift at 0.25 of the head's bytes, of 2 sizes" in card
-    assert "| 0.100 | 4 bits | 50 | +0.400% (+0.360% to +0.440%) | chosen |" in card
+    assert "the least KL at 0.25 of the head's bytes read, of 2 sizes" in card
+    assert "| 4 bits | 50 | +0.400% (+0.360% to +0.440%) |" in card
     assert "## Bytes against drift" not in write_card(make_job(), MODEL, make_measured())
 
 

@@ -51,7 +51,7 @@ def test_the_page_of_a_budget_marks_the_chosen_or_the_nearest_head_and_the_plain
     by_name = {trace["name"]: trace for trace in figure["data"]}
     assert by_name["all columns, rounded"]["x"] == [0.53, 0.3]
     assert by_name["chosen" if met else "nearest"]["x"] == [0.1]
-    assert "the least drift at 0.25 of the head&#x27;s bytes" in page
+    assert "the least KL at 0.25 of the head&#x27;s bytes read" in page
     assert "3 rounded heads; 1 could not be best" in page
     assert page.count("<td>0.900</td>") == 0  # another head is better in both
 

@@ -76,7 +76,7 @@ def test_a_budget_is_a_name_and_a_number() -> None:
     assert read_budget(context, option, "head_bytes=0.25") == {"head_bytes": 0.25}
     assert read_budget(context, option, None) is None
     for wrong in ("0.25", "drift=", "drift=much"):
-        with pytest.raises(click.BadParameter, match="of the form head_bytes"):
+        with pytest.raises(click.BadParameter, match="of the form read_bytes"):
             read_budget(context, option, wrong)
 
 
