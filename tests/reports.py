@@ -11,7 +11,7 @@ from service.reports.summaries import finite
 
 ReportT = TypeVar("ReportT", bound=JobReport)
 
-NOT_MEASURED = ("job_id", "timing", "backbone_from_cache", "shards", "versions")
+NOT_MEASURED = ("job_id", "timing", "time", "backbone_from_cache", "shards", "versions")
 
 SPARSITY = {
     "sparsity": [{"columns": 1, "r2": 0.6}, {"columns": 3, "r2": 0.9}],

@@ -61,7 +61,7 @@ class Pool:
 def test_a_spread_job_reports_the_figures_of_one_that_is_not(
     make_task: MakeTask, run: Run, tmp_path: Path, shards: int, helped: tuple[int, ...], dtype: torch.dtype
 ) -> None:
-    options = {"window": 32, "calibration_tokens": 320, "evaluation_tokens": 416}
+    options = {"window": 32, "calibration_tokens": 320, "evaluation_tokens": 416, "head_dtype": "source"}
     fields = {"ratio": "auto", "options": options, "drift": {"perplexity": 0.05, "kl": None}, "model": {"dtype": dtype}}
     whole = run(make_task(**fields))
     again = make_task(**fields)
@@ -74,7 +74,13 @@ def test_a_spread_job_reports_the_figures_of_one_that_is_not(
 
 
 @pytest.mark.parametrize(
-    "fields", [{"method": "fisher"}, {"options": {"refine": True}}, {"budget": {"head_bytes": 0.4}}]
+    "fields",
+    [
+        {"method": "fisher"},
+        {"options": {"refine": True}},
+        {"budget": {"head_bytes": 0.4}},
+        {"ratio": 0, "options": {"head_dtype": "planes"}},
+    ],
 )
 def test_what_reads_all_hidden_states_reads_them_where_the_job_is(
     make_task: MakeTask, run: Run, tmp_path: Path, fields: dict[str, Any]
