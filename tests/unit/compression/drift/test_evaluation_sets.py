@@ -55,9 +55,10 @@ def test_one_corpus_over_its_budget_rejects_the_job(make_task: MakeTask, run: Ru
 
 
 def test_auto_takes_the_fewest_columns_that_pass_everywhere(make_task: MakeTask, run: Run) -> None:
-    alone = run(make_task(ratio="auto", drift={"perplexity": 9.0, "kl": 0.5})).report
+    asked = {"ratio": "auto", "drift": {"perplexity": 9.0, "kl": 0.5}, "options": {"head_dtype": "source"}}
+    alone = run(make_task(**asked)).report
     texts, budgets = {"letters": OTHER}, {"letters": {"perplexity": 9.0, "kl": 0.05}}
-    report = run(make_task(ratio="auto", drift={"perplexity": 9.0, "kl": 0.5}, texts=texts, budgets=budgets)).report
+    report = run(make_task(**asked, texts=texts, budgets=budgets)).report
     assert report["selected"]["kept_columns"] > alone["selected"]["kept_columns"]
     own, other = (
         {point["kept_columns"] for point in one["curve"] if point["kl_mean"] <= one["budget"]["kl"]}
