@@ -29,6 +29,7 @@ from headroom.contract.report.report import CompressReport, open_report
 from headroom.errors import HeadroomError
 from headroom.local.embedded import EmbeddedServer
 from headroom.views.figures import size
+from headroom.views.frontier_view import frontier_view
 from headroom.views.progress import display_for
 from headroom.views.rendering import bytes_view, console_for, drift_view, places_view, remarks_view, show, verdict
 
@@ -91,7 +92,8 @@ def run_demo(console: Console, model: str | None, corpus: Path | None, output: P
         job.download(checkpoint)
         console.print()
         report = measured(job)
-        show(console, drift_view(job.record, report), bytes_view(report), "", places_view(checkpoint, report))
+        show(console, drift_view(job.record, report), frontier_view(report))
+        show(console, bytes_view(report), "", places_view(checkpoint, report))
         show(console, "", verdict(job.record), remarks_view(report), "")
     return compare_generation(console, folder, checkpoint)
 

@@ -30,4 +30,4 @@ def test_every_command_of_the_page_works(tmp_path: Path) -> None:
         output = run_script(tmp_path, script.replace("http://127.0.0.1:8000", server), CURL_HOME=str(tmp_path))
     refused = re.findall(r'"code":"(\w+)"', output)  # there is no webhook, and what was deleted cannot be canceled
     assert refused == ["delivery_not_found", "job_not_found"]
-    assert (tmp_path / "model.safetensors").stat().st_size > 8_000_000
+    assert (tmp_path / "model.safetensors").stat().st_size > 7_000_000

@@ -63,7 +63,7 @@ def test_every_command_of_the_readme_works(tmp_path: Path) -> None:
     assert code == 0, log.read_text(encoding="utf-8")[-3000:]
     assert "Return a list of" in (tmp_path / "block1.txt").read_text(encoding="utf-8")
     assert (tmp_path / "slim" / "report.json").is_file()
-    assert (tmp_path / "slim-30" / "model.safetensors").is_file()
+    assert (tmp_path / "slim-again" / "model.safetensors").is_file()
 
 
 def wait_until_free(port: int, seconds: float = 30) -> None:

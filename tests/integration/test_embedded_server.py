@@ -205,7 +205,7 @@ def test_a_killed_worker_is_replaced_and_its_job_runs_again(service: Service) ->
     job_id = service.post(SHORT)
     service.wait(job_id, lambda job: job["phase"] == "encoding")
     process = find_process("workers.processes.job_process", job_id)
-    find_process("workers.main").kill()
+    find_process("celeryd", "MainProcess").kill()  # as Celery names it
 
     ended = service.wait_for_end(job_id)
 
