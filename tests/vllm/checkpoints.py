@@ -45,7 +45,7 @@ def make_checkpoint(case: Case, folder: Path, *, keep_removed: bool = False, **s
     if case.layout.startswith("int"):
         options["head_dtype"] = case.layout
     method = "slope" if case.layout == "permuted" else "probability"
-    recipe = make_recipe(ratio=0.5, method=method, drift={"perplexity": 10}, options=options)
+    recipe = make_recipe(ratio=0.5, method=method, drift={"perplexity": 10, "kl": None}, options=options)
     local = LocalModel("acme/tiny", None, work / "model")
     cpu = torch.device("cpu")
     task = EngineTask("job_v", recipe, local, work / "corpus.txt", "text", None, work / "cache", work / "out", cpu)
