@@ -22,7 +22,7 @@ def time_section(source: Source, stored: Any, room: Room) -> dict[str, Any]:
     bias = None if head.module_bias is None else head.module_bias.to(device)
 
     def original(hidden: Tensor) -> Tensor:
-        return nn.functional.linear(hidden, weight, bias)
+        return nn.functional.linear(hidden.to(weight.dtype), weight, bias)  # a file may keep its head in another dtype
 
     own = stored.get_output_embeddings()
     hidden = source.evaluation.first(max(BATCHES)).to(device)

@@ -101,4 +101,4 @@ def test_every_exit_code_is_documented() -> None:
             r"^\| (\d+) \|", (Path(__file__).parents[3] / "docs/command-line.md").read_text(), re.MULTILINE
         )
     }
-    assert documented == {0, 1, cli.BAD_INPUT, following.REJECTED, cli.INTERRUPTED}
+    assert documented == {0, 1, cli.BAD_INPUT, following.REJECTED, following.NOT_WORTH_IT, cli.INTERRUPTED}
