@@ -137,11 +137,18 @@ function showFigures(report, figures) {
 }
 
 function curveTable(report) {
-  const rows = report.curve.map((point) => ({
-    chosen: point.kept_columns === report.selected.kept_columns,
-    cells: [share(point.ratio), count(point.kept_columns), number(point.perplexity, 5), percent(point.perplexity_drift, true), percent(point.perplexity_drift_high, true), number(point.kl_mean), share(point.top1_agreement)],
+  const { planes, selected } = report;
+  const stored = planes?.bits ?? null;  // null: the job chose, or asked for, a size of the curve
+  const figures = (point) => [number(point.perplexity, 5), percent(point.perplexity_drift, true), percent(point.perplexity_drift_high, true), number(point.kl_mean), share(point.top1_agreement)];
+  const sliced = report.curve.map((point) => ({
+    chosen: stored === null && point.kept_columns === selected.kept_columns,
+    cells: [share(point.ratio), count(point.kept_columns), ...figures(point)],
   }));
-  return h("details", {}, h("summary", {}, "The curve as a table"), table("Drift at each ratio", ["Removed", "Kept columns", "Perplexity", "Drift", "At most (95 %)", "KL, nats", "Same top token"], rows));
+  const read = (planes?.curve ?? []).map((point) => ({
+    chosen: point.bits === stored && point.rescored === planes.rescored,
+    cells: [`planes, ${point.bits} bits`, point.bits === 8 ? "all" : `all, ${count(point.rescored)} rows rescored`, ...figures(point)],
+  }));
+  return h("details", {}, h("summary", {}, "The curve as a table"), table("Drift at each ratio", ["Removed", "Kept columns", "Perplexity", "Drift", "At most (95 %)", "KL, nats", "Same top token"], [...sliced, ...read]));
 }
 
 function sizes(found) {
