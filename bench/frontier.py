@@ -29,7 +29,7 @@ from service.ports.jobs import EngineTask, LocalModel
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 MODELS = Path(os.environ.get("HEADROOM_BENCH_MODELS", Path(__file__).resolve().parents[1] / ".models"))
 SMALL = ("docs-gpt2-13m", "docs-gpt2-13m-long", "docs-llama-untied-12m")
-RATIOS = (0.3, 0.5)
+RATIOS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5)
 SHOWN = (PlaneReading(4, 256), PlaneReading(4, 1024), PlaneReading(3, 1024), PlaneReading(2, 1024), PlaneReading(8, 0))
 BITS, RESCORED = (8, 4, 3, 2), (0, 256, 512, 1024, 2048)
 AIMS = {PlaneReading(3, 1024): 0.004, PlaneReading(2, 1024): 0.015}  # KL in nats
