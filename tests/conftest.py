@@ -19,8 +19,9 @@ SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
 def pytest_sessionstart() -> None:
-    # A shell that starts the tests in the background has them ignore interrupts, and so would every child.
+    # What starts the tests in the background may have them ignore these, and so would every child.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
