@@ -1,5 +1,6 @@
 """The whole service in its embedded form: real broker, Celery, database and job processes, and what kills them."""
 
+import itertools
 import os
 import random
 import re
@@ -33,6 +34,7 @@ TIMES = {
 }
 SHORT = {"calibration_tokens": 2048, "evaluation_tokens": 2048, "window": 64}
 LONG = {"calibration_tokens": 2_000_000, "evaluation_tokens": 2_000_000, "window": 64}
+TEXTS = itertools.count()
 FINAL = {"succeeded", "failed", "canceled", "rejected"}
 
 Json = dict[str, Any]
@@ -45,10 +47,17 @@ def models_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture
-def environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in TIMES.items():
-        monkeypatch.setenv(name, value)
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("served") / "data"
+
+
+@pytest.fixture(scope="module")
+def environment() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        for name, value in TIMES.items():
+            monkeypatch.setenv(name, value)
+        yield
 
 
 class Service:
@@ -58,8 +67,8 @@ class Service:
         self.http = httpx.Client(base_url=url, timeout=30, trust_env=False)
 
     def post(self, options: Json, words: int = 20_000) -> str:
-        """A job on the tiny model that passes any gate."""
-        text = " ".join(random.Random(words).choices(["the", "head", "of", "a", "model", "is", "wide"], k=words))
+        """A job on the tiny model that passes any gate, on a text of its own: nothing of it is cached."""
+        text = " ".join(random.Random(next(TEXTS)).choices(["the", "head", "of", "a", "model", "is", "wide"], k=words))
         corpus = self.http.post("/v1/corpora", content=text, headers={"Content-Type": "text/plain"})
         body = {
             "model": "acme/tiny",
@@ -134,13 +143,14 @@ def serve(tmp_path: Path, models_dir: Path, environment: None) -> Iterator[Calla
         served.service.http.close()
 
 
-@pytest.fixture
-def server(tmp_path: Path, models_dir: Path, environment: None) -> Iterator[EmbeddedServer]:
-    with EmbeddedServer(tmp_path / "data", models_dir, port=0) as started:
+@pytest.fixture(scope="module")
+def server(data_dir: Path, models_dir: Path, environment: None) -> Iterator[EmbeddedServer]:
+    """One that each test leaves without jobs under way, whatever it killed."""
+    with EmbeddedServer(data_dir, models_dir, port=0) as started:
         yield started
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def service(server: EmbeddedServer) -> Iterator[Service]:
     connected = Service(server.url)
     yield connected
@@ -185,7 +195,7 @@ def test_a_job_whose_process_is_killed_in_the_middle_runs_again_and_ends_once(se
     }
 
 
-def test_a_running_job_is_canceled_within_ten_seconds_and_the_next_one_runs(service: Service, tmp_path: Path) -> None:
+def test_a_running_job_is_canceled_within_ten_seconds_and_the_next_one_runs(service: Service, data_dir: Path) -> None:
     long = service.post(LONG, words=300_000)
     short = service.post(SHORT)
     service.wait(long, lambda job: job["phase"] == "encoding")
@@ -196,7 +206,7 @@ def test_a_running_job_is_canceled_within_ten_seconds_and_the_next_one_runs(serv
 
     assert time.monotonic() - asked < 10
     assert service.http.get(f"/v1/jobs/{long}/files").json().get("data", []) == []
-    assert list((tmp_path / "data" / "artifacts" / "staging").glob(f"{long}/*")) == []
+    assert list((data_dir / "artifacts" / "staging").glob(f"{long}/*")) == []
     assert service.wait_for_end(short)["status"] == "succeeded"
 
 
@@ -224,8 +234,8 @@ def test_a_job_posted_while_the_broker_is_dead_is_accepted_and_runs(service: Ser
 
 
 @pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="only root can make a small disk")
-def test_a_full_disk_fails_the_job_with_its_code_and_the_service_goes_on(service: Service, tmp_path: Path) -> None:
-    artifacts = tmp_path / "data" / "artifacts"
+def test_a_full_disk_fails_the_job_with_its_code_and_the_service_goes_on(service: Service, data_dir: Path) -> None:
+    artifacts = data_dir / "artifacts"
     artifacts.mkdir(exist_ok=True)
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=40k", "tmpfs", artifacts], check=False)
     if mounted.returncode != 0:
@@ -272,10 +282,10 @@ def test_a_server_told_to_stop_gives_its_running_job_back_and_leaves_no_process(
 
 
 def test_a_second_server_on_the_same_folder_is_refused_with_the_address_of_the_first(
-    server: EmbeddedServer, tmp_path: Path
+    server: EmbeddedServer, data_dir: Path
 ) -> None:
     with pytest.raises(ServerFailed, match=f"Another server uses .*{server.url}"):
-        EmbeddedServer(tmp_path / "data", None, port=0).start()
+        EmbeddedServer(data_dir, None, port=0).start()
 
 
 def test_a_port_that_is_taken_is_named_before_anything_starts(tmp_path: Path) -> None:

@@ -345,7 +345,7 @@ def test_a_config_that_describes_more_than_is_stored_is_refused_before_it_is_bui
 ) -> None:
     task = make_task()
     config = json.loads((task.model.path / "config.json").read_text())
-    (task.model.path / "config.json").write_text(json.dumps(config | {"n_layer": 5000}))
+    (task.model.path / "config.json").write_text(json.dumps(config | {"n_layer": 500}))
     with pytest.raises(CorruptCheckpoint, match="describes"):
         run(task)
 
