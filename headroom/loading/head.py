@@ -13,12 +13,28 @@ from torch.nn import functional as F
 
 REMOVED_NAME = "restore.safetensors"  # what only going back needs; no loader reads it
 FORMAT_VERSION = 1  # of the checkpoint: who writes one and who loads one must mean the same tensors
+# Share of the spread of the fingerprint's logits by which they may differ, beside the rounding of the dtype that is
+# loaded. Another dtype moves them by a few percent of the spread, a head initialised at random by fifty and more.
+FINGERPRINT_TOLERANCE = 0.15
 
 
 def fingerprint_inputs(model: nn.Module, input_ids: Tensor) -> dict[str, Tensor]:
     """What a fingerprint is taken with: (1, tokens) ids, given to the decoder too where there is one."""
     is_pair = getattr(model.config, "is_encoder_decoder", False)
     return {"input_ids": input_ids} | ({"decoder_input_ids": input_ids} if is_pair else {})
+
+
+def require_fingerprint(found: Tensor, stored: list[float], dtype: torch.dtype) -> None:
+    """ValueError unless the logits `found`, computed in `dtype`, are those that were stored."""
+    expected = torch.tensor(stored)
+    rounding = 4 * torch.finfo(dtype).eps * float(expected.abs().max())
+    allowed = FINGERPRINT_TOLERANCE * float(expected.max() - expected.min()) + rounding
+    difference = float((found - expected).abs().max())
+    if not difference <= allowed:
+        raise ValueError(
+            f"this headroom checkpoint does not reproduce its fingerprint (logits off by {difference:.2g}, "
+            f"{allowed:.2g} allowed): its files are damaged or were replaced, or weights were re-initialised on loading"
+        )
 
 
 Reading: TypeAlias = Callable[[Tensor], Tensor]  # hidden states -> logits, with another number of columns

@@ -14,7 +14,14 @@ from transformers.quantizers.auto import register_quantization_config, register_
 from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
-from headroom.loading.head import FORMAT_VERSION, SameEmbedding, SlicedEmbedding, SlicedHead, fingerprint_inputs
+from headroom.loading.head import (
+    FORMAT_VERSION,
+    SameEmbedding,
+    SlicedEmbedding,
+    SlicedHead,
+    fingerprint_inputs,
+    require_fingerprint,
+)
 from headroom.loading.planes_format import (
     PLANES_VERSION,
     check,
@@ -26,9 +33,6 @@ from headroom.loading.planes_format import (
 from headroom.loading.planes_head import PlanesEmbedding, PlanesHead, SamePlanes
 from headroom.loading.quantized_head import PackedHead, QuantizedHead, RoundedHead
 
-# Share of the spread of the fingerprint's logits by which they may differ, beside the rounding of the dtype that is
-# loaded. Another dtype moves them by a few percent of the spread, a head initialised at random by fifty and more.
-FINGERPRINT_TOLERANCE = 0.15
 PLANES_FIELDS = ("whole_columns", "bits", "rescored", "preview_columns", "group", "unbasis", "mean_hidden")
 ROUNDED_HEADS: dict[str, type[RoundedHead]] = {"int8": QuantizedHead, "int4": PackedHead}
 
@@ -255,16 +259,8 @@ def fingerprint_of(model: Any, input_ids: list[int]) -> list[float]:
 
 def check_fingerprint(model: Any, fingerprint: dict[str, Any]) -> None:
     """ValueError unless the model reproduces the stored logits. Catches weights that were re-initialised on load."""
-    expected = torch.tensor(fingerprint["logits"])
     found = torch.tensor(fingerprint_of(model, fingerprint["input_ids"]))
-    rounding = 4 * torch.finfo(model.dtype).eps * float(expected.abs().max())
-    allowed = FINGERPRINT_TOLERANCE * float(expected.max() - expected.min()) + rounding
-    difference = float((found - expected).abs().max())
-    if not difference <= allowed:
-        raise ValueError(
-            f"this headroom checkpoint does not reproduce its fingerprint (logits off by {difference:.2g}, "
-            f"{allowed:.2g} allowed): its files are damaged or were replaced, or weights were re-initialised on loading"
-        )
+    require_fingerprint(found, fingerprint["logits"], model.dtype)
 
 
 def _swap(model: Any, head: nn.Module, embedding: nn.Module | None, config: HeadroomConfig) -> None:

@@ -67,6 +67,7 @@ def planes_table(fields: dict[str, Any], rows: int) -> PlanesEmbedding:
 
 
 def settle(head: PlanesHead, asked: dict[str, int]) -> None:
-    """Read as was asked, and make now what the first use would make."""
-    set_head(OneHead(head), **asked)
+    """Read as was asked, and make now what the first use would make. A rank rescores no more rows than it has."""
+    fitting = {name: min(value, head.out_features) if name == "rescored" else value for name, value in asked.items()}
+    set_head(OneHead(head), **fitting)
     head.prepare()

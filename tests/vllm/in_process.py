@@ -4,6 +4,7 @@ Prints how far its embeddings and log-probabilities are from NAME.reference, a l
 """
 
 import json
+import logging
 import os
 import sys
 import tempfile
@@ -21,12 +22,25 @@ from vllm.model_executor.model_loader import get_model
 from vllm.plugins import load_general_plugins
 
 
+class Told(logging.Handler):
+    """What headroom's plugin said while a model was loaded."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines: list[str] = []
+        logging.getLogger("vllm.headroom").addHandler(self)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines.append(record.getMessage())
+
+
 def compared(folder: Path, implementation: str, settings: str) -> dict[str, Any]:
     arguments = EngineArgs(
         model=str(folder), dtype="float32", enforce_eager=True, max_model_len=32, model_impl=implementation
     )
     arguments.additional_config = {"headroom": json.loads(settings)}
     config = arguments.create_engine_config()
+    told = Told()
     with set_current_vllm_config(config):
         model = get_model(vllm_config=config)
     reference = load_file(folder.with_suffix(".reference"))
@@ -34,6 +48,7 @@ def compared(folder: Path, implementation: str, settings: str) -> dict[str, Any]
         found, logits = model.embed_input_ids(reference["ids"]), model.compute_logits(reference["states"])
     log_p = logits.log_softmax(-1)
     return {
+        "told": told.lines,
         "class": type(model).__name__,
         "shape": list(logits.shape),
         "embeddings": float((found - reference["embeddings"]).abs().max()),

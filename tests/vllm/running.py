@@ -9,7 +9,7 @@ from typing import Any
 import torch
 import transformers
 
-import headroom  # noqa: F401  # teaches transformers the format
+import headroom  # teaches transformers the format
 from tests.vllm.environment import ROOT, VLLM_PYTHON
 
 HERE = Path(__file__).parent
@@ -43,9 +43,11 @@ def run(program: str, *arguments: str, cache: Path, **variables: str) -> list[An
     return [json.loads(line) for line in lines]
 
 
-def expected(folder: Path, prompts: list[list[int]], count: int) -> list[dict[str, Any]]:
+def expected(folder: Path, prompts: list[list[int]], count: int, **setting: int) -> list[dict[str, Any]]:
     """`count` greedy tokens after each prompt and their log-probabilities, by transformers in float32."""
     model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    if setting:
+        headroom.set_head(model, **setting)
     found = []
     for prompt in prompts:
         ids = list(prompt)

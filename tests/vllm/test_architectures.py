@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 
 from tests.vllm.checkpoints import Case, make_checkpoint, write_reference
@@ -42,7 +43,7 @@ NOT_WHOLE = {  # a tensor that is taken out of a checkpoint, and what vLLM says 
     "mistral-sliced-untied": ("model.norm.weight", "model.norm.weight"),
     "cohere-int8-untied": ("lm_head.quantized", "did not give vLLM quantized of the head"),
 }
-
+REPLACED = {"gemma2-planes-tied": "model.norm.weight", "llama-int8-untied": "model.layers.0.mlp.down_proj.weight"}
 SETTINGS = ('{"bits": 8}', '{"bits": 2, "rescored": 0}', '{"bits": 2, "rescored": 264}', '{"bits": 5}', '{"rows": 9}')
 
 
@@ -56,6 +57,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any
             write_reference(make_checkpoint(case, folder, keep_removed=keeps))
     arguments = [f"{folder / case.name}|{case.implementation}" for case in CASES]
     arguments += [str(without(folder / name, tensor)) for name, (tensor, _) in NOT_WHOLE.items()]
+    arguments += [str(with_other(folder / name, tensor)) for name, tensor in REPLACED.items()]
     arguments += [str(with_fields(folder / "llama-sliced-untied", version=9))]
     arguments += [str(with_fields(folder / "llama-int8-untied", head_dtype="int3"))]
     arguments += [f"{folder / 'llama-planes-untied'}|auto|{settings}" for settings in SETTINGS]
@@ -65,10 +67,22 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any
 
 def without(folder: Path, name: str) -> Path:
     """A copy of a checkpoint that lacks one tensor."""
-    copy = folder.with_name(f"{folder.name}-incomplete")
+    return with_tensor(folder, "incomplete", name, None)
+
+
+def with_other(folder: Path, name: str) -> Path:
+    """A copy of which one tensor has other values, as those of another model would be."""
+    tensor = load_file(folder / "model.safetensors")[name]
+    return with_tensor(folder, "replaced", name, 30 * torch.randn(tensor.shape).to(tensor.dtype))
+
+
+def with_tensor(folder: Path, suffix: str, name: str, tensor: torch.Tensor | None) -> Path:
+    copy = folder.with_name(f"{folder.name}-{suffix}")
     shutil.copytree(folder, copy)
     tensors = load_file(copy / "model.safetensors")
-    del tensors[name]
+    tensors |= {name: tensor} if tensor is not None else {}
+    if tensor is None:
+        del tensors[name]
     save_file(tensors, copy / "model.safetensors", metadata={"format": "pt"})
     return copy
 
@@ -92,6 +106,13 @@ def test_vllm_gives_the_embeddings_and_log_probabilities_that_transformers_gives
     assert result["embeddings"] < 1e-5
     assert result["log_p"] < 1e-4
     assert result["same_top"]
+    assert result["told"] == ["headroom: the model reproduces the fingerprint of its checkpoint"]
+
+
+@pytest.mark.parametrize("name", REPLACED)
+def test_a_tensor_of_another_model_is_refused_by_the_fingerprint(name: str, results: dict[str, dict[str, Any]]) -> None:
+    error = results[f"{name}-replaced:auto:{{}}"]["error"]
+    assert "does not reproduce its fingerprint" in error
 
 
 @pytest.mark.parametrize("name", NOT_WHOLE)
