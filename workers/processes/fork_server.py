@@ -76,8 +76,9 @@ def _serve(listener: socket.socket) -> None:
 
 
 def _receive(connection: socket.socket) -> tuple[dict[str, Any], int] | None:
-    """The request and its descriptor; None, and the connection closed, if the other side left or sent neither."""
+    """The request and its descriptor; None if the other side left or sent neither: both are closed then."""
     connection.settimeout(5.0)
+    descriptors: list[int] = []
     try:
         data, descriptors, _, _ = socket.recv_fds(connection, MAX_REQUEST_BYTES, 1)
         while data and not data.endswith(b"\n"):
@@ -87,6 +88,8 @@ def _receive(connection: socket.socket) -> tuple[dict[str, Any], int] | None:
             data += more
         return json.loads(data), descriptors[0]
     except (OSError, ValueError, IndexError):
+        for descriptor in descriptors:
+            os.close(descriptor)
         connection.close()
         return None
 
