@@ -76,6 +76,7 @@ CATALOGUE: dict[str, ErrorKind] = {
     "revision_not_found": ErrorKind(404, "The repository has no such revision"),
     "corpus_in_use": ErrorKind(409, "The corpus is in use"),
     "quota_exceeded": ErrorKind(409, "The owner has as much as it may"),
+    "recipe_unknown": ErrorKind(409, "A newer release accepted the job"),
     "job_not_finished": ErrorKind(409, "The job has not ended"),
     "idempotency_key_reused": ErrorKind(422, "The key came with another request before"),
     "request_in_flight": ErrorKind(409, "The same request is being answered"),

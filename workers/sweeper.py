@@ -16,13 +16,14 @@ from pathlib import Path
 
 from service.adapters.remote.celery_queue import CeleryQueue
 from service.adapters.remote.outward_http import OutwardHttp
+from service.adapters.sql.audit import SqlAudit
 from service.adapters.sql.database import Database
 from service.adapters.sql.holds import SqlHolds
 from service.foundation.errors import AttemptSuperseded, ServiceError, WorkerLost
 from service.foundation.logs import configure_logging
 from service.foundation.settings import Settings
 from service.jobs.retries import retry_or_fail
-from service.ports.access import CorpusHolds
+from service.ports.access import AuditLog, CorpusHolds
 from service.ports.jobs import JobQueue
 from service.publishing.retention import Retirement
 from service.records.receipts import KEPT_FOR
@@ -48,10 +49,15 @@ class Sweeper:
     """Rounds of steps. A step that fails is logged, and neither stops the other steps nor the next round."""
 
     def __init__(
-        self, parts: Parts, queue: JobQueue, holds: CorpusHolds, monotonic: Callable[[], float] = time.monotonic
+        self,
+        parts: Parts,
+        queue: JobQueue,
+        holds: CorpusHolds,
+        audit: AuditLog,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         is_remote = bool(parts.settings.storage_url)
-        retirement = Retirement(parts.store, holds, parts.artifacts, parts.corpora)
+        retirement = Retirement(parts.store, holds, parts.artifacts, parts.corpora, audit)
         self._steps = {
             "sending": Step(lambda: send_outbox(parts, queue)),
             "waking": Step(lambda: send_shards(parts, queue)),
@@ -125,7 +131,7 @@ def main(arguments: list[str]) -> None:
     configure_logging(settings.log_format)
     parts = open_parts(settings)
     database = Database(settings.database)
-    sweeper = Sweeper(parts, CeleryQueue(settings.broker_url), SqlHolds(database, utc_now))
+    sweeper = Sweeper(parts, CeleryQueue(settings.broker_url), SqlHolds(database, utc_now), SqlAudit(database))
     sender = WebhookSender(parts.store.webhooks, OutwardHttp(settings.allowed_networks).post, parts.clock)
     sending = threading.Thread(target=sender.run, args=(stopping,), name="webhooks")
     sending.start()

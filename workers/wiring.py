@@ -33,7 +33,12 @@ class Parts:
     @property
     def retention(self) -> Retention:
         settings = self.settings
-        return Retention(settings.keep_artifacts_days, settings.keep_reports_days, settings.keep_corpora_days)
+        return Retention(
+            settings.keep_artifacts_days,
+            settings.keep_reports_days,
+            settings.keep_corpora_days,
+            settings.keep_audit_days,
+        )
 
     def close(self) -> None:
         self.store.close()

@@ -9,6 +9,7 @@ from typing import Generic, TypeVar
 from anyio import to_thread
 
 from api.schemas import JobView
+from service.foundation.errors import JobNotFound
 from service.ports.jobs import JobStore
 
 V = TypeVar("V")
@@ -61,17 +62,26 @@ class JobAnswers:
         return owned[1] if owned and owner in (None, owned[0]) else None
 
     async def body(self, job_id: str, version: int) -> tuple[int, bytes] | None:
-        """That version, or a newer one, and its JSON; None if it has just been deleted. StoreUnavailable."""
+        """That version, or a newer one, and its JSON; None if it has just been deleted. RecipeUnknown as well."""
         known = self._bodies.get(job_id)
         if known is None or known[0] < version:
             known = await self._written.find(job_id)
             if known is None:
+                await to_thread.run_sync(self._is_there, job_id)
                 return None
             self._bodies[job_id] = known
         self._bodies.move_to_end(job_id)
         if len(self._bodies) > BODIES:
             self._bodies.popitem(last=False)
         return known
+
+    def _is_there(self, job_id: str) -> bool:
+        """RecipeUnknown for one that lists leave out."""
+        try:
+            self._store.get(job_id)
+        except JobNotFound:
+            return False
+        return True
 
     def _write(self, job_ids: set[str]) -> dict[str, tuple[int, bytes]]:
         jobs = self._store.several(job_ids)

@@ -28,15 +28,17 @@ class OwnedCorpora:
     def add(self, caller: Caller, chunks: Iterator[bytes], format: str, field: str | None) -> tuple[Corpus, bool]:
         """The corpus, and whether its owner did not hold it before; raises as CorpusStore.add does. QuotaExceeded."""
         self.check_room(caller)
-        corpus = self.corpora.add(chunks, format, field)
-        since, is_new = self.hold(caller, corpus)
-        if is_new and self.quotas.max_bytes:
-            self._check_fit(caller, corpus)
+        corpus = self.corpora.add(self._that_fit(caller, chunks), format, field)
+        try:
+            since, is_new = self.hold(caller, corpus)
+        except QuotaExceeded:  # something else of this owner took the room meanwhile
+            self.holds.release(caller.owner, corpus.id, lambda: self.corpora.delete(corpus.id))
+            raise
         return replace(corpus, created=since), is_new
 
     def hold(self, caller: Caller, corpus: Corpus) -> tuple[datetime, bool]:
-        """Since when, and whether only now. From here on nobody else's deletion removes the text."""
-        since, is_new = self.holds.hold(caller.owner, corpus.id, corpus.size)
+        """Since when, and whether only now. From here on nobody else's deletion removes the text. QuotaExceeded."""
+        since, is_new = self.holds.hold(caller.owner, corpus.id, corpus.size, self.quotas)
         try:
             self.corpora.get(corpus.id)
         except CorpusNotFound:  # its last holder let it go before this one took hold
@@ -49,15 +51,13 @@ class OwnedCorpora:
         if self.quotas.max_bytes:
             self.quotas.check_bytes(self._bytes(caller))
 
-    def _check_fit(self, caller: Caller, corpus: Corpus) -> None:
-        """Not before it is stored: until then nobody knows how large it is."""
-        used = self._bytes(caller)
-        if used > self.quotas.max_bytes:
-            self.holds.release(caller.owner, corpus.id, lambda: self.corpora.delete(corpus.id))
-            raise QuotaExceeded(
-                f"with this corpus of {corpus.size:,} bytes {used:,} of at most {self.quotas.max_bytes:,} would be "
-                "stored; delete jobs or corpora that are not needed"
-            )
+    def _that_fit(self, caller: Caller, chunks: Iterator[bytes]) -> Iterator[bytes]:
+        """The text, as long as there is room: how much comes is known only once it is there. QuotaExceeded."""
+        used, size = self._bytes(caller) if self.quotas.max_bytes else 0, 0
+        for chunk in chunks:
+            size += len(chunk)
+            self.quotas.check_fit(used, size, "a corpus")
+            yield chunk
 
     def _bytes(self, caller: Caller) -> int:
         return self.jobs.stored_bytes(caller.owner) + self.holds.bytes(caller.owner)

@@ -35,6 +35,7 @@ ServiceError
 │   ├── RevisionNotFound       the repository has no such commit or tag
 │   ├── CorpusInUse            a queued or running job still reads it
 │   ├── QuotaExceeded          the owner has as many jobs or bytes as it may
+│   ├── RecipeUnknown          a newer release of the service accepted the job
 │   ├── JobNotFinished         delete of a job that has not ended
 │   ├── IdempotencyKeyReused   the key came with another request before
 │   ├── RequestInFlight        the same request is being answered
@@ -202,6 +203,10 @@ class CorpusInUse(StateError):
 
 class QuotaExceeded(StateError):
     code = "quota_exceeded"
+
+
+class RecipeUnknown(StateError):
+    code = "recipe_unknown"
 
 
 class JobNotFinished(StateError):

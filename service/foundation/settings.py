@@ -61,6 +61,7 @@ class Settings(BaseSettings):
     keep_artifacts_days: Annotated[float, Field(ge=0)] = 0.0  # published files, after the end of their job; 0: for ever
     keep_reports_days: Annotated[float, Field(ge=0)] = 0.0  # the same of reports
     keep_corpora_days: Annotated[float, Field(ge=0)] = 0.0  # corpora that no job read meanwhile; 0: for ever
+    keep_audit_days: Annotated[float, Field(ge=0)] = 0.0  # entries of the audit log; 0: for ever
     max_hidden_cache_bytes: Annotated[int, Field(ge=0)] = 100_000_000_000  # on each worker; 0: no limit
     max_model_cache_bytes: Annotated[int, Field(ge=0)] = 200_000_000_000  # fetched models, on each worker; 0: no limit
     resend_after_seconds: float = 60.0  # a sent but unclaimed message is sent again

@@ -12,6 +12,7 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -180,13 +181,22 @@ def _publish(
     hashed = hash_files(task.staging, known, lambda fraction: progress(Phase.PUBLISHING, 0.9 * fraction))
     hashes = {path: file.sha256 for path, file in hashed.items()}
     for folder in reports:
-        described = describe_artifact(job, task.model, of_revision(hashes, folder))
-        write_whole(task.staging / folder / MANIFEST_NAME, as_json(described))
+        manifest = as_json(describe_artifact(job, task.model, of_revision(hashes, folder)))
+        path = task.staging / folder / MANIFEST_NAME
+        write_whole(path, manifest)
+        hashed[path.relative_to(task.staging).as_posix()] = HashedFile.of(path, sha256(manifest).hexdigest())
     progress(Phase.PUBLISHING, 0.9)
+    size = sum(file.size for file in _once(hashed).values())
+    _write(services, lambda: services.store.take_bytes(job.id, job.attempt, size))
     published = {file.path: file.sha256 for file in services.artifacts.publish(job.id, job.attempt, hashed)}
     if published.get(REPORT_NAME) != hashes[REPORT_NAME]:
         return _adopt(job, services)  # an attempt that had lost its fence was faster; its files are the ones to keep
     return _finish(job, services, Status.SUCCEEDED, summarize(reports[""]))
+
+
+def _once(hashed: dict[str, HashedFile]) -> dict[tuple[str, str], HashedFile]:
+    """As same_content counts what is stored."""
+    return {(path.rpartition("/")[2], file.sha256): file for path, file in hashed.items()}
 
 
 def _adopt(job: Job, services: Services) -> Job:

@@ -79,6 +79,7 @@ class Submission:
             owner=caller.owner,
             queued=now,
             trace=self.tracer.context(),
+            byte_limit=self.corpora.quotas.max_bytes,
         )
         self.store.add(job, receipt_of(job) if receipt_of else None, self.corpora.quotas)
         self._send(job.id)

@@ -7,6 +7,7 @@ from typing import Protocol
 
 from service.records.audit import AuditEntry, AuditFilter, AuditPage
 from service.records.callers import Key
+from service.records.quotas import NO_QUOTAS, Quotas
 
 
 class KeyStore(Protocol):
@@ -37,8 +38,9 @@ class KeyStore(Protocol):
 class CorpusHolds(Protocol):
     """Which owner holds which corpus."""
 
-    def hold(self, owner: str, corpus_id: str, size: int) -> tuple[datetime, bool]:
-        """Since when, and whether only now."""
+    def hold(self, owner: str, corpus_id: str, size: int, quotas: Quotas = NO_QUOTAS) -> tuple[datetime, bool]:
+        """Since when, and whether only now. QuotaExceeded if the owner would then store more than `quotas` allow,
+        published files of jobs included; however many ask at once."""
 
     def since(self, owner: str, corpus_id: str) -> datetime | None:
         """None: this owner does not hold it."""
@@ -58,12 +60,15 @@ class CorpusHolds(Protocol):
 
 
 class AuditLog(Protocol):
-    """Append-only."""
+    """Append-only, but for what is too old to be kept."""
 
     def append(self, entry: AuditEntry) -> None: ...
 
     def page(self, where: AuditFilter, limit: int, after: int | None) -> AuditPage:
         """Newest first; `after` is the number of the last entry of the page before."""
+
+    def forget(self, before: datetime) -> int:
+        """Remove the entries of before; how many there were. For retention alone: no route and no command calls it."""
 
 
 @dataclass(frozen=True)

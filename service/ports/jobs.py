@@ -124,7 +124,11 @@ class ShardStore(Protocol):
 
 
 class JobStore(Protocol):
-    """The store of truth. Every method is one transaction; StoreUnavailable when the database is away."""
+    """The store of truth. Every method is one transaction; StoreUnavailable when the database is away.
+
+    RecipeUnknown where one job is asked for that a newer release accepted; pages and lists leave it out, and nothing
+    claims it.
+    """
 
     @property
     def webhooks(self) -> WebhookStore:
@@ -174,6 +178,11 @@ class JobStore(Protocol):
     def report_progress(self, job_id: str, attempt: int, phase: Phase, progress: float) -> Job:
         """Fenced like heartbeat. A new phase closes the one before, in `phase_seconds` and as an event."""
 
+    def take_bytes(self, job_id: str, attempt: int, size: int) -> None:
+        """Count these bytes of files, which are about to be published, to the job's owner, in place of what an attempt
+        before took. Fenced. QuotaExceeded, and nothing counted, if the owner would then store more than the job's
+        `byte_limit`, corpora included; however many ask at once. A job that ends without success gives them back."""
+
     def finish(
         self,
         job_id: str,
@@ -199,6 +208,9 @@ class JobStore(Protocol):
 
     def lapsed(self) -> list[Job]:
         """Running or canceling jobs whose lease is over."""
+
+    def unfinished(self) -> dict[str, tuple[Status, int]]:
+        """Status and attempt of every job that has not ended, also of those that a newer release accepted."""
 
     def due_outbox(self, older_than_seconds: float, limit: int) -> list[str]:
         """Ids of queued jobs that are due and whose message was not sent, or was sent this long ago unclaimed."""

@@ -1,4 +1,4 @@
-"""What goes when: published files, reports and corpora of long ago, if an operator set a time for them.
+"""What goes when: published files, reports, corpora and audit entries of long ago, if an operator set a time for them.
 
 Nothing goes that a job may still read: not the files of a job that has not ended, nor a corpus of one.
 """
@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from functools import partial
 
 from service.foundation.errors import CorpusInUse, CorpusNotFound, JobNotFound
-from service.ports.access import CorpusHolds
+from service.ports.access import AuditLog, CorpusHolds
 from service.ports.files import ArtifactStore, CorpusStore
 from service.ports.jobs import JobStore
 
@@ -18,11 +18,12 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Retention:
-    """Days after the end of a job, or after the last use of a corpus; 0: for ever."""
+    """Days after the end of a job, after the last use of a corpus, or after an entry was written; 0: for ever."""
 
     artifact_days: float
     report_days: float
     corpus_days: float
+    audit_days: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,7 @@ class Retirement:
     holds: CorpusHolds
     artifacts: ArtifactStore
     corpora: CorpusStore
+    audit: AuditLog
 
     def retire(self, retention: Retention, now: datetime) -> None:
         """Safe beside others that do the same. Raises what the stores raise; the next round goes on."""
@@ -44,6 +46,10 @@ class Retirement:
                 logger.info("removed %d reports older than %g days", count, retention.report_days)
         if retention.corpus_days:
             self._corpora(now - timedelta(days=retention.corpus_days))
+        if retention.audit_days:
+            count = self.audit.forget(now - timedelta(days=retention.audit_days))
+            if count:
+                logger.info("removed %d entries of the audit log older than %g days", count, retention.audit_days)
 
     def _artifacts(self, before: datetime) -> None:
         for job_id in self.artifacts.published_before(before):

@@ -143,7 +143,8 @@ class Job:
     attempts: tuple[AttemptRecord, ...] = ()
     result: dict[str, Any] | None = None  # summary figures for dashboards; the report holds the rest
     trace: TraceContext = field(default_factory=dict)  # of the request that made it: attempts are spans below it
-    stored_bytes: int = 0  # of its published files
+    stored_bytes: int = 0  # of its published files, or of those that are just being published
+    byte_limit: int = 0  # of all that its owner stores, as it was when the job was accepted; 0: none
     version: int = 0  # grows with every change: the ETag
 
     @property

@@ -26,5 +26,13 @@ class Quotas:
                 f"{used:,} of at most {self.max_bytes:,} bytes are stored; delete jobs or corpora that are not needed"
             )
 
+    def check_fit(self, used: int, size: int, what: str) -> None:
+        """Whether `what`, of `size` bytes, may be added. QuotaExceeded."""
+        if self.max_bytes and used + size > self.max_bytes:
+            raise QuotaExceeded(
+                f"with {what} of {size:,} bytes {used + size:,} of at most {self.max_bytes:,} would be stored; delete "
+                "jobs or corpora that are not needed"
+            )
+
 
 NO_QUOTAS = Quotas()

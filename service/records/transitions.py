@@ -87,7 +87,7 @@ def ended(
 def requeued(job: Job, outcome: str, not_before: datetime, now: datetime) -> Change:
     """The attempt is lost. The job waits for the next one, or ends if it was to be canceled."""
     if job.status is Status.CANCELING:
-        return _attempt_closed(job, Status.CANCELED, outcome, now, finished=now)
+        return _attempt_closed(job, Status.CANCELED, outcome, now, finished=now, stored_bytes=0)
     return _attempt_closed(
         job, Status.QUEUED, outcome, now, queued=now, not_before=not_before, phase=None, progress=0.0
     )
@@ -96,7 +96,7 @@ def requeued(job: Job, outcome: str, not_before: datetime, now: datetime) -> Cha
 def cancel_requested(job: Job, now: datetime) -> Change:
     """A queued job ends at once; a running one is told by its status."""
     if job.status is Status.QUEUED:
-        return _entered(job, Status.CANCELED, finished=now, not_before=None)
+        return _entered(job, Status.CANCELED, finished=now, not_before=None, stored_bytes=0)
     return _entered(job, Status.CANCELING)
 
 

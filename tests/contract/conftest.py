@@ -57,5 +57,5 @@ def audit(database: Database | None) -> AuditLog:
 
 
 @pytest.fixture
-def holds(database: Database | None, clock: StoppedClock) -> CorpusHolds:
-    return SqlHolds(database, clock) if database else MemoryHolds(clock)
+def holds(database: Database | None, clock: StoppedClock, store: JobStore) -> CorpusHolds:
+    return MemoryHolds(clock, store) if isinstance(store, MemoryJobStore) else SqlHolds(database, clock)

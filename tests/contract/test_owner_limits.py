@@ -2,12 +2,20 @@
 
 import pytest
 
-from service.foundation.errors import JobNotFinished, JobNotFound, QuotaExceeded
+from service.foundation.errors import AttemptSuperseded, JobNotFinished, JobNotFound, QuotaExceeded
 from service.ports.access import CorpusHolds
 from service.ports.jobs import JobFilter, JobStore
 from service.records.job import Status
-from service.records.quotas import Quotas
-from tests.factories import add_job, add_running_job, make_job, make_recipe, run_at_once
+from service.records.quotas import NO_QUOTAS, Quotas
+from tests.factories import (
+    StoppedClock,
+    add_job,
+    add_running_job,
+    claim_job,
+    make_job,
+    make_recipe,
+    run_at_once,
+)
 
 TWO = Quotas(max_jobs=2)
 
@@ -60,6 +68,73 @@ def test_bytes_of_corpora_are_summed_by_owner(holds: CorpusHolds) -> None:
     assert [holds.bytes(owner) for owner in ("a", "b", "c")] == [3_000_000_005, 5, 0]
     holds.release("a", "corpus_2", lambda: None)
     assert (holds.bytes("a"), holds.bytes("b")) == (3_000_000_000, 5)
+
+
+HUNDRED = Quotas(max_bytes=100)
+
+
+def takes(store: JobStore, job_id: str, size: int, attempt: int = 1) -> bool:
+    try:
+        store.take_bytes(job_id, attempt, size)
+    except QuotaExceeded:
+        return False
+    return True
+
+
+def holds_it(holds: CorpusHolds, corpus_id: str, size: int, quotas: Quotas = HUNDRED) -> bool:
+    try:
+        holds.hold("a", corpus_id, size, quotas)
+    except QuotaExceeded:
+        return False
+    return True
+
+
+def test_files_and_corpora_share_the_bytes_of_their_owner(store: JobStore, holds: CorpusHolds) -> None:
+    first, second = (add_running_job(store, owner="a", byte_limit=100) for _ in range(2))
+    other, unlimited = add_running_job(store, owner="b", byte_limit=100), add_running_job(store, owner="a")
+    assert holds_it(holds, "corpus_1", 40)
+    assert takes(store, first.id, 61) is False
+    assert takes(store, first.id, 60)
+    assert takes(store, first.id, 60)  # once for each job, however often it is told
+    assert [takes(store, job.id, 1) for job in (second, other, unlimited)] == [False, True, True]
+    assert holds_it(holds, "corpus_2", 1) is False
+    assert holds_it(holds, "corpus_1", 40)  # held already
+    assert holds_it(holds, "corpus_2", 1, NO_QUOTAS)
+    assert store.stored_bytes("a") + holds.bytes("a") == 102
+
+
+def test_bytes_taken_come_back_unless_the_job_succeeds(store: JobStore, clock: StoppedClock) -> None:
+    ways = (
+        lambda job: store.finish(job.id, 1, Status.FAILED, None, None),
+        lambda job: (store.request_cancel(job.id), store.requeue(job.id, 1, "worker_lost", clock())),
+        lambda job: (store.requeue(job.id, 1, "worker_lost", clock()), store.request_cancel(job.id)),
+    )
+    for end in ways:
+        job = add_running_job(store, owner="a", byte_limit=100)
+        assert takes(store, job.id, 100)
+        end(job)
+        assert store.stored_bytes("a") == 0
+    job = add_running_job(store, owner="a", byte_limit=100)
+    assert takes(store, job.id, 100)
+    store.requeue(job.id, 1, "worker_lost", clock())
+    assert store.stored_bytes("a") == 100  # its files may be published already
+    claim_job(store, job.id)
+    with pytest.raises(AttemptSuperseded):
+        store.take_bytes(job.id, 1, 5)
+    assert takes(store, job.id, 70, attempt=2)
+    assert store.stored_bytes("a") == 70
+
+
+def test_however_many_ask_at_once_the_bytes_are_not_passed(store: JobStore, holds: CorpusHolds) -> None:
+    jobs = [add_running_job(store, owner="a", byte_limit=100) for _ in range(4)]
+
+    def take(number: int) -> bool:
+        if number < 4:
+            return takes(store, jobs[number].id, 40)
+        return holds_it(holds, f"corpus_{number}", 40)
+
+    assert sum(run_at_once(8, take)) == 2
+    assert store.stored_bytes("a") + holds.bytes("a") == 80
 
 
 def test_a_job_that_has_ended_can_be_removed_with_all_that_is_known_of_it(store: JobStore) -> None:

@@ -8,6 +8,8 @@ from datetime import datetime
 from service.foundation.errors import InternalError, KeyNotFound
 from service.ports.jobs import Clock
 from service.records.callers import Key
+from service.records.quotas import NO_QUOTAS, Quotas
+from tests.in_memory.job_store import MemoryJobStore
 
 
 class MemoryKeys:
@@ -64,15 +66,21 @@ class MemoryKeys:
 class MemoryHolds:
     """access_ports.CorpusHolds over a dictionary. Thread-safe."""
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, jobs: MemoryJobStore | None = None) -> None:
+        """jobs: whose files count as well, and with which it takes turns."""
         self._clock = clock
-        self._mutex = threading.Lock()
+        self._mutex = jobs.mutex if jobs else threading.RLock()
+        self._job_bytes = jobs.stored_bytes if jobs else lambda owner: 0
+        if jobs:
+            jobs.corpus_bytes = self.bytes
         self._since: dict[tuple[str, str], datetime] = {}
         self._sizes: dict[str, int] = {}
 
-    def hold(self, owner: str, corpus_id: str, size: int) -> tuple[datetime, bool]:
+    def hold(self, owner: str, corpus_id: str, size: int, quotas: Quotas = NO_QUOTAS) -> tuple[datetime, bool]:
         with self._mutex:
             is_new = (owner, corpus_id) not in self._since
+            if is_new:
+                quotas.check_fit(self.bytes(owner) + self._job_bytes(owner), size, "this corpus")
             self._sizes[corpus_id] = size
             return self._since.setdefault((owner, corpus_id), self._clock()), is_new
 

@@ -45,7 +45,8 @@ class MemoryJobStore:
     def __init__(self, clock: Clock) -> None:
         self.away = False
         self._clock = clock
-        self._mutex = threading.RLock()
+        self.mutex = threading.RLock()
+        self.corpus_bytes: Callable[[str], int] = lambda owner: 0  # of an owner, where corpora count as well
         self._jobs: dict[str, Job] = {}
         self._events: dict[str, list[Event]] = {}
         self._outbox: dict[str, datetime | None] = {}  # queued job -> when its message was sent
@@ -54,7 +55,7 @@ class MemoryJobStore:
         self.webhooks = MemoryWebhooks(clock)
         self.shards = MemoryShards(
             clock,
-            self._mutex,
+            self.mutex,
             lambda job_id, attempt: self._fenced(job_id, attempt, Change),
             lambda job_id: self._jobs[job_id].status is Status.RUNNING,
         )
@@ -135,6 +136,13 @@ class MemoryJobStore:
     def report_progress(self, job_id: str, attempt: int, phase: Phase, progress: float) -> Job:
         return self._fenced(job_id, attempt, lambda job: progressed(job, phase, progress, self._clock()))
 
+    def take_bytes(self, job_id: str, attempt: int, size: int) -> None:
+        with self._open():
+            job = self._fenced(job_id, attempt, Change)
+            used = self.stored_bytes(job.owner) - job.stored_bytes + self.corpus_bytes(job.owner)
+            Quotas(max_bytes=job.byte_limit).check_fit(used, size, "these files")
+            self._jobs[job_id] = replace(job, stored_bytes=size)
+
     def finish(
         self,
         job_id: str,
@@ -179,6 +187,10 @@ class MemoryJobStore:
         with self._open():
             now = self._clock()
             return [job for job in self._jobs.values() if job.lease_until is not None and job.lease_until < now]
+
+    def unfinished(self) -> dict[str, tuple[Status, int]]:
+        with self._open():
+            return {job.id: (job.status, job.attempt) for job in self._jobs.values() if not job.status.is_final}
 
     def due_outbox(self, older_than_seconds: float, limit: int) -> list[str]:
         with self._open():
@@ -263,7 +275,7 @@ class MemoryJobStore:
     def _open(self) -> threading.RLock:
         if self.away:
             raise StoreUnavailable("the memory store was told to be away")
-        return self._mutex
+        return self.mutex
 
     def _keep(self, receipt: Receipt) -> None:
         place = _place(receipt.reservation.request)

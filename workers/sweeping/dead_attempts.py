@@ -4,6 +4,7 @@ import logging
 
 from service.ports.jobs import JobFilter, JobStore
 from service.records.job import Job, Status
+from service.records.transitions import HELD
 from workers.wiring import Parts
 
 PAGE = 100
@@ -13,13 +14,12 @@ logger = logging.getLogger(__name__)
 
 def discard_stale(parts: Parts) -> None:
     """Remove what dead attempts left in staging, and what the shards of ended jobs left."""
-    held = [job for status in (Status.RUNNING, Status.CANCELING) for job in all_jobs(parts.store, status)]
-    removed = parts.artifacts.discard_stale({(job.id, job.attempt) for job in held})
+    going_on = parts.store.unfinished()
+    held = {(job_id, attempt) for job_id, (status, attempt) in going_on.items() if status in HELD}
+    removed = parts.artifacts.discard_stale(held)
     if removed:
         logger.info("removed %d staging folders of dead attempts", removed)
-    spread = parts.shard_files.jobs()
-    going_on = {job.id for job in parts.store.several(spread) if not job.status.is_final} if spread else set()
-    for job_id in spread - going_on:
+    for job_id in parts.shard_files.jobs() - going_on.keys():
         parts.shard_files.remove(job_id)
 
 

@@ -1,8 +1,9 @@
-"""SqlAudit: the audit log over SQLite or PostgreSQL. There is no method that changes or removes an entry."""
+"""SqlAudit: the audit log over SQLite or PostgreSQL. No method changes an entry; only retention removes old ones."""
 
 from dataclasses import asdict
+from datetime import datetime
 
-from sqlalchemy import insert, select
+from sqlalchemy import delete, insert, select
 
 from service.adapters.sql.database import Database
 from service.adapters.sql.rows import is_storable
@@ -33,6 +34,10 @@ class SqlAudit:
         with self._database.reading() as connection:
             found = [AuditEntry(**row) for row in connection.execute(query).mappings()]
         return AuditPage(found[:limit], has_more=len(found) > limit)
+
+    def forget(self, before: datetime) -> int:
+        with self._database.writing() as connection:
+            return connection.execute(delete(audit).where(audit.c.time < before)).rowcount
 
 
 def _fit(name: str, value: object) -> object:

@@ -5,10 +5,12 @@ from datetime import datetime
 
 from sqlalchemy import Select, delete, func, insert, select
 
+from service.adapters.sql import owner_bytes
 from service.adapters.sql.database import Database, serialize
 from service.adapters.sql.rows import is_storable
 from service.adapters.sql.tables import corpus_holds
 from service.ports.jobs import Clock
+from service.records.quotas import NO_QUOTAS, Quotas
 
 
 class SqlHolds:
@@ -18,12 +20,14 @@ class SqlHolds:
         self._database = database
         self._clock = clock
 
-    def hold(self, owner: str, corpus_id: str, size: int) -> tuple[datetime, bool]:
+    def hold(self, owner: str, corpus_id: str, size: int, quotas: Quotas = NO_QUOTAS) -> tuple[datetime, bool]:
         with self._database.writing() as connection:
             serialize(connection, corpus_id)
             since = connection.scalar(_since(owner, corpus_id))
             if since is not None:
                 return since, False
+            if quotas.max_bytes:
+                quotas.check_fit(owner_bytes.used(connection, owner), size, "this corpus")
             now = self._clock()
             values = {"owner": owner, "corpus_id": corpus_id, "size": size, "since": now}
             connection.execute(insert(corpus_holds).values(values))

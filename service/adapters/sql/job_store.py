@@ -1,5 +1,6 @@
 """SqlJobStore: the job store over SQLite or PostgreSQL. What a step does is not decided here: see transitions.py."""
 
+import logging
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -22,6 +23,7 @@ from sqlalchemy import (
 from sqlalchemy.exc import IntegrityError
 
 from headroom.contract.job_recipe import LABEL_KEY
+from service.adapters.sql import owner_bytes
 from service.adapters.sql import receipts as sql_receipts
 from service.adapters.sql.database import Database, serialize
 from service.adapters.sql.figures import read_figures
@@ -32,6 +34,7 @@ from service.adapters.sql.rows import (
     lock_job,
     read_event,
     read_jobs,
+    read_known_jobs,
     save_change,
 )
 from service.adapters.sql.shards import SqlShards
@@ -43,6 +46,7 @@ from service.foundation.errors import (
     JobFinished,
     JobNotFinished,
     JobNotFound,
+    RecipeUnknown,
     ReportNotReady,
     RepositoryTaken,
     StoreUnavailable,
@@ -52,6 +56,8 @@ from service.records.job import FINAL, WITHOUT_FILES, Event, Job, JobError, Phas
 from service.records.quotas import NO_QUOTAS, Quotas
 from service.records.receipts import Answer, KeyedRequest, Receipt, Reservation
 from service.records.transitions import HELD, Change, cancel_requested, claimed, ended, progressed, requeued
+
+logger = logging.getLogger(__name__)
 
 IDS_PER_QUERY = 1000
 
@@ -126,17 +132,27 @@ class SqlJobStore:
     def page(self, where: JobFilter, limit: int, after: str | None) -> JobPage:
         with self._database.reading() as connection:
             query = _matching(where).order_by(jobs.c.created.desc(), jobs.c.id.desc()).limit(limit + 1)
+            part = query
             if after is not None:
-                query = query.where(_is_older_than(_find(connection, after, where.owner)))
-            found = read_jobs(connection, connection.execute(query).mappings().all())
-            return JobPage(found[:limit], has_more=len(found) > limit)
+                last = _find(connection, after, where.owner)
+                part = query.where(_is_older_than(last.created, last.id))
+            while True:
+                rows = connection.execute(part).mappings().all()
+                known, has_more = read_known_jobs(connection, rows[:limit]), len(rows) > limit
+                if known or not has_more:  # an empty page would say nothing of where the next one begins
+                    return JobPage(known, has_more)
+                part = query.where(_is_older_than(rows[limit - 1]["created"], rows[limit - 1]["id"]))
 
     def claim(self, job_id: str, worker: str, lease_seconds: float) -> Job | None:
         now = self._clock()
         is_due = or_(jobs.c.not_before.is_(None), jobs.c.not_before <= now)
-        with self._database.writing() as connection:
-            job = lock_job(connection, job_id, jobs.c.status == Status.QUEUED.value, is_due)
-            return job and save_change(connection, job, claimed(job, worker, now, lease_seconds), now)
+        try:
+            with self._database.writing() as connection:
+                job = lock_job(connection, job_id, jobs.c.status == Status.QUEUED.value, is_due)
+                return job and save_change(connection, job, claimed(job, worker, now, lease_seconds), now)
+        except RecipeUnknown as error:
+            logger.warning("%s", error.message)
+            return None
 
     def heartbeat(self, job_id: str, attempt: int, lease_seconds: float) -> Job:
         lease = timedelta(seconds=lease_seconds)
@@ -144,6 +160,13 @@ class SqlJobStore:
 
     def report_progress(self, job_id: str, attempt: int, phase: Phase, progress: float) -> Job:
         return self._fenced(job_id, attempt, lambda job, now: progressed(job, phase, progress, now))
+
+    def take_bytes(self, job_id: str, attempt: int, size: int) -> None:
+        with self._database.writing() as connection:
+            job = _lock_held(connection, job_id, attempt)
+            used = owner_bytes.used(connection, job.owner) - job.stored_bytes
+            Quotas(max_bytes=job.byte_limit).check_fit(used, size, "these files")
+            connection.execute(update(jobs).where(jobs.c.id == job_id).values(stored_bytes=size))
 
     def finish(
         self,
@@ -195,7 +218,12 @@ class SqlJobStore:
     def lapsed(self) -> list[Job]:
         query = select(jobs).where(jobs.c.lease_until < self._clock()).order_by(jobs.c.lease_until)
         with self._database.reading() as connection:
-            return read_jobs(connection, connection.execute(query).mappings().all())
+            return read_known_jobs(connection, connection.execute(query).mappings().all())
+
+    def unfinished(self) -> dict[str, tuple[Status, int]]:
+        query = select(jobs.c.id, jobs.c.status, jobs.c.attempt).where(jobs.c.status.not_in(_values(FINAL)))
+        with self._database.reading() as connection:
+            return {job_id: (Status(status), attempt) for job_id, status, attempt in connection.execute(query)}
 
     def due_outbox(self, older_than_seconds: float, limit: int) -> list[str]:
         now = self._clock()
@@ -257,7 +285,7 @@ class SqlJobStore:
         with self._database.reading() as connection:
             for ids in _portions(job_ids):
                 rows = connection.execute(select(jobs).where(jobs.c.id.in_(ids))).mappings().all()
-                found += read_jobs(connection, rows)
+                found += read_known_jobs(connection, rows)
         return found
 
     def figures(self, since: datetime) -> StoreFigures:
@@ -331,8 +359,8 @@ def _matching(where: JobFilter) -> Select[Any]:
     return select(jobs).where(*(column == str(value) for column, value in asked if value is not None))
 
 
-def _is_older_than(job: Job) -> ColumnElement[bool]:
-    return or_(jobs.c.created < job.created, (jobs.c.created == job.created) & (jobs.c.id < job.id))
+def _is_older_than(created: datetime, job_id: str) -> ColumnElement[bool]:
+    return or_(jobs.c.created < created, (jobs.c.created == created) & (jobs.c.id < job_id))
 
 
 def _portions(ids: Iterable[str]) -> Iterator[list[str]]:

@@ -1,19 +1,24 @@
 """Between rows and records: reading jobs and events, and writing a change. Runs inside the caller's transaction."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 
+from pydantic import ValidationError
 from sqlalchemy import ColumnElement, Connection, RowMapping, delete, func, insert, select, update
 
-from headroom.contract.recipe import RECIPES
+from headroom.contract.recipe import RECIPES, Recipe
 from service.adapters.sql import shards as sql_shards
 from service.adapters.sql.tables import attempts, events, jobs, outbox
 from service.adapters.sql.webhooks import append_deliveries, insert_webhook
+from service.foundation.errors import RecipeUnknown
 from service.records.job import AttemptRecord, Event, Job, JobError, Phase, Status
 from service.records.shards import GivenBack, parent_holder
 from service.records.transitions import Change
+
+logger = logging.getLogger(__name__)
 
 
 def is_storable(text: str) -> bool:
@@ -22,13 +27,19 @@ def is_storable(text: str) -> bool:
 
 
 def read_jobs(connection: Connection, rows: Sequence[RowMapping]) -> list[Job]:
-    """Turn rows of `jobs` into records, with their attempts, in the order of the rows."""
+    """Turn rows of `jobs` into records, with their attempts, in the order of the rows. RecipeUnknown."""
+    recipes = {row["id"]: _recipe_of(row) for row in rows}
     found: dict[str, list[AttemptRecord]] = {row["id"]: [] for row in rows}
     query = select(attempts).where(attempts.c.job_id.in_(found)).order_by(attempts.c.attempt)
     for row in connection.execute(query).mappings() if found else ():
         columns = {name: value for name, value in row.items() if name != "job_id"}
         found[row["job_id"]].append(AttemptRecord(**columns))
-    return [_job_of(row, found[row["id"]]) for row in rows]
+    return [_job_of(row, recipes[row["id"]], found[row["id"]]) for row in rows]
+
+
+def read_known_jobs(connection: Connection, rows: Sequence[RowMapping]) -> list[Job]:
+    """Without the jobs that a newer release accepted, from which this one went back: they wait for it."""
+    return read_jobs(connection, [row for row in rows if _is_known(row)])
 
 
 def lock_job(connection: Connection, job_id: str, *conditions: ColumnElement[bool]) -> Job | None:
@@ -131,10 +142,31 @@ def _columns_of(job: Job) -> dict[str, Any]:
         "trace": job.trace or None,
         "version": job.version,
         "stored_bytes": job.stored_bytes,
+        "byte_limit": job.byte_limit,
     }
 
 
-def _job_of(row: RowMapping, records: list[AttemptRecord]) -> Job:
+def _recipe_of(row: RowMapping) -> Recipe:
+    try:
+        return RECIPES.validate_python(row["recipe"])
+    except ValidationError as error:
+        places = ", ".join(sorted({".".join(map(str, problem["loc"])) or row["kind"] for problem in error.errors()}))
+        raise RecipeUnknown(
+            f"job {row['id']} was accepted by a newer release of the service, which knows what this one does not "
+            f"({places}); upgrade the service again to read or cancel it"
+        ) from error
+
+
+def _is_known(row: RowMapping) -> bool:
+    try:
+        _recipe_of(row)
+    except RecipeUnknown as error:
+        logger.warning("%s", error.message)
+        return False
+    return True
+
+
+def _job_of(row: RowMapping, recipe: Recipe, records: list[AttemptRecord]) -> Job:
     error = row["error"]
     same = (
         "id",
@@ -150,7 +182,7 @@ def _job_of(row: RowMapping, records: list[AttemptRecord]) -> Job:
     )
     return Job(
         **{name: row[name] for name in same},
-        recipe=RECIPES.validate_python(row["recipe"]),
+        recipe=recipe,
         status=Status(row["status"]),
         phase=_phase_of(row["phase"]),
         phase_seconds=row["phase_seconds"],
@@ -160,6 +192,7 @@ def _job_of(row: RowMapping, records: list[AttemptRecord]) -> Job:
         trace=row["trace"] or {},
         version=row["version"],
         stored_bytes=row["stored_bytes"],
+        byte_limit=row["byte_limit"],
     )
 
 

@@ -24,7 +24,7 @@ from sqlalchemy import (
     select,
 )
 
-REVISION = "0010"  # the last migration: the one that gives these tables
+REVISION = "0011"  # the last migration: the one that gives these tables
 
 
 class UtcDateTime(TypeDecorator[datetime]):
@@ -84,6 +84,7 @@ jobs = Table(
     Column("trace", Document),
     Column("version", Integer, nullable=False),
     Column("stored_bytes", BigInteger, nullable=False, server_default="0"),
+    Column("byte_limit", BigInteger, nullable=False, server_default="0"),
     Column("updated", UtcDateTime),  # when the version last grew; empty in jobs that ended before this was kept
     Index(None, "created", "id"),
     Index(None, "status"),

@@ -136,3 +136,12 @@ class TestQuotas:
         assert posted.status_code == 202
         kept = client.delete(posted.headers["location"], headers=header)
         assert (kept.status_code, kept.json()["code"]) == (409, "job_not_finished")
+
+    def test_an_upload_of_unknown_length_that_does_not_fit_leaves_nothing(
+        self, client: TestClient, services: Services
+    ) -> None:
+        parts = (b"word " * 10 for _ in range(50))
+        refused = client.post("/v1/corpora", content=parts, headers=key(services, "a") | PLAIN)
+        assert (refused.status_code, refused.json()["code"]) == (409, "quota_exceeded")
+        assert services.corpora.all() == []
+        assert services.holds.bytes("a") == 0

@@ -14,6 +14,7 @@ from service.records.job import Job, Phase, Status
 from service.records.receipts import KeyedRequest, Receipt, Reservation
 from tests.factories import StoppedClock, claim_job, make_job
 from tests.in_memory.access import MemoryHolds
+from tests.in_memory.audit import MemoryAudit
 from tests.in_memory.job_store import MemoryJobStore
 from tests.in_memory.queue import MemoryQueue
 from workers.sweeper import Sweeper
@@ -21,7 +22,7 @@ from workers.wiring import Parts
 
 
 def sweep(parts: Parts, queue: MemoryQueue) -> None:
-    Sweeper(parts, queue, MemoryHolds(parts.clock)).sweep()
+    Sweeper(parts, queue, MemoryHolds(parts.clock), MemoryAudit()).sweep()
 
 
 @pytest.fixture
@@ -171,7 +172,7 @@ def test_a_step_that_fails_stops_neither_the_others_nor_the_sweeper(
 def test_what_goes_on_being_wrong_is_logged_once_and_so_is_its_end(
     parts: Parts, queue: MemoryQueue, caplog: pytest.LogCaptureFixture
 ) -> None:
-    sweeper = Sweeper(parts, queue, MemoryHolds(parts.clock))
+    sweeper = Sweeper(parts, queue, MemoryHolds(parts.clock), MemoryAudit())
     add(parts)
     with caplog.at_level(logging.INFO):
         queue.away = True

@@ -342,3 +342,21 @@ def test_a_database_that_stays_away_leaves_the_job_to_its_lease(bench: Bench) ->
     bench.store.away = False
     assert bench.store.get(bench.job.id).status is Status.RUNNING
     assert bench.leftovers() == []
+
+
+def test_a_job_whose_files_do_not_fit_its_owners_bytes_publishes_nothing_and_keeps_its_report(bench: Bench) -> None:
+    bench.run(PretendEngine())
+    size = bench.store.stored_bytes(bench.job.owner)
+    assert size == sum(file.size for file in bench.artifacts.files(bench.job.id))
+
+    for limit, status in ((2 * size - 100, Status.FAILED), (2 * size + 100, Status.SUCCEEDED)):
+        job = add_running_job(bench.store, recipe=bench.job.recipe, byte_limit=limit)
+        ended = Bench(bench.store, bench.artifacts, bench.services, job, bench.root).run(PretendEngine())
+        assert ended.status is status
+        assert bench.store.report(job.id)["kind"] == "compress"
+        if ended.error is not None:
+            assert (ended.error.code, ended.error.phase) == ("quota_exceeded", Phase.PUBLISHING)
+            assert "delete jobs or corpora" in ended.error.message
+            assert bench.artifacts.files(job.id) == []
+            assert bench.store.stored_bytes(job.owner) == size
+    assert bench.leftovers() == []

@@ -1,5 +1,6 @@
 """What goes after its time, and what stays although its time is over."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -10,9 +11,11 @@ from service.adapters.files.directory_corpora import DirectoryCorpora
 from service.foundation.errors import CorpusNotFound, ReportNotReady
 from service.ports.files import ArtifactStore
 from service.publishing.retention import Retention, Retirement
+from service.records.audit import AuditEntry, AuditFilter
 from service.records.job import Job, Status
 from tests.factories import StoppedClock, add_job, add_running_job, claim_job, make_recipe
 from tests.in_memory.access import MemoryHolds
+from tests.in_memory.audit import MemoryAudit
 from tests.in_memory.job_store import MemoryJobStore
 
 DAY = 86_400.0
@@ -32,6 +35,7 @@ def stores(tmp_path: Path, clock: StoppedClock) -> Retirement:
         MemoryHolds(clock),
         DirectoryArtifacts(tmp_path / "artifacts"),
         DirectoryCorpora(tmp_path / "corpora", 1000, clock),
+        MemoryAudit(),
     )
 
 
@@ -106,7 +110,7 @@ def test_files_of_a_job_that_goes_on_stay_however_old(stores: Retirement, clock:
 
 def test_files_that_no_job_knows_stay(stores: Retirement, clock: StoppedClock) -> None:
     job = publish(stores)
-    other = Retirement(MemoryJobStore(clock), stores.holds, stores.artifacts, stores.corpora)
+    other = Retirement(MemoryJobStore(clock), stores.holds, stores.artifacts, stores.corpora, stores.audit)
 
     other.retire(TEN_DAYS, clock.advance(11 * DAY))
 
@@ -145,3 +149,16 @@ def test_stores_tell_which_publications_are_old(kind: str, request: pytest.Fixtu
     assert artifacts.published_before(datetime.now(UTC) - timedelta(days=1)) == []
     artifacts.withdraw("job_a")
     assert artifacts.published_before(datetime.now(UTC) + timedelta(days=1)) == []
+
+
+def test_entries_of_the_audit_log_go_after_their_time_and_stay_where_none_is_set(
+    stores: Retirement, clock: StoppedClock
+) -> None:
+    for action in ("job.post", "job.delete"):
+        stores.audit.append(AuditEntry(clock(), action, "/v1/jobs", "ok"))
+        clock.advance(6 * DAY)
+    stores.retire(FOR_EVER, clock())
+    stores.retire(replace(FOR_EVER, audit_days=10), clock())
+    assert [entry.action for entry in stores.audit.page(AuditFilter(), 10, None).entries] == ["job.delete"]
+    stores.audit.append(AuditEntry(clock(), "job.post", "/v1/jobs", "ok"))
+    assert [entry.number for entry in stores.audit.page(AuditFilter(), 10, None).entries] == [3, 2]

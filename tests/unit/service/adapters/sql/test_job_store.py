@@ -10,15 +10,17 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import text, update
 
 from service.adapters.migrate import upgrade
 from service.adapters.sql import database
 from service.adapters.sql.database import Database
 from service.adapters.sql.job_store import SqlJobStore
-from service.foundation.errors import AttemptSuperseded, StoreUnavailable
+from service.adapters.sql.tables import jobs
+from service.foundation.errors import AttemptSuperseded, RecipeUnknown, StoreUnavailable
+from service.ports.jobs import JobFilter
 from service.records.job import Phase, Status
-from tests.factories import add_job, add_running_job, claim_job, list_events, make_job, run_at_once
+from tests.factories import add_job, add_running_job, claim_job, list_events, make_job, make_recipe, run_at_once
 
 # One process of several: claims every job it is told of, and moves each job it got through some phases.
 PROCESS = """
@@ -304,3 +306,50 @@ def test_the_outbox_can_be_read_while_jobs_come_and_go(store: SqlJobStore) -> No
 
     assert store.due_outbox(1000.0, 100) == []
     assert sorted(store.due_outbox(-1.0, 100)) == sorted(added)
+
+
+def add_of_a_newer_release(store: SqlJobStore, url: str) -> str:
+    """A running job whose recipe has a field that no release knows yet."""
+    job = add_running_job(store)
+    set_columns(url, job.id, recipe=job.recipe.model_dump(mode="json") | {"moonlight": 1})
+    return job.id
+
+
+def set_columns(url: str, job_id: str, **columns: object) -> None:
+    opened = Database(url)
+    with opened.writing() as connection:
+        connection.execute(update(jobs).where(jobs.c.id == job_id).values(columns))
+    opened.close()
+
+
+def test_a_job_of_a_newer_release_is_refused_by_its_id_and_left_out_of_lists(url: str, store: SqlJobStore) -> None:
+    older = add_job(store)
+    hidden = [add_of_a_newer_release(store, url) for _ in range(3)]
+    newer = add_job(store)
+    asked = (store.get, store.report, store.request_cancel, lambda job_id: store.events(job_id, 0, 10))
+    for ask in asked:
+        with pytest.raises(RecipeUnknown, match=f"{hidden[0]} was accepted by a newer release .*moonlight.*upgrade"):
+            ask(hidden[0])
+    assert [job.id for job in store.page(JobFilter(), 10, None).jobs] == [newer.id, older.id]
+    first = store.page(JobFilter(), 1, None)
+    assert ([job.id for job in first.jobs], first.has_more) == ([newer.id], True)
+    second = store.page(JobFilter(), 1, newer.id)  # three that are left out lie between
+    assert ([job.id for job in second.jobs], second.has_more) == ([older.id], False)
+    assert [job.id for job in store.several([older.id, *hidden])] == [older.id]
+    assert store.unfinished().keys() == {older.id, newer.id, *hidden}
+    assert store.unfinished()[hidden[0]] == (Status.RUNNING, 1)
+
+
+def test_a_queued_job_of_a_newer_release_waits_for_a_worker_that_knows_it(url: str, store: SqlJobStore) -> None:
+    job_id = add_of_a_newer_release(store, url)
+    set_columns(url, job_id, status=Status.QUEUED.value)
+    assert store.claim(job_id, "w1", 30.0) is None
+    set_columns(url, job_id, recipe=make_recipe().model_dump(mode="json"))
+    assert claim_job(store, job_id).attempt == 2
+
+
+def test_lapsed_jobs_are_taken_back_although_one_of_a_newer_release_lapsed_too(url: str, store: SqlJobStore) -> None:
+    newer, job = add_of_a_newer_release(store, url), add_running_job(store)
+    for job_id in (newer, job.id):
+        set_columns(url, job_id, lease_until=utc_now() - timedelta(seconds=1))
+    assert [found.id for found in store.lapsed()] == [job.id]
