@@ -5,6 +5,7 @@ wikitext-2; the latter are read with prose-valid.txt. Each row is a job of its o
 measured on another, window 512. Heads in planes and of plain integers beside slices: `make bench NAME=frontier`.
 """
 
+import math
 import os
 import sys
 import tempfile
@@ -15,6 +16,9 @@ from typing import Any
 import torch
 
 from headroom.contract.compress import CompressRecipe
+from headroom.contract.report.curve import DriftInterval
+from headroom.contract.report.part import Measured
+from headroom.contract.report.report import CompressReport
 from service.compression.jobs.compress import compress
 from service.ports.jobs import EngineTask, LocalModel
 
@@ -41,12 +45,15 @@ def run() -> dict[str, Any]:
             rows["probability, repair mean"] = _curve(report)
             figures["models"][model.path.name] = found = {
                 "corpus": model.corpus.name,
-                "perplexity": round(report["baseline"]["perplexity"], 2),
-                "encoding_r2": round(report["encoding"]["r2"], 4),
+                "perplexity": round(_number(report.baseline.perplexity), 2),
+                "encoding_r2": round(_number(report.encoding.r2), 4),
                 "drift": rows,
                 "probability": {
-                    f"{point['ratio']:.4g}": {key: float(f"{point[key]:.5g}") for key in ("kl_mean", "top1_agreement")}
-                    for point in report["curve"]
+                    f"{point.ratio:.4g}": {
+                        "kl_mean": _short(point.kl_mean),
+                        "top1_agreement": _short(point.top1_agreement),
+                    }
+                    for point in report.curve
                 },
             }
             found |= {"auto": _auto(Path(folder), model)} if model.is_small else {}
@@ -75,10 +82,11 @@ def _models() -> list[MeasuredModel]:
 
 def _auto(folder: Path, model: MeasuredModel) -> dict[str, Any]:
     report = _job(folder, model, {"method": "probability", "ratio": "auto"})
-    return {key: report["selected"][key] for key in ("ratio", "kept_columns", "perplexity_drift")} | {
-        "perplexity_drift_high": report["selected"]["perplexity_drift_high"],
-        "stored_drift": report["stored"]["perplexity_drift"],
-        "bytes": report["bytes"],
+    assert report.stored is not None  # else the model is refused, and there is nothing to show
+    told = {"ratio", "kept_columns", *DriftInterval.model_fields} - {"perplexity_drift_low"}
+    return report.selected.model_dump(include=told) | {
+        "stored_drift": report.stored.perplexity_drift,
+        "bytes": report.bytes.model_dump(),
     }
 
 
@@ -87,12 +95,20 @@ def _drift(folder: Path, model: MeasuredModel, method: str, repair: str) -> dict
     return _curve(_job(folder, model, fields))  # the budget refuses it: only the curve is wanted
 
 
-def _curve(report: dict[str, Any]) -> dict[str, float]:
+def _curve(report: CompressReport) -> dict[str, float]:
     """Ratio -> drift, at every size that was measured."""
-    return {f"{point['ratio']:.4g}": float(f"{point['perplexity_drift']:.5g}") for point in report["curve"]}
+    return {f"{point.ratio:.4g}": _short(point.perplexity_drift) for point in report.curve}
 
 
-def _job(folder: Path, model: MeasuredModel, fields: dict[str, Any]) -> dict[str, Any]:
+def _number(figure: Measured) -> float:
+    return math.nan if figure is None else figure
+
+
+def _short(figure: Measured) -> float:
+    return float(f"{_number(figure):.5g}")
+
+
+def _job(folder: Path, model: MeasuredModel, fields: dict[str, Any]) -> CompressReport:
     model_id = f"bench/{model.path.name}"
     fields = fields | {"options": model.options | fields.get("options", {})}
     recipe = CompressRecipe.model_validate({"model": model_id, "corpus": "corpus_" + "0" * 32} | fields)
@@ -101,7 +117,9 @@ def _job(folder: Path, model: MeasuredModel, fields: dict[str, Any]) -> dict[str
         task = EngineTask(
             "job_bench", recipe, source, model.corpus, "text", None, folder / "cache", Path(staging), DEVICE
         )
-        return compress(task, lambda phase, fraction: None).report
+        report = compress(task, lambda phase, fraction: None).report
+        assert isinstance(report, CompressReport)
+        return report
 
 
 def _print_table(name: str, found: dict[str, Any]) -> None:

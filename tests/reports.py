@@ -1,13 +1,21 @@
 """Makers of whole reports, shaped as docs/report.md says: as stored, and as records."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import pytest
 
 from headroom.contract.report.drift_parts import PartFigures
-from headroom.contract.report.report import CompareReport, CompressReport, JobReport, SteerReport, open_report, written
-from service.reports.summaries import finite
+from headroom.contract.report.report import (
+    CompareReport,
+    CompressReport,
+    JobReport,
+    SteerReport,
+    as_document,
+    open_report,
+)
+from service.ports.jobs import EngineOutcome
 
 ReportT = TypeVar("ReportT", bound=JobReport)
 
@@ -197,10 +205,14 @@ def steer_report(**figures: Any) -> SteerReport:
 
 
 def measured(document: dict[str, Any]) -> CompressReport:
-    """What a compress engine found, as the record that is stored of it."""
-    report = written(finite(document))
-    assert isinstance(report, CompressReport)
-    return report
+    """What a compress engine found, read from what is stored of it."""
+    return opened(CompressReport, document)
+
+
+def as_stored(outcome: EngineOutcome) -> EngineOutcome:
+    """With its reports as the JSON that is stored of them: what users read."""
+    revisions = {path: as_document(report) for path, report in outcome.revisions.items()}
+    return replace(outcome, report=as_document(outcome.report), revisions=revisions)
 
 
 def opened(kind: type[ReportT], document: dict[str, Any]) -> ReportT:

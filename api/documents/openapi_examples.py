@@ -10,6 +10,7 @@ from typing import Any
 from api import schemas
 from api.documents.report_example import report_example
 from headroom.contract.recipe import RECIPES
+from headroom.contract.results import CompressResult, RevisionResult
 from service.ports.files import Corpus, StoredFile
 from service.records.job import AttemptRecord, Event, Job, Phase, Status
 from service.records.webhooks import Delivery, DeliveryStatus
@@ -49,26 +50,25 @@ RECIPES_SHOWN: dict[str, dict[str, Any]] = {
     },
 }
 
-RESULT = {
-    "ratio": 0.3,
-    "kept_columns": 136,
-    "perplexity_after": 213.1,
-    "perplexity_drift": 0.0005,
-    "perplexity_drift_low": 0.0002,
-    "perplexity_drift_high": 0.0008,
-    "kl_mean": 0.002,
-    "top1_agreement": 0.98,
-    "passes": True,
-    "hidden_size": 192,
-    "perplexity_before": 213.0,
-    "largest_passing_ratio": 0.8,
-    "refusals": [],
-    "revisions": [{"name": "k96", "ratio": 0.5, "kept_columns": 96, "passes": False, "perplexity_drift": 0.026}],
-    "checkpoint_bytes_before": 8_590_624,
-    "checkpoint_bytes_after": 8_640_128,
-    "head_bytes_before": 3_145_728,
-    "head_bytes_after": 2_297_856,
-}
+RESULT = CompressResult(
+    ratio=0.3,
+    kept_columns=136,
+    perplexity_after=213.1,
+    perplexity_drift=0.0005,
+    perplexity_drift_low=0.0002,
+    perplexity_drift_high=0.0008,
+    kl_mean=0.002,
+    top1_agreement=0.98,
+    passes=True,
+    hidden_size=192,
+    perplexity_before=213.0,
+    largest_passing_ratio=0.8,
+    revisions=(RevisionResult(name="k96", ratio=0.5, kept_columns=96, passes=False, perplexity_drift=0.026),),
+    checkpoint_bytes_before=8_590_624,
+    checkpoint_bytes_after=8_640_128,
+    head_bytes_before=3_145_728,
+    head_bytes_after=2_297_856,
+)
 
 
 def _job(status: Status, **fields: Any) -> dict[str, Any]:
@@ -101,7 +101,7 @@ def _succeeded() -> dict[str, Any]:
         finished=finished,
         phase_seconds={"fetching": 0.8, "encoding": 21.4, "sweeping": 9.6},
         attempts=(AttemptRecord(1, "worker-1:20325", started, finished, "succeeded"),),
-        result=RESULT,
+        result=RESULT.model_dump(mode="json"),
     )
 
 

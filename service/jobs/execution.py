@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 from headroom.contract.compress import CompressRecipe
 from headroom.contract.job_recipe import JobRecipe
 from headroom.contract.recipe import Recipe
-from headroom.contract.report.report import CompressReport, Report, SteerReport, as_document, open_report, written
+from headroom.contract.report.report import CompressReport, Report, SteerReport, as_document, open_report
 from service.foundation.errors import AttemptSuperseded, InternalError, JobCanceled, ServiceError, StoreUnavailable
 from service.foundation.hashed_files import HashedFile
 from service.jobs.failures import as_service_error, is_retryable
@@ -43,7 +43,7 @@ from service.records.job import Job, JobError, Phase, Status
 from service.reports.model_card import CARD_NAME, write_card
 from service.reports.report_page import PAGE_NAME, write_page
 from service.reports.rollout import roll_out
-from service.reports.summaries import finite, summarize, with_timing
+from service.reports.summaries import summarize, with_timing
 
 logger = logging.getLogger(__name__)
 
@@ -100,12 +100,12 @@ def _attempt(job: Job, services: Services, engine: Engine, progress: Progress) -
         return _publish(job, services, task, outcome.hashes, {"": report} | revisions, progress)
     services.artifacts.discard(job.id, job.attempt)
     status = Status.REJECTED if outcome.verdict is Verdict.REJECT else Status.SUCCEEDED
-    return _finish(job, services, status, summarize(report))
+    return _finish(job, services, status, summarize(report).model_dump(mode="json"))
 
 
-def _completed(job: Job, found: dict[str, Any], fetching_seconds: float) -> Report:
-    """What the engine found as a record, checked here once: every reader may trust its fields."""
-    report = written(finite(with_timing(found, Phase.FETCHING.value, fetching_seconds)))
+def _completed(job: Job, found: Report, fetching_seconds: float) -> Report:
+    """With what the engine does not know."""
+    report = with_timing(found, Phase.FETCHING.value, fetching_seconds)
     if isinstance(report, CompressReport):
         return report.model_copy(update={"rollout": roll_out(report, can_widen=_can_widen(job.recipe, report))})
     return report
@@ -191,7 +191,7 @@ def _publish(
     published = {file.path: file.sha256 for file in services.artifacts.publish(job.id, job.attempt, hashed)}
     if published.get(REPORT_NAME) != hashes[REPORT_NAME]:
         return _adopt(job, services)  # an attempt that had lost its fence was faster; its files are the ones to keep
-    return _finish(job, services, Status.SUCCEEDED, summarize(reports[""]))
+    return _finish(job, services, Status.SUCCEEDED, summarize(reports[""]).model_dump(mode="json"))
 
 
 def _once(hashed: dict[str, HashedFile]) -> dict[tuple[str, str], HashedFile]:
@@ -204,7 +204,7 @@ def _adopt(job: Job, services: Services) -> Job:
     with services.artifacts.open(job.id, REPORT_NAME) as file:
         report: dict[str, Any] = json.load(file)
     _write(services, lambda: services.store.save_report(job.id, job.attempt, report))
-    return _finish(job, services, Status.SUCCEEDED, summarize(open_report(report)))
+    return _finish(job, services, Status.SUCCEEDED, summarize(open_report(report)).model_dump(mode="json"))
 
 
 def _record_failure(job: Job, services: Services, raised: Exception) -> Job:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 
 from headroom.contract.job_recipe import JobRecipe
+from headroom.contract.report.report import Report
 from headroom.contract.webhook import Webhook
 from service.foundation.hashed_files import HashedFile
 from service.models.model_files import ModelInspection
@@ -370,9 +371,9 @@ class EngineOutcome:
     """`report` is described in docs/report.md; its `kind` is that of the recipe."""
 
     verdict: Verdict
-    report: dict[str, Any]
+    report: Report
     hashes: dict[str, HashedFile] = field(default_factory=dict)  # of large files of staging, by relative path
-    revisions: dict[str, dict[str, Any]] = field(default_factory=dict)  # reports of further points, by their folder
+    revisions: dict[str, Report] = field(default_factory=dict)  # reports of further points, by their folder
 
 
 class Engine(Protocol):

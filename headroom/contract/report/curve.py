@@ -9,7 +9,9 @@ class Baseline(ReportPart):
     """The full head."""
 
     perplexity: Measured
-    kind: str = Field("perplexity", description="`pseudo-perplexity` where tokens are predicted from both sides")
+    kind: str = Field(
+        default="perplexity", description="`pseudo-perplexity` where tokens are predicted from both sides"
+    )
 
 
 class AllowedDrift(ReportPart):
@@ -34,14 +36,14 @@ class RareDrift(ReportPart):
     """Relative growth of perplexity where the token that came is of the rarest band."""
 
     rare_perplexity_drift: Measured = None
-    rare_perplexity_drift_high: Measured = Field(None, description="upper end of its 95 % interval")
+    rare_perplexity_drift_high: Measured = Field(default=None, description="upper end of its 95 % interval")
 
 
 class StoredDriftFigures(DriftInterval, RareDrift):
     """Of the stored model against the source, on the same windows."""
 
-    kl_mean: Measured = Field(None, description="KL(source || stored), nats a token; null in older reports")
-    top1_agreement: Measured = Field(None, description="share of positions with the same most probable token")
+    kl_mean: Measured = Field(default=None, description="KL(source || stored), nats a token; null in older reports")
+    top1_agreement: Measured = Field(default=None, description="share of positions with the same most probable token")
 
 
 class CurvePoint(DriftInterval, RareDrift):
@@ -75,5 +77,5 @@ class EvaluatedCorpus(ReportPart):
     selected: JudgedPoint = Field(description="`passes`: of this text alone")
     stored: StoredDriftFigures | None = None
     outside_share: Measured = Field(
-        None, description="variance of its hidden states outside the calibration's main directions"
+        default=None, description="variance of its hidden states outside the calibration's main directions"
     )

@@ -32,10 +32,10 @@ class RegressionFigures(ReportPart):
 class Encoding(RegressionFigures, Sparsity):
     """-log of the averaged token probability, regressed on the rows of the head."""
 
-    rank: int | None = Field(None, description="of the centred head")
+    rank: int | None = Field(default=None, description="of the centred head")
     intercept: Measured = None
     slope_cosine_mean_hidden: Measured = Field(description="cosine of the slope with -mean(h)")
-    rows_at_floor: int = Field(0, description="tokens whose averaged probability underflowed")
+    rows_at_floor: int = Field(default=0, description="tokens whose averaged probability underflowed")
     slopes: tuple[Measured, ...] = Field(description="of each column")
 
 
@@ -58,7 +58,7 @@ class ComponentFigures(ColumnFigures, Sparsity):
     """Of each principal component of the head, in order of explained variance."""
 
     explained_variance: tuple[Measured, ...] = Field(description="shares of the head's variance")
-    ranked_rows: int | None = Field(None, description="rows that the rank correlations are of")
+    ranked_rows: int | None = Field(default=None, description="rows that the rank correlations are of")
 
 
 class FewExamples(ReportPart):

@@ -9,11 +9,11 @@ from headroom.contract.report.part import Measured, ReportPart
 class AskedBudget(ReportPart):
     """One of them; none of a job that was asked for neither a ratio nor a form of head."""
 
-    read_bytes: float | None = Field(None, description="share of the head's bytes read for a position")
-    stored_bytes: float | None = Field(None, description="share of the bytes that it has in the checkpoint")
-    head_bytes: float | None = Field(None, description="the earlier name of read_bytes")
-    drift: float | None = Field(None, description="growth of perplexity, for the fewest bytes read")
-    kl: float | None = Field(None, description="nats a token, for the fewest bytes read")
+    read_bytes: float | None = Field(default=None, description="share of the head's bytes read for a position")
+    stored_bytes: float | None = Field(default=None, description="share of the bytes that it has in the checkpoint")
+    head_bytes: float | None = Field(default=None, description="the earlier name of read_bytes")
+    drift: float | None = Field(default=None, description="growth of perplexity, for the fewest bytes read")
+    kl: float | None = Field(default=None, description="nats a token, for the fewest bytes read")
 
     @property
     def read(self) -> float | None:
@@ -24,12 +24,12 @@ class FrontierPoint(JudgedPoint):
     """A head of one size and form. `passes`: the drift budgets of all texts."""
 
     head_dtype: str = Field(description="source: the model's own")
-    bits: int | None = Field(None, description="of planes: what the preview reads")
-    rescored: int | None = Field(None, description="of planes: rows computed again")
+    bits: int | None = Field(default=None, description="of planes: what the preview reads")
+    rescored: int | None = Field(default=None, description="of planes: rows computed again")
     head_bytes: int = Field(description="read for a position")
     share: float = Field(description="of the bytes of the head as it was")
     stored_share: Measured = Field(
-        None, description="of what it has in the checkpoint, with a table that it is tied to"
+        default=None, description="of what it has in the checkpoint, with a table that it is tied to"
     )
     serves: bool = Field(description="passes, and meets the budget")
     efficient: bool = Field(description="no other is better in bytes read and in KL")
@@ -44,7 +44,7 @@ class FrontierOfReport(ReportPart):
     measured: int = Field(description="rounded heads")
     left_out: int = Field(description="rounded heads that could not be best")
     points: tuple[FrontierPoint, ...]
-    nearest: FrontierPoint | None = Field(None, description="where none serves")
+    nearest: FrontierPoint | None = Field(default=None, description="where none serves")
 
 
 class PlanesPoint(JudgedPoint):
@@ -67,7 +67,7 @@ class TemperedKl(ReportPart):
 class PlanesOfReport(ReportPart):
     """The head in bit planes: fitted once, and read in several ways."""
 
-    bits: int | None = Field(None, description="of what was stored; null: another form was, or nothing")
+    bits: int | None = Field(default=None, description="of what was stored; null: another form was, or nothing")
     rescored: int | None = None
     whole_columns: int = Field(description="first columns that the preview reads with all 8 bits")
     tau: float = Field(description="tokens weigh alpha^tau; chosen on held-out calibration positions")

@@ -16,7 +16,7 @@ class ModelOfReport(ReportPart):
 class LoadedModel(ModelOfReport):
     """With the class that loads it."""
 
-    auto_class: str = Field("AutoModelForCausalLM", description="the class of transformers that loads it")
+    auto_class: str = Field(default="AutoModelForCausalLM", description="the class of transformers that loads it")
 
 
 class LogitTransform(ReportPart):
@@ -40,11 +40,11 @@ class HeadOfReport(ReportPart):
 class EvaluatedText(ReportPart):
     """The text that predictions were measured on."""
 
-    objective: str = Field("causal", description="causal, masked, denoising or pairs")
+    objective: str = Field(default="causal", description="causal, masked, denoising or pairs")
     evaluation_tokens: int = Field(description="predicted positions")
     evaluation_windows: int
     window: int = Field(description="tokens of a window at most")
-    split: str | None = Field(None, description="how calibration and evaluation were told apart")
+    split: str | None = Field(default=None, description="how calibration and evaluation were told apart")
 
 
 class CorpusOfReport(EvaluatedText):
@@ -53,15 +53,17 @@ class CorpusOfReport(EvaluatedText):
     digest: str
     calibration_tokens: int = Field(description="predicted positions")
     calibration_windows: int | None = None
-    stride: int | None = Field(None, description="tokens from the start of one window to the next's")
+    stride: int | None = Field(default=None, description="tokens from the start of one window to the next's")
     starts_with_bos: bool | None = None
-    backbone_from_cache: bool | None = Field(None, description="whether the hidden states were known already")
+    backbone_from_cache: bool | None = Field(default=None, description="whether the hidden states were known already")
 
 
 class ComparedModel(LoadedModel):
     """One of the two checkpoints of a comparison, loaded as users load it."""
 
-    kept_columns: int | None = Field(None, description="of a sliced head; null: a plain one")
+    kept_columns: int | None = Field(default=None, description="of a sliced head; null: a plain one")
     head_bytes: int
     checkpoint_bytes: int
-    seconds_per_token: Measured = Field(None, description="of decoding; null where a model cannot continue text")
+    seconds_per_token: Measured = Field(
+        default=None, description="of decoding; null where a model cannot continue text"
+    )

@@ -54,7 +54,7 @@ class Revision(DriftInterval):
     kl_mean: Measured
     top1_agreement: float
     checkpoint_bytes: int
-    added_bytes: int = Field(0, description="files that no other checkpoint of the job has")
+    added_bytes: int = Field(default=0, description="files that no other checkpoint of the job has")
 
 
 class Shards(ReportPart):
@@ -76,7 +76,9 @@ class ByteCounts(CheckpointBytes):
 
     head_before: int = Field(description="read for a position")
     head_after: int | None = None
-    stored_before: int | None = Field(None, description="in the checkpoint, with an input table that the head shares")
+    stored_before: int | None = Field(
+        default=None, description="in the checkpoint, with an input table that the head shares"
+    )
     stored_after: int | None = None
     decode_read_before: int = Field(description="read for each decoded token")
     decode_read_after: int | None = None

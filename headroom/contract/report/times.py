@@ -22,6 +22,8 @@ class TimesOfReport(ReportPart):
     """Plain eager calls; an engine that captures graphs has figures of its own."""
 
     device: str
-    threads: int | None = Field(None, description="of a CPU")
+    threads: int | None = Field(default=None, description="of a CPU")
     head: tuple[HeadTime, ...]
-    step: StepTime | None = Field(None, description="of a whole model at batch 1; null: offloaded, or not causal")
+    step: StepTime | None = Field(
+        default=None, description="of a whole model at batch 1; null: offloaded, or not causal"
+    )

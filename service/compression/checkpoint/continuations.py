@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from headroom.contract.report.continuations import ContinuationSample, ContinuationsOfReport, Variety
 from service.compression.numerics.bootstrap import interval_of_means
 from service.compression.numerics.wide_products import fast_products
 from service.compression.states.lm_head import LmHead
@@ -91,33 +92,33 @@ def distinct(texts: list[list[int]], n: int) -> float:
     return len(grams) / grams.total() if grams else 0.0
 
 
-def continuations_section(found: Continuations, tokenizer: Any, seed: int) -> dict[str, Any]:
-    """As docs/report.md names it."""
+def continuations_told(found: Continuations, tokenizer: Any, seed: int) -> ContinuationsOfReport:
+    """As the report has them."""
     lengths = agreement_lengths(found.before, found.after)
     low, high = interval_of_means(lengths[:, None].double(), torch.ones(lengths.numel()), seed)
-    texts = {"before": found.before.tolist(), "after": found.after.tolist()}
-    return {
-        "prompts": lengths.numel(),
-        "prompt_tokens": found.prompts.shape[1],
-        "new_tokens": found.before.shape[1],
-        "agreement_length_mean": float(lengths.double().mean()),
-        "agreement_length_low": float(low),
-        "agreement_length_high": float(high),
-        "identical": float((lengths == found.before.shape[1]).double().mean()),
-        **{
-            when: {
-                "repetition": sum(map(repetition, rows)) / len(rows),
-                "distinct_1": distinct(rows, 1),
-                "distinct_2": distinct(rows, 2),
-            }
-            for when, rows in texts.items()
-        },
-        "samples": [
-            {
-                "prompt": tokenizer.decode(found.prompts[row]),
-                **{when: tokenizer.decode(rows[row]) for when, rows in texts.items()},
-                "agreement_length": int(lengths[row]),
-            }
+    before, after = found.before.tolist(), found.after.tolist()
+    return ContinuationsOfReport(
+        prompts=lengths.numel(),
+        prompt_tokens=found.prompts.shape[1],
+        new_tokens=found.before.shape[1],
+        agreement_length_mean=float(lengths.double().mean()),
+        agreement_length_low=float(low),
+        agreement_length_high=float(high),
+        identical=float((lengths == found.before.shape[1]).double().mean()),
+        before=_variety(before),
+        after=_variety(after),
+        samples=tuple(
+            ContinuationSample(
+                prompt=tokenizer.decode(found.prompts[row]),
+                before=tokenizer.decode(before[row]),
+                after=tokenizer.decode(after[row]),
+                agreement_length=int(lengths[row]),
+            )
             for row in range(min(SAMPLES, lengths.numel()))
-        ],
-    }
+        ),
+    )
+
+
+def _variety(texts: list[list[int]]) -> Variety:
+    repeated = sum(map(repetition, texts)) / len(texts)
+    return Variety(repetition=repeated, distinct_1=distinct(texts, 1), distinct_2=distinct(texts, 2))

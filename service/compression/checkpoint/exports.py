@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from headroom.contract.compress import CompressRecipe
+from headroom.contract.report.stored import Export
 from service.compression.checkpoint import onnx_export
 from service.compression.checkpoint.checkpoint import plan_dense, write_checkpoint
 from service.compression.checkpoint.validation import StoredMeasurement, load_stored, measure_stored
@@ -48,10 +49,10 @@ def write_exports(
     choice: Choice,
     device: torch.device,
     progress: Callable[[float], None],
-) -> tuple[list[dict[str, Any]], dict[str, HashedFile]]:
+) -> tuple[tuple[Export, ...], dict[str, HashedFile]]:
     """Every export that the job asks for, as the report says it, and hashes. Staging holds the checkpoint already."""
     kinds = task.recipe.options.export
-    found: list[dict[str, Any]] = []
+    found: list[Export] = []
     hashes: dict[str, HashedFile] = {}
     for number, kind in enumerate(kinds):
 
@@ -65,7 +66,7 @@ def write_exports(
             hashes |= {f"dense/{name}": file for name, file in hashed.items()}
         else:
             found.append(_onnx(task, source, on_export))
-    return found, hashes
+    return tuple(found), hashes
 
 
 def _dense(
@@ -75,7 +76,7 @@ def _dense(
     choice: Choice,
     device: torch.device,
     progress: Callable[[float], None],
-) -> tuple[dict[str, Any], dict[str, HashedFile]]:
+) -> tuple[Export, dict[str, HashedFile]]:
     """A head of full width and rank k in the plain architecture, loaded by it and judged by the job's budgets."""
     # A plain class builds a bias where the source has one; what a repair adds elsewhere has no place in its files.
     left_out = factors.bias is not None and source.head.module_bias is None
@@ -104,18 +105,18 @@ def _dense(
                 else "; ask for a smaller ratio, or leave out the export"
             )
         )
-    described = {
-        "kind": "dense",
-        "path": "dense",
-        "bytes": plan.nbytes,
-        "max_logit_difference": difference,
-        "bias": "none" if factors.bias is None else "left out" if left_out else "kept",
-        "perplexity": first.perplexity,
-        "perplexity_drift": drifts[0].drift,
-        "perplexity_drift_low": drifts[0].low,
-        "perplexity_drift_high": drifts[0].high,
-    }
-    return described, hashes
+    told = Export(
+        kind="dense",
+        path="dense",
+        bytes=plan.nbytes,
+        max_logit_difference=difference,
+        bias="none" if factors.bias is None else "left out" if left_out else "kept",
+        perplexity=first.perplexity,
+        perplexity_drift=drifts[0].drift,
+        perplexity_drift_low=drifts[0].low,
+        perplexity_drift_high=drifts[0].high,
+    )
+    return told, hashes
 
 
 def _measure(
@@ -154,19 +155,19 @@ def _difference(source: Source, written: SlicedFactors, logits: Tensor) -> float
     return difference
 
 
-def _onnx(task: EngineTask[CompressRecipe], source: Source, progress: Callable[[float], None]) -> dict[str, Any]:
+def _onnx(task: EngineTask[CompressRecipe], source: Source, progress: Callable[[float], None]) -> Export:
     model = load_stored(task.staging, source.reading.auto_class, Room(torch.device("cpu")), torch.float32)
     folder = task.staging / "onnx"
     folder.mkdir()
     difference = onnx_export.write(model, folder / "model.onnx", source.evaluation.examples.inputs["input_ids"])
     progress(1.0)
-    return {
-        "kind": "onnx",
-        "path": "onnx/model.onnx",
-        "bytes": _bytes(folder),
-        "max_logit_difference": difference,
-        "bias": "none" if model.get_output_embeddings().bias is None else "kept",
-    }
+    return Export(
+        kind="onnx",
+        path="onnx/model.onnx",
+        bytes=_bytes(folder),
+        max_logit_difference=difference,
+        bias="none" if model.get_output_embeddings().bias is None else "kept",
+    )
 
 
 def _bytes(folder: Path) -> int:

@@ -5,11 +5,11 @@ also those that never came, and does not depend on the text that is evaluated. A
 """
 
 import math
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from headroom.contract.report.drift_parts import BandDrift
 from service.compression.drift.token_drift import TokenDrift, figures
 
 ENDS = {"most frequent 1 %": 0.01, "next 9 %": 0.1, "the rest": 1.0}  # share of the vocabulary up to which each goes
@@ -28,13 +28,13 @@ def are_rare(targets: Tensor, alpha: Tensor) -> Tensor:
     return bands_of_tokens(alpha)[targets] == len(ENDS) - 1
 
 
-def drift_by_band(drift: TokenDrift, alpha: Tensor, seed: int) -> list[dict[str, Any]]:
+def drift_by_band(drift: TokenDrift, alpha: Tensor, seed: int) -> tuple[BandDrift, ...]:
     """Figures of all positions, then of each band."""
     bands = bands_of_tokens(alpha)
     tokens = torch.bincount(bands, minlength=len(ENDS)).tolist()
     everywhere = torch.ones_like(drift.agreement)
-    found = [{"band": "all", "tokens": alpha.numel()} | figures(drift, everywhere, seed)]
+    found = [BandDrift(**dict(figures(drift, everywhere, seed)), band="all", tokens=alpha.numel())]
     for number, name in enumerate(ENDS):
         here = bands[drift.target] == number
-        found.append({"band": name, "tokens": tokens[number]} | figures(drift, here, seed))
-    return found
+        found.append(BandDrift(**dict(figures(drift, here, seed)), band=name, tokens=tokens[number]))
+    return tuple(found)

@@ -1,12 +1,13 @@
 """From a sweep to a drift curve and a verdict. Perplexity = exp(total negative log-likelihood / predicted tokens)."""
 
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from headroom.contract.compress import DriftBudget
+from headroom.contract.report.curve import CurvePoint, JudgedPoint
+from headroom.contract.report.part import Measured
 from service.compression.drift.sweep import Sweep
 from service.compression.numerics.bootstrap import interval_of_means
 
@@ -14,14 +15,18 @@ from service.compression.numerics.bootstrap import interval_of_means
 WINDOWS_FOR_INTERVAL = 8
 
 
-def is_inside(budget: DriftBudget, perplexity: float, kl: float, top1: float, rare: float | None) -> bool:
+def is_inside(budget: DriftBudget, perplexity: Measured, kl: Measured, top1: Measured, rare: Measured) -> bool:
     """Of growths of perplexity the upper ends. A NaN is inside of nothing, nor is what was not measured."""
     return (
-        (budget.perplexity is None or perplexity <= budget.perplexity)
-        and (budget.kl is None or kl <= budget.kl)
-        and (budget.top1 is None or top1 >= budget.top1)
-        and (budget.rare_perplexity is None or (rare is not None and rare <= budget.rare_perplexity))
+        _is_below(budget.perplexity, perplexity)
+        and _is_below(budget.kl, kl)
+        and (budget.top1 is None or (top1 is not None and top1 >= budget.top1))
+        and _is_below(budget.rare_perplexity, rare)
     )
+
+
+def _is_below(bound: float | None, found: Measured) -> bool:
+    return bound is None or (found is not None and found <= bound)
 
 
 @dataclass(frozen=True)
@@ -46,8 +51,13 @@ class DriftPoint:
             budget, self.perplexity_drift_high, self.kl_mean, self.top1_agreement, self.rare_perplexity_drift_high
         )
 
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
+    @property
+    def told(self) -> CurvePoint:
+        """As the report has it."""
+        return CurvePoint(**asdict(self))
+
+    def judged(self, passes: bool) -> JudgedPoint:
+        return JudgedPoint(**asdict(self), passes=passes)
 
 
 def drift_curve(swept: Sweep, ratio_of: dict[int, float], seed: int) -> list[DriftPoint]:

@@ -14,9 +14,10 @@ least of sliced columns and planes is chosen.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, get_args
+from typing import get_args
 
 from headroom.contract.compress import Budget, ColumnDtype, RoundedDtype
+from headroom.contract.report.frontier import AskedBudget, FrontierOfReport, FrontierPoint
 from service.compression.drift.candidate import Candidate
 from service.compression.drift.drift_points import DriftPoint
 from service.compression.drift.gate import Choice
@@ -73,32 +74,33 @@ class Frontier:
         inside = [one for one in self.found if self._inside(one)]
         return min(inside or self.found, key=lambda one: (one.kl, one.share))
 
-    def as_dict(self, chosen: Candidate | None) -> dict[str, Any]:
-        """As docs/report.md names it."""
+    def told(self, chosen: Candidate | None) -> FrontierOfReport:
+        """As the report has it."""
         ordered = sorted(self.found, key=lambda one: (one.share, one.kl))
-        return {
-            "budget": dict.fromkeys(Budget.model_fields) if self.budget is None else self.budget.model_dump(),
-            "swept": sum(one.head_dtype == "source" for one in ordered),
-            "measured": self.measured,
-            "left_out": self.left_out,
-            "points": [self._described(one, chosen) for one in ordered],
-            "nearest": None if chosen else self._described(self.nearest, None),
-        }
+        asked = dict.fromkeys(Budget.model_fields) if self.budget is None else self.budget.model_dump()
+        return FrontierOfReport(
+            budget=AskedBudget(**asked),
+            swept=sum(one.head_dtype == "source" for one in ordered),
+            measured=self.measured,
+            left_out=self.left_out,
+            points=tuple(self._told(one, chosen) for one in ordered),
+            nearest=None if chosen else self._told(self.nearest, None),
+        )
 
-    def _described(self, one: Candidate, chosen: Candidate | None) -> dict[str, Any]:
+    def _told(self, one: Candidate, chosen: Candidate | None) -> FrontierPoint:
         better = (other for other in self.found if other.share <= one.share and other is not one)
-        return {
-            "head_dtype": one.head_dtype,
-            "bits": one.reading.bits if one.reading else None,
-            "rescored": one.reading.rescored if one.reading else None,
-            "head_bytes": one.nbytes,
-            "share": one.share,
-            "stored_share": one.stored_share,
-            "passes": one.passes,
-            "serves": one.passes and self._inside(one),
-            "efficient": not any(other.kl <= one.kl for other in better),
-            "chosen": one is chosen,
-        } | one.points[0].as_dict()
+        return FrontierPoint(
+            **dict(one.points[0].judged(one.passes)),
+            head_dtype=one.head_dtype,
+            bits=one.reading.bits if one.reading else None,
+            rescored=one.reading.rescored if one.reading else None,
+            head_bytes=one.nbytes,
+            share=one.share,
+            stored_share=one.stored_share,
+            serves=one.passes and self._inside(one),
+            efficient=not any(other.kl <= one.kl for other in better),
+            chosen=one is chosen,
+        )
 
     def _add(self, head_dtype: ColumnDtype, points: list[DriftPoint]) -> Candidate:
         kept = points[0].kept_columns

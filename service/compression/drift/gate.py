@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from headroom.contract.compress import CalibratedDriftBudget, CompressRecipe
+from headroom.contract.report.curve import StoredDriftFigures
 from service.compression.drift.drift_points import DriftPoint, baseline_perplexity, drift_curve, is_inside
 from service.compression.drift.evaluation_sets import EvaluationSet
 from service.compression.drift.groups import Gap, group_drift
@@ -190,17 +191,18 @@ class StoredDrift:
     def passes(self, budget: CalibratedDriftBudget) -> bool:
         return is_inside(budget, self.high, self.kl, self.top1, self.rare_high) and _apart(self.gap, budget)
 
-    def as_dict(self) -> dict[str, float | None]:
-        """As docs/report.md names it."""
-        return {
-            "perplexity_drift": self.drift,
-            "perplexity_drift_low": self.low,
-            "perplexity_drift_high": self.high,
-            "kl_mean": self.kl,
-            "top1_agreement": self.top1,
-            "rare_perplexity_drift": self.rare,
-            "rare_perplexity_drift_high": self.rare_high,
-        }
+    @property
+    def told(self) -> StoredDriftFigures:
+        """As the report has it."""
+        return StoredDriftFigures(
+            perplexity_drift=self.drift,
+            perplexity_drift_low=self.low,
+            perplexity_drift_high=self.high,
+            kl_mean=self.kl,
+            top1_agreement=self.top1,
+            rare_perplexity_drift=self.rare,
+            rare_perplexity_drift_high=self.rare_high,
+        )
 
 
 def stored_drift(stored: Positions, one: EvaluationSet, seed: int) -> StoredDrift:

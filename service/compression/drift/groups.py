@@ -4,11 +4,11 @@ Every window belongs to one group. Means over all text hide a group that loses m
 """
 
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from headroom.contract.report.drift_parts import GroupDrift, GroupGap
 from service.compression.drift.drift_points import WINDOWS_FOR_INTERVAL
 from service.compression.drift.token_drift import TokenDrift, figures
 from service.compression.numerics.bootstrap import CONFIDENCE, resampled_means
@@ -24,12 +24,14 @@ class Gap:
     low: float  # 95 % interval of this difference, windows drawn inside each group
     high: float  # the largest upper end of any two groups: no pair is further apart
 
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
+    @property
+    def told(self) -> GroupGap:
+        """As the report has it."""
+        return GroupGap(**asdict(self))
 
 
 @dataclass(frozen=True, eq=False)
-class GroupDrift:
+class DriftOfGroups:
     """Relative perplexity drift of every group at every size."""
 
     names: list[str]
@@ -51,7 +53,7 @@ class GroupDrift:
         return Gap(self.names[most], self.names[least], float(drift[most] - drift[least]), low, high)
 
 
-def group_drift(likelihood: Tensor, lengths: Tensor, groups: list[str], kept: list[int], seed: int) -> GroupDrift:
+def group_drift(likelihood: Tensor, lengths: Tensor, groups: list[str], kept: list[int], seed: int) -> DriftOfGroups:
     """likelihood: (windows, sizes) float64, the last column the full head; lengths, groups: of each window."""
     names = sorted(set(groups))
     paired = likelihood - likelihood[:, -1:]
@@ -61,17 +63,17 @@ def group_drift(likelihood: Tensor, lengths: Tensor, groups: list[str], kept: li
         drift.append(torch.expm1(paired[rows].sum(0) / lengths[rows].sum()))
         # A seed of its own: groups of as many windows would else draw the same ones, and differ too little.
         resampled.append(torch.expm1(resampled_means(paired[rows], lengths[rows], seed + number)))
-    return GroupDrift(names, kept, torch.stack(drift), torch.stack(resampled))
+    return DriftOfGroups(names, kept, torch.stack(drift), torch.stack(resampled))
 
 
-def drift_by_group(drift: TokenDrift, groups: list[str], seed: int) -> list[dict[str, Any]]:
+def drift_by_group(drift: TokenDrift, groups: list[str], seed: int) -> tuple[GroupDrift, ...]:
     """Figures of the positions of each group, by name. groups: of each window."""
     found = []
     for name in sorted(set(groups)):
         windows = torch.tensor([group == name for group in groups])
         here = figures(drift, windows[drift.window], seed)
-        found.append({"group": name, "windows": int(windows.sum())} | here)
-    return found
+        found.append(GroupDrift(**dict(here), group=name, windows=int(windows.sum())))
+    return tuple(found)
 
 
 def small_groups(groups: list[str] | None) -> list[str]:

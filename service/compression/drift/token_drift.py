@@ -5,11 +5,11 @@ Cost: one product positions x hidden x vocabulary, two exponentials and two part
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from headroom.contract.report.drift_parts import PartFigures
 from service.compression.drift.drift_points import quantiles
 from service.compression.drift.planes.rescored_drift import PlaneReading, reading_positions
 from service.compression.drift.stored_form_drift import positions_of
@@ -85,13 +85,13 @@ def _joined(found: Iterator[Positions], hidden: HiddenStates, progress: Callable
     )
 
 
-def figures(drift: TokenDrift, where: Tensor, seed: int) -> dict[str, Any]:
+def figures(drift: TokenDrift, where: Tensor, seed: int) -> PartFigures:
     """Of the positions `where` (positions,) bool is true; all None but the number of positions when it nowhere is.
 
     delta_p: the probability of the token that came, after less before.
     """
     if not where.any():
-        return {"positions": 0} | dict.fromkeys(FIGURES)
+        return PartFigures(positions=0, **dict.fromkeys(set(PartFigures.model_fields) - {"positions"}))
     window, kl = drift.window[where], drift.divergence[where]
     before, after = drift.before[where], drift.after[where]
     delta_p = torch.exp(-after) - torch.exp(-before)
@@ -99,26 +99,22 @@ def figures(drift: TokenDrift, where: Tensor, seed: int) -> dict[str, Any]:
     windows = int(drift.window[-1]) + 1
     sums = torch.zeros(windows, of_position.shape[1], dtype=torch.float64).index_add_(0, window, of_position)
     low, high = interval_of_means(sums, torch.bincount(window, minlength=windows), seed)
-    found: dict[str, Any] = {"positions": window.numel(), "perplexity_before": float(before.mean().exp())}
+    with_ends: dict[str, float] = {}
     for name, values in zip(WITH_INTERVAL, zip(of_position.mean(0), low, high, strict=True), strict=True):
         ends = [torch.expm1(value) for value in values] if name == "perplexity_drift" else values
-        found |= dict(zip((name, f"{name}_low", f"{name}_high"), map(float, ends), strict=True))
+        with_ends |= dict(zip((name, f"{name}_low", f"{name}_high"), map(float, ends), strict=True))
     kl_p50, kl_p95, kl_p99 = quantiles(kl, torch.tensor([0.5, 0.95, 0.99]))
     delta_p05, delta_p50, delta_p95 = quantiles(delta_p, torch.tensor([0.05, 0.5, 0.95]))
-    return found | {
-        "kl_p50": kl_p50,
-        "kl_p95": kl_p95,
-        "kl_p99": kl_p99,
-        "top5_overlap": float(drift.overlap[where].double().mean()),
-        "delta_p_rms": float(delta_p.square().mean().sqrt()),
-        "delta_p_p05": delta_p05,
-        "delta_p_p50": delta_p50,
-        "delta_p_p95": delta_p95,
-    }
-
-
-FIGURES = (
-    "perplexity_before",
-    *(f"{name}{end}" for name in WITH_INTERVAL for end in ("", "_low", "_high")),
-    *("kl_p50", "kl_p95", "kl_p99", "top5_overlap", "delta_p_rms", "delta_p_p05", "delta_p_p50", "delta_p_p95"),
-)
+    return PartFigures(
+        **with_ends,
+        positions=window.numel(),
+        perplexity_before=float(before.mean().exp()),
+        kl_p50=kl_p50,
+        kl_p95=kl_p95,
+        kl_p99=kl_p99,
+        top5_overlap=float(drift.overlap[where].double().mean()),
+        delta_p_rms=float(delta_p.square().mean().sqrt()),
+        delta_p_p05=delta_p05,
+        delta_p_p50=delta_p50,
+        delta_p_p95=delta_p95,
+    )

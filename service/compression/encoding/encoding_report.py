@@ -1,10 +1,11 @@
-"""The parts of a report that say how token probability is encoded, as docs/report.md names them."""
-
-from typing import Any
+"""The parts of a report that say how token probability is encoded in the head."""
 
 import torch
 from torch import Tensor
 
+from headroom.contract.report.encoding import ColumnFigures, ComponentFigures, FittedSample, SparsityPoint
+from headroom.contract.report.encoding import Encoding as EncodingOfReport
+from headroom.contract.report.encoding import Sparsity as SparsityOfReport
 from service.compression.encoding.principal_components import Components
 from service.compression.encoding.token_probability import Encoding
 from service.compression.numerics.sparsity import Sparsity
@@ -12,30 +13,40 @@ from service.compression.numerics.sparsity import Sparsity
 SAMPLED_ROWS = 1_000  # of the plot of fitted against true; half of them are the most frequent tokens' ranks, log-spaced
 
 
-def sparsity_section(sparsity: Sparsity) -> dict[str, Any]:
-    return {
-        "sparsity": [{"columns": columns, "r2": r2} for columns, r2 in sparsity.curve],
-        "columns_needed": {f"{share:g}": count for share, count in sparsity.needed.items()},
-        "gini": sparsity.gini,
-    }
+def encoding_told(encoding: Encoding, floor_rows: int) -> EncodingOfReport:
+    """The regression of all rows. floor_rows: tokens whose averaged probability underflowed."""
+    regression = encoding.regression
+    return EncodingOfReport(
+        **dict(_sparsity(encoding.sparsity)),
+        r2=regression.r2,
+        r2_adjusted=regression.adjusted_r2,
+        r2_held_out=encoding.r2_held_out,
+        rank=regression.rank,
+        intercept=regression.intercept,
+        spearman=encoding.spearman,
+        slope_cosine_mean_hidden=encoding.slope_cosine_mean_hidden,
+        rows_at_floor=floor_rows,
+        slopes=tuple(regression.slope.tolist()),
+    )
 
 
-def columns_section(encoding: Encoding, spearman: Tensor) -> dict[str, Any]:
+def columns_told(encoding: Encoding, spearman: Tensor) -> ColumnFigures:
     """Of each raw column, in the order of the head."""
-    return {"standardised_slopes": _rounded(encoding.standardised_slope), "spearman": _rounded(spearman)}
+    return ColumnFigures(standardised_slopes=_rounded(encoding.standardised_slope), spearman=_rounded(spearman))
 
 
-def components_section(components: Components) -> dict[str, Any]:
+def components_told(components: Components) -> ComponentFigures:
     """Of each principal component, in order of explained variance."""
-    return {
-        "explained_variance": _rounded(components.explained_variance),
-        "standardised_slopes": _rounded(components.slope),
-        "spearman": _rounded(components.spearman),
-        "ranked_rows": components.ranked_rows,
-    } | sparsity_section(components.sparsity)
+    return ComponentFigures(
+        **dict(_sparsity(components.sparsity)),
+        explained_variance=_rounded(components.explained_variance),
+        standardised_slopes=_rounded(components.slope),
+        spearman=_rounded(components.spearman),
+        ranked_rows=components.ranked_rows,
+    )
 
 
-def fitted_section(encoding: Encoding, seed: int) -> dict[str, Any]:
+def fitted_told(encoding: Encoding, seed: int) -> FittedSample:
     """True and fitted -log alpha of some tokens: log-spaced ranks, so that frequent ones are among them, and others
     at random."""
     y = encoding.target
@@ -43,9 +54,17 @@ def fitted_section(encoding: Encoding, seed: int) -> dict[str, Any]:
     by_rank = torch.logspace(0, torch.log10(torch.tensor(float(y.numel()))).item(), count).long().clamp_max(y.numel())
     at_random = torch.randperm(y.numel(), generator=torch.Generator().manual_seed(seed))[:count]
     ids = torch.cat([y.argsort()[by_rank - 1], at_random]).unique()
-    return {"token_ids": ids.tolist(), "true": _rounded(y[ids]), "fitted": _rounded(encoding.fitted[ids])}
+    return FittedSample(token_ids=tuple(ids.tolist()), true=_rounded(y[ids]), fitted=_rounded(encoding.fitted[ids]))
 
 
-def _rounded(values: Tensor) -> list[float]:
+def _sparsity(found: Sparsity) -> SparsityOfReport:
+    return SparsityOfReport(
+        sparsity=tuple(SparsityPoint(columns=columns, r2=r2) for columns, r2 in found.curve),
+        columns_needed={f"{share:g}": count for share, count in found.needed.items()},
+        gini=found.gini,
+    )
+
+
+def _rounded(values: Tensor) -> tuple[float, ...]:
     """To six digits: these lists are long."""
-    return [float(f"{value:.6g}") for value in values.tolist()]
+    return tuple(float(f"{value:.6g}") for value in values.tolist())

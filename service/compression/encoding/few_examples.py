@@ -3,11 +3,10 @@
 Source: arXiv 2406.01468, section 5 (probabilities can be estimated from few examples).
 """
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
+from headroom.contract.report.encoding import FewExamples
 from service.compression.encoding.token_probability import Encoding, predict, solve
 from service.compression.numerics.rank_correlation import spearman
 from service.compression.numerics.row_moments import with_other_target
@@ -18,24 +17,14 @@ from service.compression.states.statistics import neg_log_alpha, probability_sum
 FEW = (64, 256, 1024)
 
 
-@dataclass(frozen=True)
-class FewExamples:
-    """What the fit on `tokens` positions says of the one on all calibration positions."""
-
-    tokens: int
-    r2: float  # of its fitted values against -log alpha of all positions; they may lie worse than the mean: below 0
-    spearman: float  # of the same two
-    slope_cosine: float  # of the two slopes
-
-
 def fit_few_examples(
     hidden: HiddenStates, head: LmHead, y: Tensor, encoding: Encoding, device: torch.device
-) -> list[FewExamples]:
+) -> tuple[FewExamples, ...]:
     """y: (vocab,) -log alpha of all calibration positions. Fits with more tokens than there are are left out."""
     counts = [count for count in FEW if count < hidden.positions]
     found, seen, summed = [], 0, torch.zeros(head.vocab_size, dtype=torch.float64)
     if not counts:
-        return []
+        return ()
     rows = next(hidden.blocks(counts[-1], device))
     for count in counts:
         summed += probability_sum(rows[seen:count], head, device)
@@ -46,10 +35,10 @@ def fit_few_examples(
         residual, spread = (y - fitted).square().sum(), (y - y.mean()).square().sum()
         found.append(
             FewExamples(
-                count,
+                tokens=count,
                 r2=1.0 - float(residual / spread) if spread > 0 else float("nan"),
                 spearman=float(spearman(fitted[:, None], y)[0]),
                 slope_cosine=float(torch.nn.functional.cosine_similarity(fit.slope, encoding.regression.slope, dim=0)),
             )
         )
-    return found
+    return tuple(found)

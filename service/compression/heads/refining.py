@@ -13,11 +13,12 @@ import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
+from headroom.contract.report.stored import RefinementOfReport
 from headroom.operator_threads import single_threaded_operators
 from service.compression.heads.slicing import SlicedFactors
 from service.compression.states.hidden_cache import HiddenStates
@@ -47,8 +48,10 @@ class Refinement:
     kl_after: float  # equal to kl_before where the closed form was kept
     helped: bool
 
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
+    @property
+    def told(self) -> RefinementOfReport:
+        """As the report has it."""
+        return RefinementOfReport(**asdict(self))
 
 
 def refine(

@@ -1,12 +1,11 @@
 """The engine of an analyze job: how token probability is encoded in the output embedding. Changes no model."""
 
-from dataclasses import asdict
-
 import torch
 
 from headroom.contract.analyze import AnalyzeRecipe
 from headroom.contract.compress import Method
-from service.compression.encoding.encoding_report import columns_section, components_section
+from headroom.contract.report.report import AnalyzeReport
+from service.compression.encoding.encoding_report import columns_told, components_told
 from service.compression.encoding.few_examples import fit_few_examples
 from service.compression.encoding.principal_components import principal_components
 from service.compression.encoding.token_probability import encode
@@ -35,10 +34,11 @@ def analyze(task: EngineTask[AnalyzeRecipe], progress: Progress) -> EngineOutcom
         components = principal_components(weight, target, encoding)
         report_progress(0.9)
         few = fit_few_examples(source.calibration, source.head, target, encoding, device)
-    found = {
-        "columns": columns_section(encoding, columns),
-        "components": components_section(components),
-        "few_examples": [asdict(fit) for fit in few],
-    }
-    report = report_of_encoding(task, source, encoding, floor_rows) | found
-    return EngineOutcome(Verdict.REPORT, report | {"timing": timer.timing})
+    report = AnalyzeReport(
+        **dict(report_of_encoding(task, source, encoding, floor_rows)),
+        kind="analyze",
+        columns=columns_told(encoding, columns),
+        components=components_told(components),
+        few_examples=few,
+    )
+    return EngineOutcome(Verdict.REPORT, timer.timed(report))

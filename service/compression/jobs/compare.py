@@ -13,6 +13,10 @@ import torch
 from torch import Tensor
 
 from headroom.contract.compare import CompareRecipe
+from headroom.contract.report.curve import AllowedDrift, Baseline
+from headroom.contract.report.drift_parts import BandDrift
+from headroom.contract.report.report import VERSION, CompareReport
+from headroom.contract.report.source import ComparedModel, EvaluatedText
 from service.compression.drift.bands import drift_by_band
 from service.compression.drift.drift_points import WINDOWS_FOR_INTERVAL, is_inside
 from service.compression.drift.groups import drift_by_group, small_groups
@@ -44,17 +48,19 @@ class Side:
     tokenizer: Any
     model: Any
 
-    def describe(self) -> dict[str, Any]:
+    def told(self, seconds_per_token: float | None) -> ComparedModel:
+        """As the report has it."""
         sliced = self.inspection.config.get("quantization_config")
-        return {
-            "id": self.local.id,
-            "revision": self.local.revision,
-            "digest": digest_model(self.inspection),
-            "auto_class": self.reading.auto_class,
-            "kept_columns": sliced["kept_columns"] if sliced else None,
-            "head_bytes": head_bytes(self.model.get_output_embeddings()),
-            "checkpoint_bytes": self.inspection.nbytes,
-        }
+        return ComparedModel(
+            id=self.local.id,
+            revision=self.local.revision,
+            digest=digest_model(self.inspection),
+            auto_class=self.reading.auto_class,
+            kept_columns=sliced["kept_columns"] if sliced else None,
+            head_bytes=head_bytes(self.model.get_output_embeddings()),
+            checkpoint_bytes=self.inspection.nbytes,
+            seconds_per_token=seconds_per_token,
+        )
 
 
 def compare(task: EngineTask[CompareRecipe], progress: Progress) -> EngineOutcome:
@@ -73,32 +79,31 @@ def compare(task: EngineTask[CompareRecipe], progress: Progress) -> EngineOutcom
         seconds = seconds_per_token(one.model, other.model, corpus.evaluation.inputs["input_ids"], one.reading)
     seed = recipe.options.seed
     bands = drift_by_band(drift, alpha, seed)
-    whole = bands[0]
-    report = {
-        "kind": recipe.kind,
-        "job_id": task.job_id,
-        "model": one.describe() | {"seconds_per_token": seconds[0]},
-        "other": other.describe() | {"seconds_per_token": seconds[1]},
-        "versions": versions(),
-        "seed": seed,
-        "device": task.device,
-        "corpus": {
-            "objective": one.reading.objective.value,
-            "evaluation_tokens": drift.target.numel(),
-            "evaluation_windows": len(corpus.evaluation),
-            "window": window,
-            "split": corpus.split,
-        },
-        "baseline": {"perplexity": whole["perplexity_before"], "kind": one.reading.objective.perplexity},
-        "perplexity_after": float(drift.after.mean().exp()),
-        "budget": recipe.drift.model_dump() if recipe.drift else None,
-        "passes": _passes(bands, recipe),
-        "bands": bands,
-        "groups": drift_by_group(drift, corpus.groups, seed) if corpus.groups else [],
-        "warnings": [*_few(len(corpus.evaluation)), *small_groups(corpus.groups)],
-        "timing": timer.timing,
-    }
-    return EngineOutcome(Verdict.REJECT if report["passes"] is False else Verdict.REPORT, report)
+    report = CompareReport(
+        version=VERSION,
+        kind="compare",
+        job_id=task.job_id,
+        model=one.told(seconds[0]),
+        other=other.told(seconds[1]),
+        versions=versions(),
+        seed=seed,
+        device=task.device,
+        corpus=EvaluatedText(
+            objective=one.reading.objective.value,
+            evaluation_tokens=drift.target.numel(),
+            evaluation_windows=len(corpus.evaluation),
+            window=window,
+            split=corpus.split,
+        ),
+        baseline=Baseline(perplexity=bands[0].perplexity_before, kind=one.reading.objective.perplexity),
+        perplexity_after=float(drift.after.mean().exp()),
+        budget=AllowedDrift(**recipe.drift.model_dump()) if recipe.drift else None,
+        passes=_passes(bands, recipe),
+        bands=bands,
+        groups=drift_by_group(drift, corpus.groups, seed) if corpus.groups else (),
+        warnings=(*_few(len(corpus.evaluation)), *small_groups(corpus.groups)),
+    )
+    return EngineOutcome(Verdict.REJECT if report.passes is False else Verdict.REPORT, timer.timed(report))
 
 
 def _open(task: EngineTask[CompareRecipe], local: LocalModel, text: Text, device: torch.device) -> Side:
@@ -183,12 +188,12 @@ def _positions(before: Tensor, after: Tensor, wanted: Tensor) -> tuple[tuple[Ten
     return tuple(figure.cpu() for figure in figures), p.sum(0, dtype=torch.float64).cpu()
 
 
-def _passes(bands: list[dict[str, Any]], recipe: CompareRecipe) -> bool | None:
+def _passes(bands: tuple[BandDrift, ...], recipe: CompareRecipe) -> bool | None:
     """None without a budget. bands: all positions first, the rarest tokens' last."""
-    whole, rare = bands[0], bands[-1]["perplexity_drift_high"]
     if recipe.drift is None:
         return None
-    return is_inside(recipe.drift, whole["perplexity_drift_high"], whole["kl_mean"], whole["top1_agreement"], rare)
+    whole, rare = bands[0], bands[-1].perplexity_drift_high
+    return is_inside(recipe.drift, whole.perplexity_drift_high, whole.kl_mean, whole.top1_agreement, rare)
 
 
 def _few(windows: int) -> list[str]:

@@ -8,11 +8,11 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from headroom.contract.compress import CompressRecipe, Method
+from headroom.contract.report.worth import PlainHead
 from service.compression.checkpoint.checkpoint import Bodies
 from service.compression.checkpoint.exports import check_exports, write_exports
 from service.compression.drift.candidate import Candidate
@@ -36,17 +36,19 @@ from service.compression.heads.basis import build_basis
 from service.compression.jobs.job_heads import JobHeads
 from service.compression.jobs.phase_timer import PhaseTimer
 from service.compression.jobs.report import (
-    advice,
-    corpora_section,
-    plain_section,
-    report_of_measurement,
+    HeadFindings,
+    JobFindings,
+    job_findings,
+    plain_heads,
+    report_of_encoding,
     sizes,
+    told_corpora,
     unseen,
 )
 from service.compression.jobs.revisions import store_revisions
 from service.compression.jobs.sharded_source import open_spread_source
-from service.compression.jobs.storing import Storing, described_gap
-from service.compression.jobs.worth import Worth
+from service.compression.jobs.storing import Storing
+from service.compression.jobs.worth import Worth, advice
 from service.compression.numerics.freed_memory import return_freed_memory
 from service.compression.states.source import Source, open_source
 from service.compression.states.statistics import Statistics, neg_log_alpha
@@ -88,7 +90,7 @@ class Chosen:
     nearest: Candidate | None  # where nothing that was searched may be stored
     moved: TokenDrift  # of the selected size of the curve
     comparisons: dict[str, list[DriftPoint]]
-    plain: dict[str, Any]  # all columns rounded, measured beside
+    plain: dict[str, PlainHead]  # all columns rounded, measured beside
 
 
 def compress(task: EngineTask[CompressRecipe], progress: Progress) -> EngineOutcome:
@@ -107,9 +109,9 @@ def compress(task: EngineTask[CompressRecipe], progress: Progress) -> EngineOutc
         plain=chosen.plain,
         measured_planes=chosen.planes,
     )
-    report = _report(task, opened, analyzed, chosen, storing)
+    found, unstored = _found(task, opened, analyzed, chosen), _unstored(chosen, storing)
     return_freed_memory()  # of encoding and the sweep: slicing needs the room
-    return _store(storing, chosen.waiting, report, timer)
+    return _store(storing, chosen.waiting, found, unstored, timer)
 
 
 def _open(task: EngineTask[CompressRecipe], timer: PhaseTimer) -> Opened:
@@ -191,7 +193,7 @@ def _choose(recipe: CompressRecipe, opened: Opened, heads: JobHeads, timer: Phas
         )
     if frontier is not None and not planes:
         choice = replace(choice, asked=(nearest or candidates[0]).unrounded[0])
-    return Chosen(choice, frontier, planes, candidates, nearest, moved, comparisons, plain_section(rivals, source.head))
+    return Chosen(choice, frontier, planes, candidates, nearest, moved, comparisons, plain_heads(rivals, source.head))
 
 
 def _candidates(
@@ -225,53 +227,58 @@ def _candidates(
     return frontier.serving, frontier, None if frontier.serving else frontier.nearest
 
 
-def _report(
-    task: EngineTask[CompressRecipe], opened: Opened, analyzed: Analyzed, chosen: Chosen, storing: Storing
-) -> dict[str, Any]:
-    """All that is known before a checkpoint is written."""
+def _found(task: EngineTask[CompressRecipe], opened: Opened, analyzed: Analyzed, chosen: Chosen) -> JobFindings:
+    """What the report says whatever is stored."""
     source, choice = opened.source, chosen.choice
-    report = report_of_measurement(task, source, analyzed.encoding, analyzed.floor_rows, analyzed.heads.basis, choice)
-    kept = choice.selected.kept_columns
-    report |= {
-        "shards": {"asked": task.pool.shards, "lost": task.pool.losses} if task.pool else None,
-        **storing.parts(chosen.moved),
-        "group_gap": described_gap(choice.sets[0].gaps.get(kept)),
-        "continuations": None,
-        "unrounded": None,
-        "exports": [],
-        "revisions": [],
-        "frontier": None,
-        "planes": chosen.planes.as_dict(None) if chosen.planes else None,
-        "refinement": None,
-        "comparisons": {method: [one.as_dict() for one in points] for method, points in chosen.comparisons.items()},
-        "corpora": corpora_section(choice, [one.at(kept) for one in choice.sets], opened.outside, None),
-        "warnings": [*report["warnings"], *unseen(choice, opened.outside), *small_groups(source.groups)],
-        "bytes": sizes(source, None, None),
-        "plain": chosen.plain,
-        "worth": None,
-        "time": None,
-    }
-    if chosen.nearest is not None:
-        report |= _refused(chosen, chosen.nearest, storing)
-    return report
+    return job_findings(
+        task,
+        source,
+        report_of_encoding(task, source, analyzed.encoding, analyzed.floor_rows),
+        analyzed.heads.basis,
+        choice,
+        chosen.comparisons,
+        chosen.plain,
+        (*unseen(choice, opened.outside), *small_groups(source.groups)),
+    )
 
 
-def _refused(chosen: Chosen, nearest: Candidate, storing: Storing) -> dict[str, Any]:
+def _unstored(chosen: Chosen, storing: Storing) -> HeadFindings:
+    """What is known before a checkpoint is written: of what was asked for, or of the nearest that a search found."""
+    choice, selected, best = chosen.choice, chosen.choice.selected, chosen.choice.largest_passing
+    gap = choice.sets[0].gaps.get(selected.kept_columns)
+    found = HeadFindings(
+        head_dtype=storing.task.recipe.head_dtype,
+        selected=selected.judged(selected in choice.candidates),
+        largest_passing_ratio=best.ratio if best else None,
+        corpora=told_corpora(choice, [one.at(selected.kept_columns) for one in choice.sets], storing.outside, None),
+        bands=storing.bands(chosen.moved),
+        groups=storing.groups(chosen.moved),
+        group_gap=gap.told if gap else None,
+        bytes=sizes(storing.source, None, None),
+        planes=chosen.planes.told(None) if chosen.planes else None,
+    )
+    return found if chosen.nearest is None else _refused(chosen, chosen.nearest, storing, found)
+
+
+def _refused(chosen: Chosen, nearest: Candidate, storing: Storing, found: HeadFindings) -> HeadFindings:
     """What the report of a search says that found nothing: the nearest head stands for the selected one."""
     sliced = nearest.head_dtype == "source"
-    told = {
-        "head_dtype": nearest.head_dtype,
-        "frontier": chosen.frontier.as_dict(None) if chosen.frontier else None,
-        "selected": nearest.points[0].as_dict() | {"passes": False},
-        "unrounded": None if sliced or nearest.reading else nearest.unrounded[0].as_dict(),
-    }
-    if not sliced:
-        stored_as = storing.unstored(nearest)
-        told |= storing.parts(storing.moved_by(nearest.kept, lambda done: None, stored_as))
-    return told
+    told = replace(
+        found,
+        head_dtype=nearest.head_dtype,
+        frontier=chosen.frontier.told(None) if chosen.frontier else None,
+        selected=nearest.points[0].judged(False),
+        unrounded=None if sliced or nearest.reading else nearest.unrounded[0].told,
+    )
+    if sliced:
+        return told
+    moved = storing.moved_by(nearest.kept, lambda done: None, storing.unstored(nearest))
+    return replace(told, bands=storing.bands(moved), groups=storing.groups(moved))
 
 
-def _store(storing: Storing, waiting: list[Candidate], report: dict[str, Any], timer: PhaseTimer) -> EngineOutcome:
+def _store(
+    storing: Storing, waiting: list[Candidate], found: JobFindings, unstored: HeadFindings, timer: PhaseTimer
+) -> EngineOutcome:
     """The first candidate that passes as it was stored, with its exports and revisions; or a rejection."""
     task, choice, source = storing.task, storing.choice, storing.source
     exported, published = len(task.recipe.options.export), len(task.recipe.options.publish_ratios)
@@ -284,10 +291,10 @@ def _store(storing: Storing, waiting: list[Candidate], report: dict[str, Any], t
             planned = storing.plan(tried, lambda done: progress(0.8 * done))
             worth = storing.worth(planned)
             if worth.refuses:
-                return _outcome(Verdict.REJECT, report | _not_worth(tried, worth, storing), timer)
+                return _rejection(found, _not_worth(unstored, tried, worth, storing), timer)
             written = storing.write(planned, task.staging, bodies, lambda done: progress(0.8 + 0.2 * done))
         with timer.phase(Phase.VALIDATING) as progress:
-            stored = storing.measure(written, task.staging, lambda done: progress(share * done), timed=True)
+            stored = storing.measure(written, task.staging, unstored, lambda done: progress(share * done), timed=True)
             if stored.passes:
                 exports, hashes = write_exports(
                     task,
@@ -298,34 +305,39 @@ def _store(storing: Storing, waiting: list[Candidate], report: dict[str, Any], t
                     lambda done: progress(share * (1 + exported * done)),
                 )
                 further = store_revisions(
-                    storing, written, bodies, lambda done: progress(1 - share * published * (1 - done))
+                    storing, written, unstored, bodies, lambda done: progress(1 - share * published * (1 - done))
                 )
         if stored.passes:
-            told = report | stored.found | {"exports": exports, "revisions": further.described}
-            outcome = _outcome(Verdict.PUBLISH, told | {"warnings": [*report["warnings"], *further.left_out]}, timer)
-            revisions = {
-                path: _outcome(Verdict.PUBLISH, report | found, timer).report for path, found in further.found.items()
-            }
-            return replace(outcome, hashes=written.hashes | hashes | further.hashes, revisions=revisions)
+            head = replace(stored.found, exports=exports, revisions=tuple(further.told))
+            return EngineOutcome(
+                Verdict.PUBLISH,
+                timer.timed(found.report(head, advice(head, found.plain), tuple(further.left_out))),
+                hashes=written.hashes | hashes | further.hashes,
+                revisions={
+                    path: timer.timed(found.report(one, advice(one, found.plain)))
+                    for path, one in further.found.items()
+                },
+            )
         _empty(task.staging)
         # What storing added to the drift of this size it will add to the others: skip those that it would fail too.
         waiting = [other for other in waiting if choice.may_store(other.points, tried.points, stored.drifts)]
         best = next((other.unrounded[0].ratio for other in waiting if other.reading is None), None)
-        report |= stored.found | {"bytes": sizes(source, None, None), "largest_passing_ratio": best}
-    return _outcome(Verdict.REJECT, report, timer)
+        unstored = replace(stored.found, bytes=sizes(source, None, None), largest_passing_ratio=best)
+    return _rejection(found, unstored, timer)
 
 
-def _not_worth(tried: Candidate, worth: Worth, storing: Storing) -> dict[str, Any]:
+def _not_worth(unstored: HeadFindings, tried: Candidate, worth: Worth, storing: Storing) -> HeadFindings:
     """What the report says of a head that passes and saves next to nothing: no other that passes saves more."""
-    return {
-        "head_dtype": tried.head_dtype,
-        "selected": tried.points[0].as_dict() | {"passes": True},
-        "worth": worth.as_dict(storing.plain),
-    }
+    return replace(
+        unstored,
+        head_dtype=tried.head_dtype,
+        selected=tried.points[0].judged(True),
+        worth=worth.told(storing.plain),
+    )
 
 
-def _outcome(verdict: Verdict, report: dict[str, Any], timer: PhaseTimer) -> EngineOutcome:
-    return EngineOutcome(verdict, report | {"advice": advice(report), "timing": timer.timing})
+def _rejection(found: JobFindings, head: HeadFindings, timer: PhaseTimer) -> EngineOutcome:
+    return EngineOutcome(Verdict.REJECT, timer.timed(found.report(head, advice(head, found.plain))))
 
 
 def _empty(folder: Path) -> None:

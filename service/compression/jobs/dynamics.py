@@ -4,16 +4,21 @@ Source: arXiv 2406.01468, section 6 (frequency is encoded early in training). Ev
 made by the tokenizer of the last one; one head is in memory at a time. Changes no model.
 """
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from headroom.contract.compress import Method
 from headroom.contract.dynamics import DynamicsRecipe
+from headroom.contract.report.dynamics import FrequencyTokens, Readable, TrainingCheckpoint
+from headroom.contract.report.encoding import RegressionFigures
+from headroom.contract.report.part import Measured
+from headroom.contract.report.report import DynamicsReport
+from headroom.contract.report.source import ModelOfReport
 from service.compression.drift.drift_points import baseline_perplexity
 from service.compression.drift.sweep import prepare, sweep
 from service.compression.encoding.token_probability import Encoding, encode
@@ -33,7 +38,7 @@ def dynamics(task: EngineTask[DynamicsRecipe], progress: Progress) -> EngineOutc
     """Regressions on the rows of every checkpoint's head, and its loss on the held-out part of the corpus."""
     device, timer = torch.device(task.device), PhaseTimer(progress)
     models = [*task.other_models, task.model]
-    rows: list[dict[str, Any]] = []
+    rows: list[TrainingCheckpoint] = []
     with timer.phase(Phase.ENCODING) as report_progress:
         steps = 1 + len(models)
         last = open_source(task, device, lambda done: report_progress(done / steps))
@@ -41,13 +46,14 @@ def dynamics(task: EngineTask[DynamicsRecipe], progress: Progress) -> EngineOutc
         for model in models:
             tell = partial(_tell, report_progress, 1 + len(rows), steps)
             rows.append(_measured(task, model, counts, device, tell))
-    found = {
-        "frequency_tokens": {"positions": int(counts.sum()), "distinct": int((counts > 0).sum())},
-        "checkpoints": rows,
-        "readable": readable(rows),
-    }
-    report = report_of_source(task, last) | found
-    return EngineOutcome(Verdict.REPORT, report | {"timing": timer.timing})
+    report = DynamicsReport(
+        **dict(report_of_source(task, last)),
+        kind="dynamics",
+        frequency_tokens=FrequencyTokens(positions=int(counts.sum()), distinct=int((counts > 0).sum())),
+        checkpoints=tuple(rows),
+        readable=readable(rows),
+    )
+    return EngineOutcome(Verdict.REPORT, timer.timed(report))
 
 
 def _tell(progress: Callable[[float], None], ended: int, steps: int, done: float) -> None:
@@ -60,15 +66,19 @@ def token_counts(source: Source) -> Tensor:
     return torch.bincount(targets, minlength=source.head.vocab_size)
 
 
-def readable(rows: list[dict[str, Any]]) -> dict[str, Any]:
+def readable(rows: Sequence[TrainingCheckpoint]) -> Readable:
     """The first checkpoint whose rank correlation with frequency is near the last one's, and how far the loss had
     fallen by then: 0 at the first checkpoint, 1 at the last."""
-    wanted = READABLE_SHARE * rows[-1]["frequency"]["spearman"]
-    found = (number for number, row in enumerate(rows) if row["frequency"]["spearman"] >= wanted)
+    correlations, losses = [_number(row.frequency.spearman) for row in rows], [_number(row.loss) for row in rows]
+    found = (number for number, one in enumerate(correlations) if one >= READABLE_SHARE * correlations[-1])
     index = next(found, len(rows) - 1)
-    fall = rows[0]["loss"] - rows[-1]["loss"]
-    share = (rows[0]["loss"] - rows[index]["loss"]) / fall if fall > 0 else None
-    return {"share": READABLE_SHARE, "checkpoint": index, "loss_fallen": share}
+    fall = losses[0] - losses[-1]
+    share = (losses[0] - losses[index]) / fall if fall > 0 else None
+    return Readable(share=READABLE_SHARE, checkpoint=index, loss_fallen=share)
+
+
+def _number(found: Measured) -> float:
+    return math.nan if found is None else found
 
 
 def _measured(
@@ -77,7 +87,7 @@ def _measured(
     counts: Tensor,
     device: torch.device,
     progress: Callable[[float], None],
-) -> dict[str, Any]:
+) -> TrainingCheckpoint:
     source = open_source(
         replace(task, model=model), device, lambda done: progress(0.5 * done), tokenizer_folder=task.model.path
     )
@@ -96,23 +106,20 @@ def _measured(
     progress(0.8)
     perplexity = _perplexity(source, statistics.mean_hidden, device)
     progress(1.0)
-    return {
-        "model": {"id": model.id, "revision": model.revision, "digest": source.digest},
-        "perplexity": perplexity,
-        "loss": float(torch.tensor(perplexity, dtype=torch.float64).log()),
-        "frequency": _figures(of_frequency),
-        "probability": _figures(of_probability),
-    }
+    return TrainingCheckpoint(
+        model=ModelOfReport(id=model.id, revision=model.revision, digest=source.digest),
+        perplexity=perplexity,
+        loss=float(torch.tensor(perplexity, dtype=torch.float64).log()),
+        frequency=_figures(of_frequency),
+        probability=_figures(of_probability),
+    )
 
 
-def _figures(encoding: Encoding) -> dict[str, float]:
+def _figures(encoding: Encoding) -> RegressionFigures:
     found = encoding.regression
-    return {
-        "r2": found.r2,
-        "r2_adjusted": found.adjusted_r2,
-        "r2_held_out": encoding.r2_held_out,
-        "spearman": encoding.spearman,
-    }
+    return RegressionFigures(
+        r2=found.r2, r2_adjusted=found.adjusted_r2, r2_held_out=encoding.r2_held_out, spearman=encoding.spearman
+    )
 
 
 def _perplexity(source: Source, mean_hidden: Tensor, device: torch.device) -> float:

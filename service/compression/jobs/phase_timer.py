@@ -3,9 +3,13 @@
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
+from headroom.contract.report.report import JobReport
 from service.ports.jobs import Progress
 from service.records.job import Phase
+
+ReportT = TypeVar("ReportT", bound=JobReport)
 
 
 class PhaseTimer:
@@ -22,7 +26,6 @@ class PhaseTimer:
         yield lambda fraction: self._progress(phase, fraction)
         self.seconds[phase.value] = self.seconds.get(phase.value, 0.0) + time.monotonic() - started
 
-    @property
-    def timing(self) -> dict[str, float]:
-        """Seconds of each phase so far, and in total: a report's `timing`."""
-        return self.seconds | {"total": sum(self.seconds.values())}
+    def timed(self, report: ReportT) -> ReportT:
+        """The report with the seconds of each phase so far, and in total."""
+        return report.model_copy(update={"timing": self.seconds | {"total": sum(self.seconds.values())}})

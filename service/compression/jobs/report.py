@@ -1,17 +1,26 @@
 """The report of a job, its fields as docs/report.md names them. Figures only; nothing is measured or written here."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from importlib.metadata import version
-from typing import Any
 
-from headroom.contract.compress import CompressRecipe, RoundedDtype
+from headroom.contract.compress import CompressRecipe, HeadDtype, RoundedDtype
 from headroom.contract.job_recipe import JobRecipe
+from headroom.contract.report.continuations import ContinuationsOfReport
+from headroom.contract.report.curve import AllowedDrift, Baseline, CurvePoint, EvaluatedCorpus, JudgedPoint
+from headroom.contract.report.drift_parts import BandDrift, GroupDrift, GroupGap
+from headroom.contract.report.frontier import FrontierOfReport, PlanesOfReport
+from headroom.contract.report.report import VERSION, CompressReport, EncodingReport, SourceReport
+from headroom.contract.report.source import CorpusOfReport, HeadOfReport, LoadedModel, LogitTransform
+from headroom.contract.report.stored import ByteCounts, Export, RefinementOfReport, Revision, Shards, StoredCheckpoint
+from headroom.contract.report.times import TimesOfReport
+from headroom.contract.report.worth import PlainHead, WorthOfReport
 from service.compression.checkpoint.checkpoint import Plan
 from service.compression.drift.candidates import bytes_before
 from service.compression.drift.drift_points import WINDOWS_FOR_INTERVAL, DriftPoint
 from service.compression.drift.gate import Choice, StoredDrift
 from service.compression.drift.plain_rivals import rival_nbytes
-from service.compression.encoding.encoding_report import fitted_section, sparsity_section
+from service.compression.encoding.encoding_report import encoding_told, fitted_told
 from service.compression.encoding.token_probability import Encoding
 from service.compression.heads.basis import Basis
 from service.compression.heads.read_planes import MadeHead
@@ -23,7 +32,55 @@ from service.ports.jobs import EngineTask
 # A further corpus whose hidden states leave the calibration's directions, and whose predictions move, this much more
 # than those of the held-out part was not covered by the calibration.
 UNSEEN_SHARE, UNSEEN_KL = 1.25, 1.5
-BITS = {"int8": 8, "int4": 4}
+
+
+@dataclass(frozen=True, eq=False)
+class HeadFindings:
+    """What a report says of one head: of the one that was asked for, the nearest to a budget, or the one stored.
+
+    Fields are those of CompressReport.
+    """
+
+    head_dtype: HeadDtype
+    selected: JudgedPoint
+    largest_passing_ratio: float | None
+    corpora: tuple[EvaluatedCorpus, ...]
+    bands: tuple[BandDrift, ...]
+    groups: tuple[GroupDrift, ...]
+    group_gap: GroupGap | None
+    bytes: ByteCounts
+    planes: PlanesOfReport | None
+    frontier: FrontierOfReport | None = None
+    unrounded: CurvePoint | None = None
+    refinement: RefinementOfReport | None = None
+    worth: WorthOfReport | None = None
+    stored: StoredCheckpoint | None = None
+    continuations: ContinuationsOfReport | None = None
+    time: TimesOfReport | None = None
+    exports: tuple[Export, ...] = ()
+    revisions: tuple[Revision, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class JobFindings:
+    """What a report says of a whole job, whatever head comes of it."""
+
+    encoded: EncodingReport
+    method: str
+    repair: str
+    budget: AllowedDrift
+    baseline: Baseline
+    curve: tuple[CurvePoint, ...]
+    comparisons: dict[str, tuple[CurvePoint, ...]]
+    plain: dict[str, PlainHead]
+    shards: Shards | None
+    warnings: tuple[str, ...]
+
+    def report(self, head: HeadFindings, advice: str, warnings: tuple[str, ...] = ()) -> CompressReport:
+        """warnings: of this head, beside the job's."""
+        own = {name: value for name, value in vars(self).items() if name != "encoded"}
+        own["warnings"] = (*self.warnings, *warnings)
+        return CompressReport(**(dict(self.encoded) | own | vars(head)), kind="compress", advice=advice)
 
 
 def versions() -> dict[str, str]:
@@ -33,80 +90,91 @@ def versions() -> dict[str, str]:
 
 def report_of_encoding(
     task: EngineTask[JobRecipe], source: Source, encoding: Encoding, floor_rows: int
-) -> dict[str, Any]:
+) -> EncodingReport:
     """What was worked on, and how token probability is encoded in the head."""
-    return report_of_source(task, source) | {
-        "encoding": _encoding(encoding, floor_rows),
-        "fitted": fitted_section(encoding, task.recipe.options.seed),
-    }
+    return EncodingReport(
+        **dict(report_of_source(task, source)),
+        encoding=encoding_told(encoding, floor_rows),
+        fitted=fitted_told(encoding, task.recipe.options.seed),
+    )
 
 
-def report_of_source(task: EngineTask[JobRecipe], source: Source) -> dict[str, Any]:
+def report_of_source(task: EngineTask[JobRecipe], source: Source) -> SourceReport:
     """What was worked on."""
     head = source.head
-    return {
-        "kind": task.recipe.kind,
-        "job_id": task.job_id,
-        "model": {"id": task.model.id, "revision": task.model.revision, "digest": source.digest}
-        | {"auto_class": source.reading.auto_class},
-        "versions": versions(),
-        "seed": task.recipe.options.seed,
-        "device": task.device,
-        "head": {
-            "vocab_size": head.vocab_size,
-            "hidden_size": head.hidden_size,
-            "tied": head.is_tied,
-            "bias": head.bias is not None,
-            "transform": head.transform.describe(),
-            "dtype": str(head.weight.dtype).removeprefix("torch."),
-        },
-        "corpus": _corpus(source),
-        "warnings": _warnings(source),
-    }
+    return SourceReport(
+        version=VERSION,
+        job_id=task.job_id,
+        model=LoadedModel(
+            id=task.model.id,
+            revision=task.model.revision,
+            digest=source.digest,
+            auto_class=source.reading.auto_class,
+        ),
+        versions=versions(),
+        seed=task.recipe.options.seed,
+        device=task.device,
+        head=HeadOfReport(
+            vocab_size=head.vocab_size,
+            hidden_size=head.hidden_size,
+            tied=head.is_tied,
+            bias=head.bias is not None,
+            transform=LogitTransform(**head.transform.describe()),
+            dtype=str(head.weight.dtype).removeprefix("torch."),
+        ),
+        corpus=_corpus(source),
+        warnings=_warnings(source),
+    )
 
 
-def report_of_measurement(
-    task: EngineTask[CompressRecipe], source: Source, encoding: Encoding, floor_rows: int, basis: Basis, choice: Choice
-) -> dict[str, Any]:
-    """Everything that is known before a checkpoint is written. `selected` is what was asked for, passing or not."""
-    recipe = task.recipe
-    selected, best = choice.selected, choice.largest_passing
-    return report_of_encoding(task, source, encoding, floor_rows) | {
-        "method": basis.method.value,
-        "repair": recipe.options.repair,
-        "head_dtype": recipe.head_dtype,  # of a search: what it chose, once that is known
-        "budget": recipe.drift.model_dump(),
-        "baseline": {"perplexity": choice.baseline, "kind": source.reading.objective.perplexity},
-        "curve": [point.as_dict() for point in choice.curve],
-        "selected": selected.as_dict() | {"passes": selected in choice.candidates},
-        "largest_passing_ratio": best.ratio if best else None,
-        "warnings": _warnings(source),
-    }
+def job_findings(
+    task: EngineTask[CompressRecipe],
+    source: Source,
+    encoded: EncodingReport,
+    basis: Basis,
+    choice: Choice,
+    comparisons: Mapping[str, list[DriftPoint]],
+    plain: dict[str, PlainHead],
+    warnings: tuple[str, ...],
+) -> JobFindings:
+    """warnings: beside those of the source."""
+    return JobFindings(
+        encoded=encoded,
+        method=basis.method.value,
+        repair=task.recipe.options.repair,
+        budget=AllowedDrift(**task.recipe.drift.model_dump()),
+        baseline=Baseline(perplexity=choice.baseline, kind=source.reading.objective.perplexity),
+        curve=tuple(point.told for point in choice.curve),
+        comparisons={method: tuple(point.told for point in points) for method, points in comparisons.items()},
+        plain=plain,
+        shards=Shards(asked=task.pool.shards, lost=task.pool.losses) if task.pool else None,
+        warnings=(*encoded.warnings, *warnings),
+    )
 
 
-def corpora_section(
+def told_corpora(
     choice: Choice, points: list[DriftPoint], outside: list[float] | None, stored: list[StoredDrift] | None
-) -> list[dict[str, Any]]:
+) -> tuple[EvaluatedCorpus, ...]:
     """Each evaluation set at its point: as measured before storing, and as stored once that is known."""
     found = []
     for number, (one, selected) in enumerate(zip(choice.sets, points, strict=True)):
         drift = stored[number] if stored else None
         passes = drift.passes(one.set.budget) if drift else one.passes(selected.kept_columns)
         found.append(
-            {
-                "name": one.set.name,
-                "digest": one.set.digest,
-                "evaluation_tokens": one.set.hidden.positions,
-                "evaluation_windows": len(one.set.hidden.examples),
-                "budget": one.set.budget.model_dump(),
-                "baseline": {"perplexity": one.baseline},
-                "curve": [each.as_dict() for each in one.curve],
-                "selected": selected.as_dict() | {"passes": passes},
-                "stored": drift.as_dict() if drift else None,
-                "outside_share": outside[number] if outside else None,
-            }
+            EvaluatedCorpus(
+                name=one.set.name,
+                digest=one.set.digest,
+                evaluation_tokens=one.set.hidden.positions,
+                evaluation_windows=len(one.set.hidden.examples),
+                budget=AllowedDrift(**one.set.budget.model_dump()),
+                baseline=Baseline(perplexity=one.baseline),
+                curve=tuple(each.told for each in one.curve),
+                selected=selected.judged(passes),
+                stored=drift.told if drift else None,
+                outside_share=outside[number] if outside else None,
+            )
         )
-    return found
+    return tuple(found)
 
 
 def unseen(choice: Choice, outside: list[float] | None) -> list[str]:
@@ -127,35 +195,21 @@ def unseen(choice: Choice, outside: list[float] | None) -> list[str]:
     return found
 
 
-def _corpus(source: Source) -> dict[str, Any]:
-    return {
-        "digest": source.corpus_digest,
-        "objective": source.reading.objective.value,
-        "calibration_tokens": source.calibration.positions,
-        "evaluation_tokens": source.evaluation.positions,
-        "calibration_windows": source.calibration.windows.shape[0],
-        "evaluation_windows": source.evaluation.windows.shape[0],
-        "stride": source.settings["window"],
-        "backbone_from_cache": source.was_warm,
-    } | source.settings
+def _corpus(source: Source) -> CorpusOfReport:
+    return CorpusOfReport(
+        **source.settings,
+        digest=source.corpus_digest,
+        objective=source.reading.objective.value,
+        calibration_tokens=source.calibration.positions,
+        evaluation_tokens=source.evaluation.positions,
+        calibration_windows=source.calibration.windows.shape[0],
+        evaluation_windows=source.evaluation.windows.shape[0],
+        stride=source.settings["window"],
+        backbone_from_cache=source.was_warm,
+    )
 
 
-def _encoding(encoding: Encoding, floor_rows: int) -> dict[str, Any]:
-    return {
-        "r2": encoding.regression.r2,
-        "r2_adjusted": encoding.regression.adjusted_r2,
-        "r2_held_out": encoding.r2_held_out,
-        "rank": encoding.regression.rank,
-        "intercept": encoding.regression.intercept,
-        "spearman": encoding.spearman,
-        "slope_cosine_mean_hidden": encoding.slope_cosine_mean_hidden,
-        "rows_at_floor": floor_rows,
-        **sparsity_section(encoding.sparsity),
-        "slopes": encoding.regression.slope.tolist(),
-    }
-
-
-def _warnings(source: Source) -> list[str]:
+def _warnings(source: Source) -> tuple[str, ...]:
     found = []
     windows = source.evaluation.windows.shape[0]
     if windows < WINDOWS_FOR_INTERVAL:
@@ -167,10 +221,10 @@ def _warnings(source: Source) -> list[str]:
             f"only {source.calibration.positions} calibration tokens for {source.head.hidden_size} columns: "
             "more calibration text would give a better basis"
         )
-    return found
+    return tuple(found)
 
 
-def sizes(source: Source, plan: Plan | None, made: MadeHead | None) -> dict[str, int | None]:
+def sizes(source: Source, plan: Plan | None, made: MadeHead | None) -> ByteCounts:
     """Bytes before and after. What a job that stored nothing would have written is not guessed: None.
 
     head: read for a position. stored: in the checkpoint, with an input table that the head shares or shared.
@@ -182,98 +236,48 @@ def sizes(source: Source, plan: Plan | None, made: MadeHead | None) -> dict[str,
     tensors = sum(entry.nbytes for entry in source.inspection.tensors.values())
     # Decoding one token reads every weight but the input table, of which it reads a row; a tied table is the head.
     read_before = before if head.is_tied else before - table
-    known: dict[str, int | None] = {
-        "checkpoint_before": before,
-        "head_before": table + old_bias,
-        "stored_before": table + old_bias,
-        "decode_read_before": read_before,
-    }
     if plan is None or made is None:
-        after = dict.fromkeys(("checkpoint_after", "head_after", "stored_after", "decode_read_after"))
-        return known | {"head_before": table} | after
+        return ByteCounts(
+            checkpoint_before=before,
+            checkpoint_after=None,
+            head_before=table,
+            head_after=None,
+            stored_before=table + old_bias,
+            stored_after=None,
+            decode_read_before=read_before,
+            decode_read_after=None,
+        )
     rotation = made.rotation if isinstance(made, SlicedFactors) else None  # of planes it is counted with the head
     turning = rotation.nbytes if rotation is not None and plan.config["quantization_config"]["tied"] else 0
-    return known | {
-        "checkpoint_after": plan.nbytes,
-        "head_after": made.head_nbytes,
-        "stored_after": table + old_bias + plan.nbytes - tensors,  # everything else is as it was
-        "decode_read_after": read_before - table - old_bias + made.head_nbytes + turning,
-    }
+    return ByteCounts(
+        checkpoint_before=before,
+        checkpoint_after=plan.nbytes,
+        head_before=table + old_bias,
+        head_after=made.head_nbytes,
+        stored_before=table + old_bias,
+        stored_after=table + old_bias + plan.nbytes - tensors,  # everything else is as it was
+        decode_read_before=read_before,
+        decode_read_after=read_before - table - old_bias + made.head_nbytes + turning,
+    )
 
 
-def plain_section(points: Mapping[RoundedDtype, DriftPoint], head: LmHead) -> dict[str, Any]:
+def plain_heads(points: Mapping[RoundedDtype, DriftPoint], head: LmHead) -> dict[str, PlainHead]:
     """What anyone would do instead, measured: all of the head's rows as integers, by precision."""
     before = bytes_before(head)
     whole = {"ratio": 0.0, "kept_columns": head.hidden_size}
     return {
-        name: {"head_bytes": rival_nbytes(name, head), "share": rival_nbytes(name, head) / before}
-        | point.as_dict()
-        | whole
+        name: PlainHead(
+            **(dict(point.told) | whole), head_bytes=rival_nbytes(name, head), share=rival_nbytes(name, head) / before
+        )
         for name, point in points.items()
     }
 
 
-def advice(report: dict[str, Any]) -> str:
-    """What a user should know before using the result: the plain alternative, as it was measured beside."""
-    found = report["bytes"]
-    after, before = found["head_after"], found["head_before"]
-    plain, frontier = plain_words(report["plain"]), report.get("frontier")
-    if frontier is not None:
-        return _searched(report, frontier)
-    if after is None or not before:
-        return f"Nothing was stored. {plain}"
-    reads = f"This head reads {after / before:.2f} of the original bytes"
-    if report["head_dtype"] == "planes":
-        reads += f" and stores {found['stored_after'] / found['stored_before']:.2f} of them"
-        return f"{reads}. {plain}"
-    if report["head_dtype"] != "source":
-        reads += f", {BITS[report['head_dtype']]}-bit columns included"
-    return f"{reads}. {plain}{_grown(found)}"
-
-
-def plain_words(plain: dict[str, Any]) -> str:
-    """One sentence of each measured plain head, and how to have one."""
-    told = [
-        f"All columns in {BITS[name]} bits, measured on the same text, read {one['share']:.2f} of the head's bytes: "
-        f"perplexity {one['perplexity_drift']:+.2%}, KL {one['kl_mean']:.2g} nats a token, the same most probable "
-        f"token at {one['top1_agreement']:.1%} of positions (ratio 0, options.head_dtype {name})."
-        for name, one in plain.items()
-    ]
-    return " ".join(told)
-
-
-def _searched(report: dict[str, Any], frontier: dict[str, Any]) -> str:
-    """Of a budget: what was compared, plain rounded heads among it."""
-    in_planes = sum(one["head_dtype"] == "planes" for one in frontier["points"])
-    compared = f"{frontier['swept']} sizes in the model's own dtype, {in_planes} readings of planes and "
-    compared += f"{frontier['measured']} rounded heads"
-    found = report["bytes"]
-    if found["head_after"] is None:
-        return (
-            f"Nothing was stored. Compared were {compared}; the frontier says what each would cost. "
-            f"{plain_words(report['plain'])}"
-        )
-    return (
-        f"This head reads {found['head_after'] / found['head_before']:.2f} of the original bytes and stores "
-        f"{found['stored_after'] / found['stored_before']:.2f}: the best for this budget of {compared}."
-        f" {plain_words(report['plain'])}{_grown(found)}"
+def told_stored(perplexity: float, difference: float, drift: StoredDrift, point: DriftPoint) -> StoredCheckpoint:
+    """The checkpoint as loaded again. difference: the largest of its logits from those measured before storing."""
+    return StoredCheckpoint(
+        **dict(drift.told),
+        perplexity=perplexity,
+        predicted_perplexity=point.perplexity,
+        max_logit_difference=difference,
     )
-
-
-def _grown(found: dict[str, int | None]) -> str:
-    """Why the file of a tied model is larger now."""
-    before, after = found["checkpoint_before"], found["checkpoint_after"]
-    if before is None or after is None or after <= before:
-        return ""
-    return (
-        f" The checkpoint holds {after:,} bytes, {before:,} before: the head shared the input table, which must stay "
-        "as it was, and has one of its own now."
-    )
-
-
-def stored_section(perplexity: float, difference: float, drift: StoredDrift, point: DriftPoint) -> dict[str, Any]:
-    return {
-        "perplexity": perplexity,
-        "predicted_perplexity": point.perplexity,
-        "max_logit_difference": difference,
-    } | drift.as_dict()

@@ -10,6 +10,10 @@ import torch
 from torch import Tensor
 
 from headroom.contract.compress import Method
+from headroom.contract.report.curve import Baseline
+from headroom.contract.report.report import SteerReport
+from headroom.contract.report.steering import Obtained, SparseColumns, SteeredTokenFigures, Steering
+from headroom.contract.report.stored import CheckpointBytes, LoadedAgain
 from headroom.contract.steer import SteeredToken, SteerRecipe
 from service.compression.checkpoint.checkpoint import plan_dense, write_checkpoint
 from service.compression.checkpoint.validation import PERPLEXITY_TOLERANCE, check_reproduces, measure_stored
@@ -48,14 +52,16 @@ def steer(task: EngineTask[SteerRecipe], progress: Progress) -> EngineOutcome:
         edit = _edit(recipe, ids, fit)
     with timer.phase(Phase.SWEEPING) as report_progress:
         effect = measure_effect(source.evaluation, source.head, edit, device, report_progress)
-    report = report_of_encoding(task, source, encoding, floor_rows) | {
-        "baseline": {"perplexity": _perplexity(effect.loss_before), "kind": source.reading.objective.perplexity},
-        "steering": _section(recipe, edit, effect, fit),
-        "bytes": {"checkpoint_before": source.inspection.nbytes, "checkpoint_after": None},
-        "stored": None,
-    }
+    report = SteerReport(
+        **dict(report_of_encoding(task, source, encoding, floor_rows)),
+        kind="steer",
+        baseline=Baseline(perplexity=_perplexity(effect.loss_before), kind=source.reading.objective.perplexity),
+        steering=_told(recipe, edit, effect, fit),
+        bytes=CheckpointBytes(checkpoint_before=source.inspection.nbytes, checkpoint_after=None),
+        stored=None,
+    )
     if recipe.max_kl is not None and effect.kl_mean > recipe.max_kl:
-        return EngineOutcome(Verdict.REJECT, report | {"timing": timer.timing})
+        return EngineOutcome(Verdict.REJECT, timer.timed(report))
     weight = edit.apply(source.head.weight.cpu())
     with timer.phase(Phase.SLICING) as report_progress:
         bias = None if source.head.module_bias is None else source.head.module_bias.cpu()
@@ -71,14 +77,14 @@ def steer(task: EngineTask[SteerRecipe], progress: Progress) -> EngineOutcome:
         check_reproduces(stored, _perplexity(effect.loss_after), PERPLEXITY_TOLERANCE)
         difference = _check_logits(source, weight, stored.first_logits)
     found = {
-        "bytes": report["bytes"] | {"checkpoint_after": plan.nbytes},
-        "stored": {
-            "perplexity": stored.perplexity,
-            "predicted_perplexity": _perplexity(effect.loss_after),
-            "max_logit_difference": difference,
-        },
+        "bytes": CheckpointBytes(checkpoint_before=source.inspection.nbytes, checkpoint_after=plan.nbytes),
+        "stored": LoadedAgain(
+            perplexity=stored.perplexity,
+            predicted_perplexity=_perplexity(effect.loss_after),
+            max_logit_difference=difference,
+        ),
     }
-    return EngineOutcome(Verdict.PUBLISH, report | found | {"timing": timer.timing}, hashes)
+    return EngineOutcome(Verdict.PUBLISH, timer.timed(report.model_copy(update=found)), hashes)
 
 
 def _refuse_tied(recipe: SteerRecipe, source: Source) -> None:
@@ -131,40 +137,40 @@ def _edit(recipe: SteerRecipe, ids: Tensor, fit: Regression) -> Edit:
     return Edit(ids, multipliers, edit_direction(fit.slope, columns))
 
 
-def _section(recipe: SteerRecipe, edit: Edit, effect: Effect, fit: Regression) -> dict[str, Any]:
+def _told(recipe: SteerRecipe, edit: Edit, effect: Effect, fit: Regression) -> Steering:
     obtained = effect.after / effect.before
     errors = obtained.log() - edit.multipliers.log()
     alone = effect.alone / effect.before[:, None]
     tokens = [
-        {
-            "id": int(edit.token_ids[i]),
-            "text": recipe.tokens[i].text,
-            "multiplier": float(edit.multipliers[i]),
-            "obtained": float(obtained[i]),
-            "log_error": float(errors[i]),
-            "probability_before": float(effect.before[i]),
-            "probability_after": float(effect.after[i]),
-            "alone": [
-                {"multiplier": wanted, "obtained": float(value)}
+        SteeredTokenFigures(
+            id=int(edit.token_ids[i]),
+            text=recipe.tokens[i].text,
+            multiplier=float(edit.multipliers[i]),
+            obtained=float(obtained[i]),
+            log_error=float(errors[i]),
+            probability_before=float(effect.before[i]),
+            probability_after=float(effect.after[i]),
+            alone=tuple(
+                Obtained(multiplier=wanted, obtained=float(value))
                 for wanted, value in zip(MULTIPLIERS, alone[i], strict=True)
-            ],
-        }
+            ),
+        )
         for i in range(len(recipe.tokens))
     ]
-    return {
-        "edit": recipe.edit if isinstance(recipe.edit, str) else recipe.edit.model_dump(),
-        "few_examples": recipe.few_examples,
-        "edited_columns": int(edit.direction.count_nonzero()),
-        "slope_norm": float(fit.slope.norm()),
-        "tokens": tokens,
-        "log_error_rms": float(errors.square().mean().sqrt()),
-        "others_before": effect.others_before,
-        "others_after": effect.others_after,
-        "kl_mean": effect.kl_mean,
-        "js_mean": effect.js_mean,
-        "perplexity_after": _perplexity(effect.loss_after),
-        "max_kl": recipe.max_kl,
-    }
+    return Steering(
+        edit=recipe.edit if isinstance(recipe.edit, str) else SparseColumns(sparse=recipe.edit.sparse),
+        few_examples=recipe.few_examples,
+        edited_columns=int(edit.direction.count_nonzero()),
+        slope_norm=float(fit.slope.norm()),
+        tokens=tuple(tokens),
+        log_error_rms=float(errors.square().mean().sqrt()),
+        others_before=effect.others_before,
+        others_after=effect.others_after,
+        kl_mean=effect.kl_mean,
+        js_mean=effect.js_mean,
+        perplexity_after=_perplexity(effect.loss_after),
+        max_kl=recipe.max_kl,
+    )
 
 
 def _perplexity(loss: float) -> float:

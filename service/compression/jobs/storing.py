@@ -1,7 +1,7 @@
 """One head of a compress job, written as a checkpoint and measured as it was stored. Decides nothing."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +9,14 @@ import torch
 from torch import Tensor
 
 from headroom.contract.compress import CompressRecipe
+from headroom.contract.report.continuations import ContinuationsOfReport
+from headroom.contract.report.drift_parts import BandDrift, GroupDrift
+from headroom.contract.report.times import TimesOfReport
+from headroom.contract.report.worth import PlainHead
 from headroom.loading.head import SlicedEmbedding
 from headroom.loading.planes_head import PlanesEmbedding
 from service.compression.checkpoint.checkpoint import Bodies, Plan, plan_checkpoint, write_checkpoint
-from service.compression.checkpoint.continuations import continuations_section, continue_text
+from service.compression.checkpoint.continuations import continuations_told, continue_text
 from service.compression.checkpoint.planes_checkpoint import plan_planes
 from service.compression.checkpoint.validation import (
     PERPLEXITY_TOLERANCE,
@@ -28,7 +32,7 @@ from service.compression.drift.candidates import bytes_before, measured_on
 from service.compression.drift.drift_points import DriftPoint
 from service.compression.drift.frontier import Frontier
 from service.compression.drift.gate import Choice, StoredDrift, stored_drift
-from service.compression.drift.groups import Gap, drift_by_group
+from service.compression.drift.groups import drift_by_group
 from service.compression.drift.planes.measured_planes import MeasuredPlanes
 from service.compression.drift.planes.rescored_drift import PlaneReading
 from service.compression.drift.token_drift import TokenDrift, token_drift, token_drift_of
@@ -36,8 +40,8 @@ from service.compression.heads.read_planes import MadeHead, ReadPlanes
 from service.compression.heads.refining import Refinement, refine
 from service.compression.heads.slicing import SlicedFactors, nested_logits, stored_logits
 from service.compression.jobs.job_heads import JobHeads
-from service.compression.jobs.job_times import time_section
-from service.compression.jobs.report import corpora_section, sizes, stored_section
+from service.compression.jobs.job_times import measure_times
+from service.compression.jobs.report import HeadFindings, sizes, told_corpora, told_stored
 from service.compression.jobs.worth import Worth
 from service.compression.states.lm_head import LmHead
 from service.compression.states.model_loading import load_tokenizer
@@ -73,7 +77,7 @@ class Written(Planned):
 class Stored:
     """The same, loaded and measured."""
 
-    found: dict[str, Any]  # what the report says of it
+    found: HeadFindings
     drifts: list[StoredDrift]  # in every set
     passes: bool
 
@@ -88,7 +92,7 @@ class Storing:
     choice: Choice
     frontier: Frontier | None
     outside: list[float] | None  # as evaluation_sets.outside_shares gives them
-    plain: dict[str, Any]  # plain rounded heads, as report.plain_section says them
+    plain: dict[str, PlainHead]  # measured beside
     measured_planes: MeasuredPlanes | None  # where the job considers them
 
     @property
@@ -186,33 +190,45 @@ class Storing:
         return Worth(removed, sizes(self.source, planned.plan, planned.factors), self.task.recipe.seeks_the_smallest)
 
     def measure(
-        self, written: Written, folder: Path, progress: Callable[[float], None], *, timed: bool = False
+        self,
+        written: Written,
+        folder: Path,
+        before: HeadFindings,
+        progress: Callable[[float], None],
+        *,
+        timed: bool = False,
     ) -> Stored:
-        """Load what was written as a user would, and measure it on every window. StoredMismatch."""
+        """Load what was written as a user would, and measure it on every window. StoredMismatch.
+
+        before: what was known before a head was stored; what stays of it stays.
+        """
         factors, predicted, point = written.factors, written.predicted, written.candidate.unrounded[0]
         nested = _is_nested(factors)
-        stored, drifts, told = self._validate(folder, predicted, progress, timed=timed)
+        stored, drifts, continuations, times = self._validate(folder, predicted, progress, timed=timed)
         passes = all(
             drift.passes(one.set.budget) and of_set.passes(one.set.budget)
             for one, drift, of_set in zip(self.choice.sets, drifts, predicted, strict=True)
         )
-        found = {
-            "head_dtype": written.candidate.head_dtype,
-            "planes": self.measured_planes.as_dict(written.candidate.reading) if self.measured_planes else None,
-            "frontier": self.frontier.as_dict(written.candidate) if self.frontier else None,
-            "selected": predicted[0].as_dict() | {"passes": passes},
-            "refinement": written.refinement.as_dict() if written.refinement else None,
-            "unrounded": None if nested or isinstance(factors, ReadPlanes) else point.as_dict(),
-            "stored": stored_section(stored.perplexity, self._difference(factors, stored), drifts[0], predicted[0]),
-            "corpora": corpora_section(self.choice, predicted, self.outside, drifts),
-            "group_gap": described_gap(drifts[0].gap),
-            "exports": [],
-            **told,
-            "bytes": sizes(self.source, written.plan, factors),
-            "worth": self.worth(written).as_dict(self.plain),
-        }
+        gap = drifts[0].gap
+        found = replace(
+            before,
+            head_dtype=written.candidate.head_dtype,
+            planes=self.measured_planes.told(written.candidate.reading) if self.measured_planes else None,
+            frontier=self.frontier.told(written.candidate) if self.frontier else None,
+            selected=predicted[0].judged(passes),
+            refinement=written.refinement.told if written.refinement else None,
+            unrounded=None if nested or isinstance(factors, ReadPlanes) else point.told,
+            stored=told_stored(stored.perplexity, self._difference(factors, stored), drifts[0], predicted[0]),
+            corpora=told_corpora(self.choice, predicted, self.outside, drifts),
+            group_gap=gap.told if gap else None,
+            continuations=continuations,
+            time=times or before.time,
+            bytes=sizes(self.source, written.plan, factors),
+            worth=self.worth(written).told(self.plain),
+        )
         if point is not self.choice.selected or not nested:
-            found |= self.parts(self.moved_by(point.kept_columns, lambda done: progress(1.0), factors))
+            moved = self.moved_by(point.kept_columns, lambda done: progress(1.0), factors)
+            found = replace(found, bands=self.bands(moved), groups=self.groups(moved))
         return Stored(found, drifts, passes)
 
     def moved_by(self, kept: int, progress: Callable[[float], None], stored: MadeHead | None = None) -> TokenDrift:
@@ -221,15 +237,17 @@ class Storing:
             return token_drift_of(stored, self.source.evaluation, self.source.head, self.device, progress)
         return token_drift(self.source.evaluation, self.heads.whole(), kept, progress=progress)
 
-    def parts(self, moved: TokenDrift) -> dict[str, Any]:
-        """One size by parts of the held-out text."""
-        seed = self.task.recipe.options.seed
-        groups = drift_by_group(moved, self.source.groups, seed) if self.source.groups else []
-        return {"bands": drift_by_band(moved, self.heads.statistics.alpha, seed), "groups": groups}
+    def bands(self, moved: TokenDrift) -> tuple[BandDrift, ...]:
+        """One size by the frequency of tokens."""
+        return drift_by_band(moved, self.heads.statistics.alpha, self.task.recipe.options.seed)
+
+    def groups(self, moved: TokenDrift) -> tuple[GroupDrift, ...]:
+        """One size by groups of texts; empty without any."""
+        return drift_by_group(moved, self.source.groups, self.task.recipe.options.seed) if self.source.groups else ()
 
     def _validate(
         self, folder: Path, points: list[DriftPoint], progress: Callable[[float], None], *, timed: bool
-    ) -> tuple[StoredMeasurement, list[StoredDrift], dict[str, Any]]:
+    ) -> tuple[StoredMeasurement, list[StoredDrift], ContinuationsOfReport | None, TimesOfReport | None]:
         """The first set's figures, all drifts, and what else the report says of the loaded model."""
         source, choice, seed = self.source, self.choice, self.task.recipe.options.seed
         room = room_of(self.task, source.inspection, self.device)
@@ -253,17 +271,16 @@ class Storing:
             assert stored.against_source is not None
             drifts.append(stored_drift(stored.against_source, one.set, seed))
             measurements.append(stored)
-        told = {"continuations": self._continuations(model, lambda done: progress(0.9 + 0.1 * done))}
-        if timed:
-            told["time"] = time_section(source, model, room_of(self.task, source.inspection, self.device, models=2))
-        return measurements[0], drifts, told
+        continuations = self._continuations(model, lambda done: progress(0.9 + 0.1 * done))
+        both = room_of(self.task, source.inspection, self.device, models=2)
+        return measurements[0], drifts, continuations, measure_times(source, model, both) if timed else None
 
-    def _continuations(self, model: Any, progress: Callable[[float], None]) -> dict[str, Any] | None:
+    def _continuations(self, model: Any, progress: Callable[[float], None]) -> ContinuationsOfReport | None:
         count, seed = self.task.recipe.options.continuations, self.task.recipe.options.seed
         if not count or self.source.reading.objective is not Objective.CAUSAL:
             return None
         found = continue_text(model, self.source.evaluation.windows, self.source.head, count, seed, progress)
-        return continuations_section(found, load_tokenizer(self.source.inspection.path), seed)
+        return continuations_told(found, load_tokenizer(self.source.inspection.path), seed)
 
     @torch.inference_mode()
     def _difference(self, factors: MadeHead, stored: StoredMeasurement) -> float:
@@ -284,10 +301,6 @@ def _is_nested(made: MadeHead) -> bool:
 def _logits(head: LmHead, made: MadeHead, hidden: Tensor) -> Tensor:
     """(rows, hidden) -> (rows, vocab) as stored, float32, on the CPU."""
     return made.logits(head, hidden) if isinstance(made, ReadPlanes) else stored_logits(head, made, hidden)
-
-
-def described_gap(gap: Gap | None) -> dict[str, Any] | None:
-    return gap.as_dict() if gap else None
 
 
 @torch.inference_mode()

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from headroom.contract.report.times import HeadTime
 from service.compression.text.reading import Objective, Reading
 
 PROMPT_TOKENS, STEPS, WARM_STEPS = 16, 16, 2
@@ -25,8 +26,8 @@ def head_bytes(head: nn.Module) -> int:
 @torch.inference_mode()
 def seconds_of_heads(
     one: Callable[[Tensor], Tensor], other: Callable[[Tensor], Tensor], hidden: Tensor
-) -> list[dict[str, Any]]:
-    """`batch`, `before` and `after`: median seconds of both for so many tokens, in turns. hidden: (>= 8, hidden)."""
+) -> tuple[HeadTime, ...]:
+    """Median seconds of both for so many tokens, in turns. hidden: (>= 8, hidden)."""
     found = []
     for batch in BATCHES:
         taken: tuple[list[float], list[float]] = ([], [])
@@ -39,8 +40,8 @@ def seconds_of_heads(
                 float(head(rows)[0, 0])  # waits for a GPU
                 seconds.append(time.perf_counter() - begun)
         before, after = (_median(seconds[WARM_STEPS:]) for seconds in taken)
-        found.append({"batch": batch, "before": before, "after": after})
-    return found
+        found.append(HeadTime(batch=batch, before=before, after=after))
+    return tuple(found)
 
 
 @torch.inference_mode()

@@ -25,6 +25,7 @@ from service.foundation.errors import UnsupportedHead
 from service.jobs.estimates import head_facts
 from service.ports.jobs import EngineTask, LocalModel, Verdict
 from tests.factories import ENGINE_DEVICE, make_recipe
+from tests.reports import as_stored
 from tests.tiny_models import FAMILIES, make_model, make_text, make_tiny_checkpoint
 
 OPTIONS = {"window": 32, "calibration_tokens": 1024, "evaluation_tokens": 256}
@@ -57,7 +58,7 @@ def make_task(folder: Path, family: str, **options: Any) -> EngineTask[Any]:
 @pytest.fixture(scope="module", params=FAMILIES)
 def done(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Done:
     task = make_task(tmp_path_factory.mktemp(request.param), request.param)
-    outcome = compress(task, lambda phase, fraction: None)
+    outcome = as_stored(compress(task, lambda phase, fraction: None))
     assert outcome.verdict is Verdict.PUBLISH
     return Done(request.param, task, outcome.report, open_source(task, CPU, lambda fraction: None))
 

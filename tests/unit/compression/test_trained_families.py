@@ -76,10 +76,10 @@ def test_a_trained_model_goes_through_the_whole_job(
     )
     assert outcome.verdict is Verdict.PUBLISH
     report = outcome.report
-    assert report["baseline"]["kind"] == kind
-    assert low < report["baseline"]["perplexity"] < high
-    assert report["head"]["tied"] is True
-    assert report["selected"]["perplexity_drift_high"] < 0.01
+    assert report.baseline.kind == kind
+    assert low < report.baseline.perplexity < high
+    assert report.head.tied is True
+    assert report.selected.perplexity_drift_high < 0.01
     assert report["stored"]["perplexity"] == pytest.approx(report["selected"]["perplexity"], rel=1e-3)
     stored = getattr(transformers, report["model"]["auto_class"]).from_pretrained(tmp_path / "staging")
     assert stored.get_output_embeddings().weight.shape[1] == report["head"]["hidden_size"] // 2

@@ -84,7 +84,7 @@ class Hand:
 
     def _end(self, job_id: str, status: Status, report: dict[str, Any]) -> None:
         self.services.store.save_report(job_id, 1, report)
-        self.services.store.finish(job_id, 1, status, summarize(open_report(report)), None)
+        self.services.store.finish(job_id, 1, status, summarize(open_report(report)).model_dump(mode="json"), None)
 
 
 @pytest.fixture

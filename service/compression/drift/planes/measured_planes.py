@@ -2,9 +2,9 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 from headroom.contract.compress import CompressRecipe
+from headroom.contract.report.frontier import PlanesOfReport, PlanesPoint, TemperedKl
 from headroom.loading.plane_codes import GROUP
 from service.compression.drift.candidate import Candidate
 from service.compression.drift.candidates import bytes_before
@@ -32,17 +32,17 @@ class MeasuredPlanes:
     def asked(self, recipe: CompressRecipe) -> Candidate:
         return self.candidates[reading_of(recipe, self.fitted.vocab_size)]
 
-    def as_dict(self, chosen: PlaneReading | None) -> dict[str, Any]:
-        """As docs/report.md names it. chosen: what is stored, if planes are."""
-        return {
-            "bits": chosen.bits if chosen else None,
-            "rescored": chosen.rescored if chosen else None,
-            "whole_columns": self.fitted.whole_columns,
-            "tau": self.tempering.tau,
-            "tau_kl": [{"tau": tau, "kl": kl} for tau, kl in self.tempering.kl_of.items()],
-            "held_out": self.tempering.held_out,
-            "curve": [_described(reading, one) for reading, one in self.candidates.items()],
-        }
+    def told(self, chosen: PlaneReading | None) -> PlanesOfReport:
+        """As the report has it. chosen: what is stored, if planes are."""
+        return PlanesOfReport(
+            bits=chosen.bits if chosen else None,
+            rescored=chosen.rescored if chosen else None,
+            whole_columns=self.fitted.whole_columns,
+            tau=self.tempering.tau,
+            tau_kl=tuple(TemperedKl(tau=tau, kl=kl) for tau, kl in self.tempering.kl_of.items()),
+            held_out=self.tempering.held_out,
+            curve=tuple(_told(reading, one) for reading, one in self.candidates.items()),
+        )
 
 
 def check_planes(recipe: CompressRecipe, vocab_size: int, hidden_size: int) -> None:
@@ -102,12 +102,12 @@ def measure_planes(
     return MeasuredPlanes(fitted, tempering, candidates)
 
 
-def _described(reading: PlaneReading, one: Candidate) -> dict[str, Any]:
-    return {
-        "bits": reading.bits,
-        "rescored": reading.rescored,
-        "head_bytes": one.nbytes,
-        "share": one.share,
-        "stored_share": one.stored_share,
-        "passes": one.passes,
-    } | one.points[0].as_dict()
+def _told(reading: PlaneReading, one: Candidate) -> PlanesPoint:
+    return PlanesPoint(
+        **dict(one.points[0].judged(one.passes)),
+        bits=reading.bits,
+        rescored=reading.rescored,
+        head_bytes=one.nbytes,
+        share=one.share,
+        stored_share=one.stored_share,
+    )

@@ -110,12 +110,12 @@ def test_the_sweep_holds_the_widest_head_of_each_precision_that_fits() -> None:
 
 def test_points_that_another_beats_in_both_are_not_efficient() -> None:
     frontier, _ = make_frontier(Budget(head_bytes=0.3), allowed=9.0)
-    points = frontier.as_dict(frontier.serving[0])["points"]
-    kept = [one for one in points if one["efficient"]]
-    assert [one["share"] for one in kept] == sorted(one["share"] for one in kept)
-    drifts = [one["perplexity_drift_high"] for one in kept]
+    points = frontier.told(frontier.serving[0]).points
+    kept = [one for one in points if one.efficient]
+    assert [one.share for one in kept] == sorted(one.share for one in kept)
+    drifts = [one.perplexity_drift_high for one in kept]
     assert drifts == sorted(drifts, reverse=True)
-    assert sum(one["chosen"] for one in points) == 1
+    assert sum(one.chosen for one in points) == 1
 
 
 @pytest.mark.parametrize("kind", [{"family": "gpt2", "tied": True}, {"family": "llama", "tied": False}], ids=str)
@@ -217,4 +217,4 @@ def test_without_a_budget_what_reads_least_of_slices_and_planes_is_taken_and_not
     passing = [one for one in frontier.found if one.passes]
     assert frontier.serving[0].share == min(one.share for one in passing)
     assert frontier.serving[0] is planes
-    assert set(frontier.as_dict(planes)["budget"].values()) == {None}
+    assert set(dict(frontier.told(planes).budget).values()) == {None}

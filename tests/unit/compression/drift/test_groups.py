@@ -96,10 +96,10 @@ def test_figures_of_a_group_are_those_of_its_windows_alone() -> None:
     before, kl = torch.rand(24).double(), torch.rand(24)
     drift = TokenDrift(window, torch.zeros(24).long(), before, before + 0.1 * (window % 2), kl, kl > 0.5, kl)
     even, odd = drift_by_group(drift, ["even", "odd"] * 3, seed=0)
-    assert (even["group"], even["windows"], even["positions"]) == ("even", 3, 12)
-    assert even["perplexity_drift"] == 0.0
-    assert odd["perplexity_drift"] == pytest.approx(math.expm1(0.1))
-    assert odd["kl_mean"] == pytest.approx(float(kl[window % 2 == 1].mean()))
+    assert (even.group, even.windows, even.positions) == ("even", 3, 12)
+    assert even.perplexity_drift == 0.0
+    assert odd.perplexity_drift == pytest.approx(math.expm1(0.1))
+    assert odd.kl_mean == pytest.approx(float(kl[window % 2 == 1].mean()))
     assert "even, odd" in small_groups(["even", "odd"] * 3)[0]
 
 

@@ -19,6 +19,7 @@ from service.compression.states.source import Source, open_source
 from service.foundation.errors import InvalidToken, UnsupportedHead
 from service.ports.jobs import EngineOutcome, EngineTask, LocalModel, Verdict
 from tests.factories import ENGINE_DEVICE
+from tests.reports import as_stored
 
 CPU = torch.device("cpu")
 MakeTask = Callable[..., EngineTask[Any]]
@@ -37,7 +38,7 @@ def steering(task: EngineTask[Any], **fields: Any) -> EngineTask[Any]:
 
 
 def steered(task: EngineTask[Any], **fields: Any) -> EngineOutcome:
-    return run_engine(steering(task, **fields), lambda phase, fraction: None)
+    return as_stored(run_engine(steering(task, **fields), lambda phase, fraction: None))
 
 
 @pytest.mark.parametrize("transform", [Transform(), Transform(scale=0.5), Transform(soft_cap=3.0)])
@@ -148,7 +149,7 @@ def test_a_trained_model_gives_what_was_wanted(tmp_path: Path, shared: Path) -> 
     corpus = shared / "corpora/prose-valid.txt"
     task = EngineTask("job_x", recipe, local, corpus, "text", None, tmp_path, staging, ENGINE_DEVICE)
 
-    found = run_engine(task, lambda phase, fraction: None).report["steering"]
+    found = as_stored(run_engine(task, lambda phase, fraction: None)).report["steering"]
 
     wanted = [point["multiplier"] for token in found["tokens"] for point in token["alone"]]
     obtained = [point["obtained"] for token in found["tokens"] for point in token["alone"]]

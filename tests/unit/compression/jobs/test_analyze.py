@@ -7,6 +7,7 @@ from typing import Any
 from headroom.contract.analyze import AnalyzeRecipe
 from service.compression.jobs.engines import run_engine
 from service.ports.jobs import EngineOutcome, EngineTask, Verdict
+from tests.reports import as_stored
 
 
 def test_an_analysis_reports_the_encoding_of_a_compression_and_leaves_no_files(
@@ -20,7 +21,7 @@ def test_an_analysis_reports_the_encoding_of_a_compression_and_leaves_no_files(
     reading = task.recipe.options.model_dump(include={"seed", "window", "calibration_tokens", "evaluation_tokens"})
     recipe = AnalyzeRecipe.model_validate(fields | {"kind": "analyze", "options": reading})
 
-    outcome = run_engine(replace(task, recipe=recipe), lambda phase, fraction: None)
+    outcome = as_stored(run_engine(replace(task, recipe=recipe), lambda phase, fraction: None))
 
     assert outcome.verdict is Verdict.REPORT
     assert outcome.report["encoding"] == compressed["encoding"]

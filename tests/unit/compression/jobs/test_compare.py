@@ -21,8 +21,9 @@ from service.compression.text.examples import next_token_examples
 from service.foundation.errors import ModelsNotComparable, UnsupportedModel
 from service.ports.jobs import EngineOutcome, EngineTask, LocalModel, Verdict
 from service.reports.report_page import write_page
-from service.reports.summaries import finite, summarize
+from service.reports.summaries import summarize
 from tests.factories import CORPUS_ID
+from tests.reports import as_stored
 from tests.tiny_models import make_model, make_text, make_tiny_checkpoint
 
 MakeTask = Callable[..., EngineTask]
@@ -37,7 +38,8 @@ def compared(task: EngineTask, other: Path, **fields: Any) -> EngineOutcome:
     body = {"kind": "compare", "model": "acme/tiny", "other": "acme/other", "corpus": CORPUS_ID, "options": reading}
     recipe = CompareRecipe.model_validate(body | fields)
     others = (LocalModel("acme/other", None, other),)
-    return compare(dataclasses.replace(task, recipe=recipe, other_models=others), lambda phase, done: None)
+    task = dataclasses.replace(task, recipe=recipe, other_models=others)
+    return as_stored(compare(task, lambda phase, done: None))
 
 
 def test_a_model_against_itself_does_not_move(make_task: MakeTask) -> None:
@@ -116,7 +118,7 @@ def test_groups_of_texts_are_compared_one_by_one_and_every_view_shows_the_report
     other = make_tiny_checkpoint(tmp_path / "other", seed=1)
     options = {"window": 32, "calibration_tokens": 512, "evaluation_tokens": 1024, "group_field": "kind"}
 
-    report = finite(compared(task, other, options=options, drift={"perplexity": 0.5, "kl": None}).report)
+    report = compared(task, other, options=options, drift={"perplexity": 0.5, "kl": None}).report
 
     assert [group["group"] for group in report["groups"]] == ["a", "b"]
     record = {"id": "job_1", "kind": "compare", "status": "succeeded", "model": {"id": "a/b"}, "corpus": "corpus_1"}
@@ -124,7 +126,7 @@ def test_groups_of_texts_are_compared_one_by_one_and_every_view_shows_the_report
     show(console_for(printed), *report_views(JobRecord.from_json(record), opened))
     assert "B against A" in printed.getvalue()
     assert "budget" in printed.getvalue()
-    assert summarize(opened)["kl_mean"] == report["bands"][0]["kl_mean"]
+    assert summarize(opened).kl_mean == report["bands"][0]["kl_mean"]
     page = write_page(opened)
     assert "acme/other" in page
     assert "By frequency of the token" in page

@@ -13,12 +13,16 @@ from scipy.stats import spearmanr
 from sklearn.linear_model import LinearRegression
 
 from headroom.contract.dynamics import DynamicsRecipe
+from headroom.contract.report.dynamics import TrainingCheckpoint
+from headroom.contract.report.encoding import RegressionFigures
+from headroom.contract.report.source import ModelOfReport
 from service.adapters.remote.local_models import LocalModels
 from service.compression.jobs.dynamics import readable
 from service.compression.jobs.engines import run_engine
 from service.compression.states.source import open_source
 from service.foundation.errors import UnsupportedModel
 from service.ports.jobs import EngineTask, LocalModel, Verdict
+from tests.reports import as_stored
 from tests.tiny_models import make_model
 
 MakeTask = Callable[..., EngineTask[Any]]
@@ -42,7 +46,7 @@ def test_every_checkpoint_is_measured_on_the_same_tokens(make_task: MakeTask, tm
     task = dynamics_task(make_task(), checkpoint(tmp_path / "step-1", seed=1))
     heard: list[float] = []
 
-    outcome = run_engine(task, lambda phase, fraction: heard.append(fraction))
+    outcome = as_stored(run_engine(task, lambda phase, fraction: heard.append(fraction)))
 
     assert outcome.verdict is Verdict.REPORT
     assert heard == sorted(heard)
@@ -76,6 +80,12 @@ def test_a_checkpoint_of_another_vocabulary_is_refused(make_task: MakeTask, tmp_
         run_engine(task, lambda phase, fraction: None)
 
 
+def row_with(spearman: float, loss: float) -> TrainingCheckpoint:
+    figures = RegressionFigures(r2=0.5, r2_adjusted=0.5, r2_held_out=0.5, spearman=spearman)
+    model = ModelOfReport(id="acme/tiny", digest="ab")
+    return TrainingCheckpoint(model=model, perplexity=9.0, loss=loss, frequency=figures, probability=figures)
+
+
 @pytest.mark.parametrize(
     ("spearman", "loss", "first", "fallen"),
     [
@@ -88,8 +98,13 @@ def test_a_checkpoint_of_another_vocabulary_is_refused(make_task: MakeTask, tmp_
 def test_frequency_is_readable_at_the_first_checkpoint_near_the_last(
     spearman: list[float], loss: list[float], first: int, fallen: float | None
 ) -> None:
-    rows = [{"frequency": {"spearman": one}, "loss": other} for one, other in zip(spearman, loss, strict=True)]
-    assert readable(rows) == {"share": 0.9, "checkpoint": first, "loss_fallen": fallen}
+    found = readable([row_with(one, other) for one, other in zip(spearman, loss, strict=True)])
+    assert (found.share, found.checkpoint, found.loss_fallen) == (0.9, first, fallen)
+
+
+def test_a_checkpoint_whose_correlation_is_no_number_tells_nothing() -> None:
+    found = readable([row_with(0.5, float("inf")), row_with(float("nan"), 7.0), row_with(0.5, 5.0)])
+    assert (found.checkpoint, found.loss_fallen) == (0, None)
 
 
 @pytest.mark.shared
@@ -107,9 +122,9 @@ def test_frequency_is_readable_long_before_the_loss_has_fallen(
     model = models.fetch("models/docs-gpt2-13m", None, lambda done: None)
     corpus = shared / "corpora/prose-valid.txt"
 
-    rows = run_engine(replace(task, model=model, corpus=corpus), lambda phase, fraction: None).report["checkpoints"]
+    rows = run_engine(replace(task, model=model, corpus=corpus), lambda phase, fraction: None).report.checkpoints
 
-    losses = [row["loss"] for row in rows]
+    losses = [row.loss for row in rows]
     assert losses == sorted(losses, reverse=True)
-    assert rows[1]["frequency"]["spearman"] > 0.9 * rows[-1]["frequency"]["spearman"]
+    assert rows[1].frequency.spearman > 0.9 * rows[-1].frequency.spearman
     assert losses[1] - losses[-1] > 0.4 * (losses[0] - losses[-1])

@@ -95,10 +95,10 @@ def test_a_point_that_storing_changed_is_left_out_and_the_others_stay(
 ) -> None:
     measure = revisions.Storing.measure
 
-    def mismatched(self: Any, written: Any, folder: Path, progress: Any, **asked: Any) -> Any:
+    def mismatched(self: Any, written: Any, folder: Path, *args: Any, **asked: Any) -> Any:
         if folder.parent.name == "revisions" and written.candidate.unrounded[0].ratio == 0.25:
             raise StoredMismatch("it differs")
-        return measure(self, written, folder, progress, **asked)
+        return measure(self, written, folder, *args, **asked)
 
     monkeypatch.setattr(revisions.Storing, "measure", mismatched)
     task = make_task(None, ratio=0.5, **POINTS)

@@ -1,10 +1,10 @@
 """Apart from the gate: whether a head that passes saves anything worth having."""
 
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 
+from headroom.contract.report.stored import ByteCounts
 from service.compression.jobs.worth import Worth
 from service.ports.jobs import EngineOutcome, EngineTask, Verdict
 from service.reports.refusals import refusals, rejected_for
@@ -19,13 +19,15 @@ Run = Callable[[EngineTask], EngineOutcome]
 
 def make_worth(head_after: int = 700, checkpoint_after: int = 4000, decides: bool = True) -> Worth:
     """A head of 1000 bytes in a checkpoint of 4000 that is read whole for every token."""
-    sizes = {"checkpoint_before": 4000, "checkpoint_after": checkpoint_after, "head_before": 1000}
-    read = {"head_after": head_after, "decode_read_before": 4000, "decode_read_after": 3000 + head_after}
-    return Worth(0.3, sizes | read, decides)
-
-
-def told(worth: Worth) -> dict[str, Any]:
-    return worth.as_dict(plain={})
+    sizes = ByteCounts(
+        checkpoint_before=4000,
+        checkpoint_after=checkpoint_after,
+        head_before=1000,
+        head_after=head_after,
+        decode_read_before=4000,
+        decode_read_after=3000 + head_after,
+    )
+    return Worth(0.3, sizes, decides)
 
 
 @pytest.mark.parametrize(("head_after", "worth"), [(950, True), (951, False), (1000, False), (1100, False)])
@@ -41,15 +43,14 @@ def test_a_checkpoint_may_grow_by_no_more_than_every_token_saves(checkpoint_afte
 def test_what_was_asked_for_by_number_is_not_refused_but_told() -> None:
     asked = make_worth(head_after=990, checkpoint_after=4040, decides=False)
     assert not asked.refuses
-    assert told(asked)["sentence"].startswith(
-        "Hardly worth it: a decoded token reads 0.2% fewer bytes, and the checkpoi"
-    )
-    assert "grows by 1.0%" in told(asked)["sentence"]
+    sentence = asked.told({}).sentence
+    assert sentence.startswith("Hardly worth it: a decoded token reads 0.2% fewer bytes, and the checkpoi")
+    assert "grows by 1.0%" in sentence
 
 
 def test_shares_are_after_over_before() -> None:
-    shares = {name: value for name, value in told(make_worth()).items() if name.endswith("_share")}
-    assert shares == {"head_share": 0.7, "decode_read_share": 0.925, "checkpoint_share": 1.0}
+    told = make_worth().told({})
+    assert (told.head_share, told.decode_read_share, told.checkpoint_share) == (0.7, 0.925, 1.0)
 
 
 def test_auto_that_saves_next_to_nothing_stores_nothing_and_says_what_would_save_more(
@@ -71,7 +72,7 @@ def test_auto_that_saves_next_to_nothing_stores_nothing_and_says_what_would_save
     assert f"read {report['plain']['int8']['share']:.2f} of the head's bytes" in sentence
     assert 0 < report["plain"]["int8"]["kl_mean"] < 1e-3
     assert report["plain"]["int8"]["kept_columns"] == 32
-    assert rejected_for(measured(report)) == summarize(measured(report))["rejected_for"] == "not_worth_it"
+    assert rejected_for(measured(report)) == summarize(measured(report)).rejected_for == "not_worth_it"
     assert roll_out(measured(report), can_widen=True) is None
     assert "Not worth storing." in write_page(measured(report))
 

@@ -14,6 +14,7 @@ from service.compression.states.offloading import Room, device_map, is_offloaded
 from service.models.memory_needs import offloaded_bytes, working_bytes
 from service.models.model_files import inspect_model
 from service.ports.jobs import EngineOutcome, EngineTask
+from tests.reports import as_stored
 from tests.tiny_models import make_tiny_checkpoint
 
 MakeTask = Callable[..., EngineTask]
@@ -30,7 +31,7 @@ KINDS = [
 
 
 def run(task: EngineTask) -> EngineOutcome:
-    return run_engine(task, lambda phase, done: None)
+    return as_stored(run_engine(task, lambda phase, done: None))
 
 
 def both(task: EngineTask) -> tuple[dict[str, Any], dict[str, Any]]:

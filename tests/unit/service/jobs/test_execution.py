@@ -29,7 +29,7 @@ from service.ports.jobs import EngineOutcome, EngineTask, LocalModel, Progress, 
 from service.records.job import Job, Phase, Status
 from tests.factories import CORPUS_ID, add_running_job, make_recipe
 from tests.in_memory.job_store import MemoryJobStore
-from tests.reports import make_report
+from tests.reports import compress_report, make_report
 
 POINT = {"ratio": 0.5, "kept_columns": 8, "perplexity": 101.0, "perplexity_drift": 0.01, "passes": True}
 
@@ -71,8 +71,8 @@ class PretendEngine:
         progress(Phase.VALIDATING, 1.0)
         if self.error is not None:
             raise self.error
-        report = make_report(drifts={0.5: 0.01}, chosen=0.5)
-        report["selected"] |= {"passes": self.passes, "perplexity": self.perplexity}
+        selected = make_report({0.5: 0.01}, 0.5)["selected"] | {"passes": self.passes, "perplexity": self.perplexity}
+        report = compress_report({0.5: 0.01}, 0.5, selected=selected)
         return EngineOutcome(Verdict.PUBLISH if self.passes else Verdict.REJECT, report)
 
 
