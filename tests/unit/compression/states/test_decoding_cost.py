@@ -23,12 +23,12 @@ def test_each_head_is_timed_at_each_batch_and_in_turns() -> None:
     quick: list[int] = []
     slow: list[int] = []
     found = seconds_of_heads(waiting(0.002, quick), waiting(0.006, slow), torch.zeros(8, 4))
-    assert [one["batch"] for one in found] == list(BATCHES)
+    assert [one.batch for one in found] == list(BATCHES)
     assert quick == slow
     for one in found:
-        assert one["before"] >= 0.002
-        assert one["after"] >= 0.006
-        assert one["after"] > 1.5 * one["before"]
+        assert one.before >= 0.002
+        assert one.after >= 0.006
+        assert one.after > 1.5 * one.before
 
 
 def test_a_slow_head_gets_fewer_steps() -> None:

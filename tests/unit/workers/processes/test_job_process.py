@@ -10,12 +10,14 @@ from typing import Any
 
 import pytest
 
+from headroom.contract.report.report import open_report
 from service.adapters.migrate import upgrade
 from service.adapters.sql.job_store import SqlJobStore
 from service.foundation.settings import Settings
 from service.ports.jobs import EngineOutcome, EngineTask, LocalModel, Verdict
 from service.records.job import Status
 from tests.factories import add_running_job, make_recipe
+from tests.reports import make_dynamics
 from workers.processes import job_process
 
 pytestmark = pytest.mark.processes
@@ -85,7 +87,7 @@ def test_a_job_may_use_the_memory_that_is_set_or_else_what_is_free(
 
     def engine(task: EngineTask, progress: Any) -> EngineOutcome:
         tasks.append(task)
-        return EngineOutcome(Verdict.REPORT, {})
+        return EngineOutcome(Verdict.REPORT, open_report(make_dynamics()))
 
     monkeypatch.setattr("service.compression.jobs.engines.run_engine", engine)
     monkeypatch.setattr("service.compression.states.model_loading.go_offline", lambda: None)
