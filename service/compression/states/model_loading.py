@@ -78,6 +78,7 @@ def load_model(path: Path, config: dict[str, Any], auto_class: str, stored_eleme
     for attention in ("sdpa", "eager"):  # always named, so that the config's own wish is never followed
         try:
             skeleton = skeleton_of(path, auto_class)
+            _refuse_odd_counts(skeleton.config.get_text_config())
             if not inspection.config.get("quantization_config"):
                 _refuse_other_shapes(skeleton, inspection)
             _refuse_larger(skeleton, stored_elements)
@@ -171,6 +172,15 @@ def skeleton_of(path: Path, auto_class: str) -> Any:
     config = transformers.AutoConfig.from_pretrained(path, local_files_only=True)
     with torch.device("meta"):
         return getattr(transformers, auto_class).from_config(config)
+
+
+def _refuse_odd_counts(config: Any) -> None:
+    """transformers builds a model of no layers where config.json says -1, and only fails at what is made of it."""
+    for name in ("num_hidden_layers", "hidden_size", "vocab_size"):
+        value = getattr(config, name, 1)
+        if not isinstance(value, int) or value < 1:
+            own = getattr(config, "attribute_map", {}).get(name, name)
+            raise CorruptCheckpoint(f"config.json says {own} {value!r}: it must be a whole number from 1 on")
 
 
 def _refuse_other_shapes(skeleton: Any, inspection: ModelInspection) -> None:

@@ -310,3 +310,15 @@ def test_a_head_that_the_model_never_calls_is_an_unsupported_head(
 
     with pytest.raises(UnsupportedHead):
         run(make_task(options=PLAIN, **MAGNITUDE))
+
+
+@pytest.mark.parametrize(
+    ("family", "own", "value"), [("gpt2", "n_layer", -1), ("gpt2", "n_layer", 0), ("llama", "num_hidden_layers", -2)]
+)
+def test_a_config_whose_count_of_layers_means_nothing_is_refused_by_its_name(
+    family: str, own: str, value: int, make_task: MakeTask, run: Run
+) -> None:
+    task = make_task(model={"family": family})
+    edit_config(task.model.path, **{own: value})
+    with pytest.raises(CorruptCheckpoint, match=f"config.json says {own} {value}: it must be"):
+        run(task)
