@@ -51,6 +51,7 @@ def create_app(services: Services) -> FastAPI:
     app.state.answers = JobAnswers(services.store)
     app.state.registry = registry = CollectorRegistry()
     registry.register(ServiceState(services))
+    jobs.install_read(app)
     for module in (jobs, events, deliveries, files, corpora, models, audit, session, hub, health, metrics):
         app.include_router(module.router)
     install_pages(app)

@@ -94,9 +94,9 @@ async def authenticate(request: Request) -> Caller:
     if known is not None:  # another dependency of this request has asked
         return known
     services: Services = request.app.state.services  # no dependency: each costs every request
-    bearer = await BEARER(request)
     if services.is_open and services.limiter is None:  # nobody is asked, so nobody is waited for
-        return admit(request, services, bearer)
+        return admit(request, services, None)
+    bearer = await BEARER(request)
     return await run_in_threadpool(admit, request, services, bearer)
 
 

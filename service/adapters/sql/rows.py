@@ -28,18 +28,27 @@ def is_storable(text: str) -> bool:
 
 def read_jobs(connection: Connection, rows: Sequence[RowMapping]) -> list[Job]:
     """Turn rows of `jobs` into records, with their attempts, in the order of the rows. RecipeUnknown."""
-    recipes = {row["id"]: _recipe_of(row) for row in rows}
-    found: dict[str, list[AttemptRecord]] = {row["id"]: [] for row in rows}
-    query = select(attempts).where(attempts.c.job_id.in_(found)).order_by(attempts.c.attempt)
-    for row in connection.execute(query).mappings() if found else ():
-        columns = {name: value for name, value in row.items() if name != "job_id"}
-        found[row["job_id"]].append(AttemptRecord(**columns))
-    return [_job_of(row, recipes[row["id"]], found[row["id"]]) for row in rows]
+    return _with_attempts(connection, [(row, _recipe_of(row)) for row in rows])
 
 
 def read_known_jobs(connection: Connection, rows: Sequence[RowMapping]) -> list[Job]:
     """Without the jobs that a newer release accepted, from which this one went back: they wait for it."""
-    return read_jobs(connection, [row for row in rows if _is_known(row)])
+    known = []
+    for row in rows:
+        try:
+            known.append((row, _recipe_of(row)))
+        except RecipeUnknown as error:
+            logger.warning("%s", error.message)
+    return _with_attempts(connection, known)
+
+
+def _with_attempts(connection: Connection, rows: Sequence[tuple[RowMapping, Recipe]]) -> list[Job]:
+    found: dict[str, list[AttemptRecord]] = {row["id"]: [] for row, _ in rows}
+    query = select(attempts).where(attempts.c.job_id.in_(found)).order_by(attempts.c.attempt)
+    for row in connection.execute(query).mappings() if found else ():
+        columns = {name: value for name, value in row.items() if name != "job_id"}
+        found[row["job_id"]].append(AttemptRecord(**columns))
+    return [_job_of(row, recipe, found[row["id"]]) for row, recipe in rows]
 
 
 def lock_job(connection: Connection, job_id: str, *conditions: ColumnElement[bool]) -> Job | None:
@@ -155,15 +164,6 @@ def _recipe_of(row: RowMapping) -> Recipe:
             f"job {row['id']} was accepted by a newer release of the service, which knows what this one does not "
             f"({places}); upgrade the service again to read or cancel it"
         ) from error
-
-
-def _is_known(row: RowMapping) -> bool:
-    try:
-        _recipe_of(row)
-    except RecipeUnknown as error:
-        logger.warning("%s", error.message)
-        return False
-    return True
 
 
 def _job_of(row: RowMapping, recipe: Recipe, records: list[AttemptRecord]) -> Job:
