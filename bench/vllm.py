@@ -9,6 +9,7 @@ Needs vLLM's environment (`make test-vllm` makes it).
 import json
 import os
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
 from statistics import median
@@ -72,6 +73,8 @@ def _seconds(folder: Path, kind: str) -> dict[str, Any]:
     if not results:
         raise SystemExit(f"vLLM did not run: {(done.stdout + done.stderr)[-2000:]}")
     found: dict[str, Any] = json.loads(results[0])
+    steps = ", ".join(f"batch {batch}: {1e3 * median(times):.1f} ms" for batch, times in found["steps"].items())
+    sys.stderr.write(f"{kind}: {steps}\n")
     return found
 
 
