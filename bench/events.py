@@ -16,11 +16,12 @@ from typing import Any
 import psutil
 
 from bench.published import serve_api
+from headroom.contract.answers.job import Phase
 from headroom.contract.compress import CompressRecipe
 from service.adapters.migrate import upgrade
 from service.adapters.sql.job_store import SqlJobStore
 from service.foundation.settings import Settings
-from service.records.job import Job, Phase, new_job_id
+from service.records.job import Job, new_job_id
 
 CLIENTS = 500  # half of them follow all jobs, half of them one
 JOBS = 10

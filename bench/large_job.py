@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.large import SHAPE, in_child, make_checkpoint, peak
+from headroom.contract.answers.job import Phase
 from headroom.contract.compress import CompressRecipe
 from service.adapters.files.directory_artifacts import DirectoryArtifacts
 from service.compression.jobs.engines import run_engine
@@ -18,7 +19,6 @@ from service.models.memory_needs import offloaded_bytes, working_bytes
 from service.models.model_files import inspect_model
 from service.ports.jobs import EngineTask, LocalModel
 from service.publishing.manifest import hash_files
-from service.records.job import Phase
 from tests.tiny_models import make_text
 
 OPTIONS = {"window": 32, "calibration_tokens": 64, "evaluation_tokens": 64, "compare": [], "continuations": 0}

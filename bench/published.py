@@ -16,10 +16,11 @@ from fastapi import FastAPI
 
 from api.answers.zero_copy import ZeroCopyProtocol
 from api.main import build_app, build_services
+from headroom.contract.answers.job import Status
 from headroom.contract.compress import CompressRecipe
 from service.adapters.migrate import upgrade
 from service.foundation.settings import Settings
-from service.records.job import Job, Status, new_job_id
+from service.records.job import Job, new_job_id
 
 BLOCK = os.urandom(1 << 20)
 

@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
+from api.answers.job_views import job_view
 from headroom.contract.compress import CompressRecipe
 from service.ports.jobs import JobStore
 from service.records.job import Job, new_job_id
@@ -27,6 +28,12 @@ def make_recipe(**fields: Any) -> CompressRecipe:
 def make_job(**fields: Any) -> Job:
     now = datetime.now(UTC)
     return Job(**({"id": new_job_id(), "recipe": make_recipe(), "created": now, "queued": now} | fields))
+
+
+def job_told(**fields: Any) -> dict[str, Any]:
+    """The JSON of a job as a server answers it, but for `fields`."""
+    told = job_view(make_job()).model_dump(mode="json")
+    return told | fields
 
 
 class StoppedClock:

@@ -14,10 +14,11 @@ from anyio import CapacityLimiter
 
 from api.app import create_app
 from api.dependencies import Services
+from headroom.contract.answers.job import Status
 from service.adapters.files.directory_artifacts import DirectoryArtifacts
 from service.adapters.files.directory_corpora import DirectoryCorpora
 from service.adapters.remote.local_models import LocalModels
-from service.records.job import Job, Status
+from service.records.job import Job
 from tests.factories import add_running_job, make_recipe
 from tests.in_memory.access import MemoryHolds, MemoryKeys
 from tests.in_memory.audit import MemoryAudit

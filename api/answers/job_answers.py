@@ -8,7 +8,7 @@ from typing import Generic, TypeVar
 
 from anyio import to_thread
 
-from api.schemas import JobView
+from api.answers.job_views import job_view
 from service.foundation.errors import JobNotFound
 from service.ports.jobs import JobStore
 
@@ -85,4 +85,4 @@ class JobAnswers:
 
     def _write(self, job_ids: set[str]) -> dict[str, tuple[int, bytes]]:
         jobs = self._store.several(job_ids)
-        return {job.id: (job.version, JobView.of(job).model_dump_json().encode()) for job in jobs}
+        return {job.id: (job.version, job_view(job).model_dump_json().encode()) for job in jobs}

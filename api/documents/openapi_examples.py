@@ -8,11 +8,16 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from api import schemas
+from api.answers.job_views import job_view
 from api.documents.report_example import report_example
+from headroom.contract.answers.answer import Answer
+from headroom.contract.answers.dry_run import DryRunView
+from headroom.contract.answers.job import AttemptRecord, EventView, Phase, Status
+from headroom.contract.answers.results import CompressResult, RevisionResult
+from headroom.contract.answers.stored import CorpusView, FileView, ModelView
 from headroom.contract.recipe import RECIPES
-from headroom.contract.results import CompressResult, RevisionResult
-from service.ports.files import Corpus, StoredFile
-from service.records.job import AttemptRecord, Event, Job, Phase, Status
+from service.ports.files import Corpus
+from service.records.job import Event, Job
 from service.records.webhooks import Delivery, DeliveryStatus
 
 Example = dict[str, Any]  # {"summary", "value"}
@@ -74,7 +79,7 @@ RESULT = CompressResult(
 def _job(status: Status, **fields: Any) -> dict[str, Any]:
     recipe = RECIPES.validate_python(RECIPES_SHOWN["A fixed ratio"])
     job = Job(id=JOB_ID, recipe=recipe, created=NOON, queued=NOON, status=status, **fields)
-    return schemas.JobView.of(job).model_dump(mode="json")
+    return job_view(job).model_dump(mode="json")
 
 
 def _running() -> dict[str, Any]:
@@ -106,10 +111,10 @@ def _succeeded() -> dict[str, Any]:
 
 
 def _corpus() -> dict[str, Any]:
-    return schemas.CorpusView.of(Corpus(CORPUS_ID, SHA256, 252_180, "jsonl", "text", NOON)).model_dump(mode="json")
+    return CorpusView.model_validate(Corpus(CORPUS_ID, SHA256, 252_180, "jsonl", "text", NOON)).model_dump(mode="json")
 
 
-def _view(view: type[schemas.View], **fields: Any) -> dict[str, Any]:
+def _view(view: type[Answer], **fields: Any) -> dict[str, Any]:
     return view.model_validate(fields).model_dump(mode="json")
 
 
@@ -118,12 +123,12 @@ def _one(value: Any, summary: str = "An answer") -> dict[str, Example]:
 
 
 def _event() -> dict[str, Any]:
-    return schemas.EventView.of(Event(JOB_ID, 2, NOON, "status", {"status": "running"})).model_dump(mode="json")
+    return EventView.model_validate(Event(JOB_ID, 2, NOON, "status", {"status": "running"})).model_dump(mode="json")
 
 
 def _dry_run() -> dict[str, Any]:
     return _view(
-        schemas.DryRunView,
+        DryRunView,
         valid=True,
         model={"id": "acme/tiny", "revision": None, "bytes": 8_590_624, "dtype": "bfloat16"},
         head={"vocab_size": 8192, "hidden_size": 192, "tied": True, "bytes": 3_145_728},
@@ -194,7 +199,7 @@ def answer_examples() -> dict[tuple[str, str, str], dict[str, dict[str, Example]
             _delivery(DeliveryStatus.PENDING, number=2, replay_of=1, next_attempt=NOON)
         ),
         ("get", "/v1/jobs/{job_id}/files", "200"): _one(
-            {"data": [schemas.FileView.of(StoredFile("model.safetensors", 8_640_128, SHA256)).model_dump(mode="json")]}
+            {"data": [_view(FileView, path="model.safetensors", size=8_640_128, sha256=SHA256)]}
         ),
         ("post", "/v1/corpora", "201"): _one(_corpus(), "Stored"),
         ("post", "/v1/corpora", "200"): _one(_corpus(), "It was there already"),
@@ -203,8 +208,8 @@ def answer_examples() -> dict[tuple[str, str, str], dict[str, dict[str, Example]
         ("get", "/v1/models", "200"): _one(
             {
                 "data": [
-                    _view(schemas.ModelView, id="acme/tiny", kind="local"),
-                    _view(schemas.ModelView, id="acme/tiny", kind="output", job_id=JOB_ID, repository="acme/tiny-slim"),
+                    _view(ModelView, id="acme/tiny", kind="local"),
+                    _view(ModelView, id="acme/tiny", kind="output", job_id=JOB_ID, repository="acme/tiny-slim"),
                 ]
             }
         ),

@@ -5,7 +5,8 @@ from collections.abc import AsyncIterator
 from fastapi.sse import KEEPALIVE_COMMENT, EventSourceResponse, format_sse_event
 from pydantic import BaseModel
 
-from api.schemas import EventView, JobView, ProgressView
+from api.answers.job_views import job_view, progress_view
+from headroom.contract.answers.job import EventView
 from service.records.job import Event, Job
 
 PING_SECONDS = 15.0  # proxies cut what is silent for longer than about 30
@@ -15,16 +16,16 @@ RETRY = format_sse_event(retry=2000)  # how long a client that lost its stream w
 
 def event_message(event: Event) -> bytes:
     """Its id is the event's number: what a client that comes back sends as Last-Event-ID."""
-    return _message(event.type, EventView.of(event), str(event.number))
+    return _message(event.type, EventView.model_validate(event), str(event.number))
 
 
 def progress_message(job: Job) -> bytes:
     """Without an id: only the latest counts, and none is sent twice."""
-    return _message("progress", ProgressView.of(job))
+    return _message("progress", progress_view(job))
 
 
 def job_message(job: Job) -> bytes:
-    return _message("job", JobView.of(job))
+    return _message("job", job_view(job))
 
 
 def stream(messages: AsyncIterator[bytes]) -> EventSourceResponse:

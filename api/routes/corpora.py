@@ -10,7 +10,7 @@ from fastapi.responses import JSONResponse
 from api.dependencies import AppServices, JobsReader, JobsWriter, Services
 from api.requests.audit import audited
 from api.requests.strict_requests import media_type
-from api.schemas import CorpusList, CorpusView
+from headroom.contract.answers.stored import CorpusList, CorpusView
 from service.adapters.files.decompression import decompressed
 from service.ports.files import Corpus
 from service.records.callers import Caller
@@ -47,20 +47,20 @@ async def upload(
     corpus, is_new = await to_thread.run_sync(
         _store, request, services, caller, format, field, encoding, limiter=services.uploads, abandon_on_cancel=False
     )
-    body = CorpusView.of(corpus).model_dump(mode="json")
+    body = CorpusView.model_validate(corpus).model_dump(mode="json")
     return JSONResponse(body, 201 if is_new else 200, headers={"Location": f"{UPLOAD_PATH}/{corpus.id}"})
 
 
 @router.get("", response_model=CorpusList)
 def list_corpora(services: AppServices, caller: JobsReader) -> CorpusList:
     """Newest first."""
-    return CorpusList(data=[CorpusView.of(corpus) for corpus in services.owned_corpora.all(caller)])
+    return CorpusList(data=[CorpusView.model_validate(corpus) for corpus in services.owned_corpora.all(caller)])
 
 
 @router.get("/{corpus_id}", response_model=CorpusView)
 def read(corpus_id: str, services: AppServices, caller: JobsReader) -> CorpusView:
     """One text: its size, hash and form. Its content is not given out."""
-    return CorpusView.of(services.owned_corpora.get(caller, corpus_id))
+    return CorpusView.model_validate(services.owned_corpora.get(caller, corpus_id))
 
 
 @router.delete("/{corpus_id}", status_code=204, dependencies=[audited("corpus.delete")])

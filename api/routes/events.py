@@ -18,7 +18,7 @@ from api.dependencies import AppServices, JobsReader, Live, Services, VisibleJob
 from api.live.event_stream import PING, PING_SECONDS, RETRY, event_message, job_message, progress_message, stream
 from api.live.live_jobs import LiveJobs
 from api.routes.jobs import FilterOptions
-from api.schemas import EventList, EventView
+from headroom.contract.answers.job import EventList, EventView
 from service.foundation.errors import ServiceError
 from service.ports.jobs import JobFilter
 from service.records.callers import Scope
@@ -56,7 +56,7 @@ async def events(
     """The numbered history of a job, from the event after `after` on. `Accept: text/event-stream` follows it live."""
     if not prefers(request.headers.get("accept", ""), EVENT_STREAM):
         found = await run_in_threadpool(services.store.events, job.id, after, limit + 1)
-        page = EventList(data=[EventView.of(event) for event in found[:limit]], has_more=len(found) > limit)
+        page = EventList(data=[EventView.model_validate(event) for event in found[:limit]], has_more=len(found) > limit)
         return Response(page.model_dump_json(), media_type="application/json", headers={"Vary": "Accept"})
     if last_event_id is not None:
         after = last_event_id

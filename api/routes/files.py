@@ -5,10 +5,11 @@ from fastapi import APIRouter, Request, Response
 from api.answers.downloads import send_file
 from api.dependencies import AppServices, VisibleJob, needs
 from api.requests.audit import audited
-from api.schemas import FileList, FileView
+from headroom.contract.answers.job import Status
+from headroom.contract.answers.stored import FileList, FileView
 from service.foundation.errors import FileNotFound
 from service.records.callers import Scope
-from service.records.job import Job, Status
+from service.records.job import Job
 
 router = APIRouter(prefix="/v1/jobs", tags=["files"])
 
@@ -19,7 +20,7 @@ READS_FILES = needs(Scope.ARTIFACTS_READ)
 def list_files(job: VisibleJob, services: AppServices) -> FileList:
     """Empty until the job has succeeded."""
     files = services.artifacts.files(job.id) if _is_published(job) else []
-    return FileList(data=[FileView.of(file) for file in files])
+    return FileList(data=[FileView.model_validate(file) for file in files])
 
 
 @router.get(

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from api.answers.conditions import is_unchanged, prefers
 from api.answers.job_answers import JobAnswers
+from api.answers.job_views import dry_run_view, job_view
 from api.dependencies import (
     AppServices,
     JobsReader,
@@ -22,14 +23,15 @@ from api.dependencies import (
 from api.requests.audit import audited
 from api.requests.idempotency import IdempotencyKey, keyed, once
 from api.requests.strict_requests import StrictRoute
-from api.schemas import DryRunView, JobList, JobView
+from headroom.contract.answers.dry_run import DryRunView
+from headroom.contract.answers.job import JobList, JobView, Status
 from headroom.contract.job_recipe import LABEL_KEY
 from headroom.contract.recipe import Recipe
 from headroom.contract.report.report import Report, open_report
 from service.foundation.errors import JobNotFound
 from service.ports.jobs import JobFilter
 from service.records.callers import Caller, Scope
-from service.records.job import Job, Status
+from service.records.job import Job
 from service.reports.report_page import figures_of, write_page
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"], route_class=StrictRoute)
@@ -93,7 +95,7 @@ def submit(
 ) -> Response:
     """Queue a job. 202 as soon as it is stored, also while the broker is away."""
     if options.validate_only:
-        return _json(DryRunView.of(services.submission.try_out(recipe, caller)))
+        return _json(dry_run_view(services.submission.try_out(recipe, caller)))
     request = keyed(caller, "POST /v1/jobs", idempotency_key, recipe.model_dump_json()) if idempotency_key else None
     is_new_secret = recipe.webhook is not None and recipe.webhook.secret is None
     respond = partial(_accepted, shows_secret=is_new_secret)
@@ -104,7 +106,7 @@ def submit(
 def list_jobs(options: Annotated[ListOptions, Query()], services: AppServices, caller: JobsReader) -> JobList:
     """Newest first."""
     page = services.store.page(options.filter(caller), options.limit, options.after)
-    return JobList(data=[JobView.of(job) for job in page.jobs], has_more=page.has_more)
+    return JobList(data=[job_view(job) for job in page.jobs], has_more=page.has_more)
 
 
 async def read(job_id: str, request: Request, caller: JobsReader) -> Response:
@@ -163,7 +165,7 @@ def delete(job: VisibleJob, services: AppServices) -> None:
 def cancel(job: VisibleJob, services: AppServices) -> Response:
     """Ask a job to stop; a running one is `canceling` until its worker has let go."""
     cancellation = services.submission.cancel(job.id)
-    return _json(JobView.of(cancellation.job), status=200 if cancellation.was_asked_before else 202)
+    return _json(job_view(cancellation.job), status=200 if cancellation.was_asked_before else 202)
 
 
 @router.get(
@@ -193,7 +195,7 @@ def _etag(job_id: str, version: int) -> str:
 
 def _accepted(job: Job, shows_secret: bool) -> Response:
     """`shows_secret`: the one that was made for its webhook, which no other answer tells."""
-    view = JobView.of(job)
+    view = job_view(job)
     if shows_secret and job.recipe.webhook is not None:
         told = job.recipe.webhook.model_dump(mode="json") | {"secret": job.recipe.webhook.secret}
         view = view.model_copy(update={"webhook": told})

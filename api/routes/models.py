@@ -3,9 +3,9 @@
 from fastapi import APIRouter
 
 from api.dependencies import AppServices, JobsReader
-from api.schemas import ModelList, ModelView
+from headroom.contract.answers.job import Status
+from headroom.contract.answers.stored import ModelList, ModelView
 from service.ports.jobs import JobFilter
-from service.records.job import Status
 
 router = APIRouter(prefix="/v1/models", tags=["models"])
 

@@ -20,14 +20,10 @@ from headroom.client.connection import IDEMPOTENCY_KEY, Connection
 from headroom.client.event_stream import open_stream
 from headroom.client.job import Job
 from headroom.client.key import find_key
+from headroom.contract.answers.dry_run import DryRunView
+from headroom.contract.answers.job import JobView
+from headroom.contract.answers.stored import CorpusView, ModelView
 from headroom.contract.posted import Settings, compress_body, job_body
-from headroom.contract.records import (
-    Corpus,
-    DryRun,
-    JobRecord,
-    Model,
-    known_fields,
-)
 from headroom.errors import InvalidArgument
 
 CORPUS_ID = re.compile(r"corpus_[0-9a-f]{32}")
@@ -60,7 +56,7 @@ class Client:
         or an id are those of settings `evaluation` too.
         """
         body = compress_body(model, self._corpus(corpus, text, field), self._uploaded(settings, field))
-        return Job(self._connection, JobRecord.from_json(self._post_job(body, {})))
+        return Job(self._connection, JobView.read(self._post_job(body, {})))
 
     def submit(
         self,
@@ -75,7 +71,7 @@ class Client:
     ) -> "Job":
         """Post a job of any kind; `fields` are the recipe's own, as docs/api.md names them."""
         body = job_body(kind, model, self._corpus(corpus, text, field), revision, fields)
-        return Job(self._connection, JobRecord.from_json(self._post_job(body, {})))
+        return Job(self._connection, JobView.read(self._post_job(body, {})))
 
     def validate(
         self,
@@ -85,16 +81,15 @@ class Client:
         text: str | None = None,
         field: str = "text",
         **settings: Unpack[Settings],
-    ) -> DryRun:
+    ) -> DryRunView:
         """What `compress` would do; raises what it would raise. A corpus file is uploaded, but no job is made."""
         body = compress_body(model, self._corpus(corpus, text, field), self._uploaded(settings, field))
-        answer = self._post_job(body, {"validate_only": "true"})
-        return DryRun(answer.get("model") or {}, answer.get("head") or {}, answer.get("estimate") or {})
+        return DryRunView.read(self._post_job(body, {"validate_only": "true"}))
 
     def job(self, job_id: str) -> "Job":
         if not re.fullmatch(r"[A-Za-z0-9_-]{1,128}", job_id):
             raise InvalidArgument(f"'{job_id}' is no job id; ids look like job_0123...; `headroom jobs` lists them.")
-        return Job(self._connection, JobRecord.from_json(self._connection.json("GET", f"/v1/jobs/{job_id}")))
+        return Job(self._connection, JobView.read(self._connection.json("GET", f"/v1/jobs/{job_id}")))
 
     def jobs(
         self,
@@ -112,7 +107,7 @@ class Client:
             query["limit"] = 100 if left is None else min(left, 100)
             page = self._connection.json("GET", "/v1/jobs", params=query)
             for item in page["data"]:
-                yield Job(self._connection, JobRecord.from_json(item))
+                yield Job(self._connection, JobView.read(item))
             if not page["has_more"] or not page["data"]:
                 return
             query["after"] = page["data"][-1]["id"]
@@ -134,9 +129,9 @@ class Client:
         query = urlencode(_filter(status, kind, model, labels) | {"limit": limit})
         for message in open_stream(self._connection, f"/v1/events?{query}"):
             if message.type == "job":
-                yield Job(self._connection, JobRecord.from_json(message.data))
+                yield Job(self._connection, JobView.read(message.data))
 
-    def upload_corpus(self, path: str | Path, *, field: str = "text") -> Corpus:
+    def upload_corpus(self, path: str | Path, *, field: str = "text") -> CorpusView:
         """Send a text or .jsonl file (also .gz, .zst) as it is read. `field` names the text of a JSON line.
 
         Two names with a comma between them are the source and target of pairs."""
@@ -150,20 +145,20 @@ class Client:
                 answer = self._connection.json("POST", "/v1/corpora", params=query, headers=headers, content=stream)
         except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
             raise InvalidArgument(f"The corpus {path} cannot be read: {error.strerror}.") from error
-        return known_fields(Corpus, answer)
+        return CorpusView.read(answer)
 
-    def corpora(self) -> list[Corpus]:
-        return [known_fields(Corpus, item) for item in self._connection.json("GET", "/v1/corpora")["data"]]
+    def corpora(self) -> list[CorpusView]:
+        return [CorpusView.read(item) for item in self._connection.json("GET", "/v1/corpora")["data"]]
 
-    def corpus(self, corpus_id: str) -> Corpus:
-        return known_fields(Corpus, self._connection.json("GET", f"/v1/corpora/{_checked_corpus_id(corpus_id)}"))
+    def corpus(self, corpus_id: str) -> CorpusView:
+        return CorpusView.read(self._connection.json("GET", f"/v1/corpora/{_checked_corpus_id(corpus_id)}"))
 
     def delete_corpus(self, corpus_id: str) -> None:
         """HeadroomError corpus_in_use while a job that has not ended reads it."""
         self._connection.request("DELETE", f"/v1/corpora/{_checked_corpus_id(corpus_id)}")
 
-    def models(self) -> list[Model]:
-        return [known_fields(Model, item) for item in self._connection.json("GET", "/v1/models")["data"]]
+    def models(self) -> list[ModelView]:
+        return [ModelView.read(item) for item in self._connection.json("GET", "/v1/models")["data"]]
 
     def audit(
         self, *, owner: str | None = None, action: str | None = None, limit: int = 100, after: int | None = None

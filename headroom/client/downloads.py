@@ -17,8 +17,8 @@ from urllib.parse import quote
 import httpx
 
 from headroom.client.connection import Connection
+from headroom.contract.answers.stored import FileView
 from headroom.contract.file_names import MAX_STEP_BYTES, is_safe_path
-from headroom.contract.records import RemoteFile
 from headroom.errors import DownloadError, HeadroomError
 
 CHUNK_BYTES = 1 << 20
@@ -31,7 +31,7 @@ SHA256 = re.compile(r"[0-9a-f]{64}")
 OnBytes = Callable[[int], None]  # how many bytes have arrived since the last call
 
 
-def target_of(folder: Path, file: RemoteFile) -> Path:
+def target_of(folder: Path, file: FileView) -> Path:
     """Where a file goes. DownloadError for a path that leaves the folder, or that some system reads differently."""
     if not is_safe_path(file.path) or not SHA256.fullmatch(file.sha256) or file.size < 0:
         raise DownloadError(f"The server announced a file with the unsafe name {file.path!r}; nothing was written.")
@@ -44,7 +44,7 @@ def target_of(folder: Path, file: RemoteFile) -> Path:
 def download_files(
     connection: Connection,
     route: str,
-    files: Sequence[RemoteFile],
+    files: Sequence[FileView],
     folder: Path,
     on_bytes: OnBytes | None = None,
     pause: float = FIRST_PAUSE_SECONDS,
@@ -81,7 +81,7 @@ class _Fetch:
         self,
         connection: Connection,
         route: str,
-        file: RemoteFile,
+        file: FileView,
         target: Path,
         on_bytes: OnBytes | None,
         stop: threading.Event,

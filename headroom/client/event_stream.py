@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 
 from headroom.client.connection import Connection
-from headroom.contract.records import FINAL_STATUSES
+from headroom.contract.answers.job import FINAL
 from headroom.errors import HeadroomError, ServerUnreachable
 
 SILENCE_SECONDS = 45.0  # the server says something every 15 s
@@ -36,7 +36,7 @@ def is_away(error: HeadroomError) -> bool:
 
 def is_last(message: Message) -> bool:
     """Whether it is the event with which a job ends."""
-    return message.type == "status" and message.data["data"].get("status") in FINAL_STATUSES
+    return message.type == "status" and message.data["data"].get("status") in FINAL
 
 
 def read_messages(lines: Iterable[str]) -> Iterator[Message]:

@@ -9,7 +9,8 @@ from typing import Any, Self
 from headroom.client.connection import Connection
 from headroom.client.downloads import OnBytes, download_files
 from headroom.client.event_stream import PATIENCE_SECONDS, follow_job, is_away, is_last
-from headroom.contract.records import Event, JobError, JobRecord, RemoteFile, Result, known_fields
+from headroom.contract.answers.job import EventView, JobError, JobView, Summary
+from headroom.contract.answers.stored import FileView
 from headroom.errors import HeadroomError, WaitTimeout
 
 FIRST_POLL_SECONDS = 0.1
@@ -19,13 +20,13 @@ SLOWEST_POLL_SECONDS = 1.0
 class Job:
     """A job on a server. Its record is what the server told last; only the methods that say so ask again."""
 
-    def __init__(self, connection: Connection, record: JobRecord) -> None:
+    def __init__(self, connection: Connection, record: JobView) -> None:
         self.record = record
         self._connection = connection
         self._route = f"/v1/jobs/{record.id}"
         self._etag: str | None = None
         # Signs the deliveries of its webhook, if the server made it: only the answer to the post tells it.
-        self.webhook_secret: str | None = (record.json.get("webhook") or {}).get("secret")
+        self.webhook_secret: str | None = (record.told.get("webhook") or {}).get("secret")
 
     @property
     def id(self) -> str:
@@ -36,7 +37,8 @@ class Job:
         return self.record.status
 
     @property
-    def result(self) -> Result | None:
+    def result(self) -> Summary | None:
+        """The figures of its kind; a plain mapping where a newer server tells them otherwise."""
         return self.record.result
 
     @property
@@ -48,7 +50,7 @@ class Job:
         headers = {"If-None-Match": self._etag} if self._etag else {}
         response = self._connection.request("GET", self._route, headers=headers)
         if response.status_code != 304:
-            self.record = JobRecord.from_json(self._connection.decode(response))
+            self.record = JobView.read(self._connection.decode(response))
             self._etag = response.headers.get("ETag")
         return self
 
@@ -58,7 +60,7 @@ class Job:
         A server that is away for less than a minute is waited for. WaitTimeout after `timeout` seconds.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
-        told: JobRecord | None = None
+        told: JobView | None = None
         for _ in self._updates(deadline):
             if on_update and self.record != told:
                 told = self.record
@@ -69,12 +71,12 @@ class Job:
                 raise WaitTimeout(f"{self.id} is still {self.status} after {timeout:g} s; it goes on.")
         return self
 
-    def events(self, after: int = 0) -> Iterator[Event]:
+    def events(self, after: int = 0) -> Iterator[EventView]:
         """Every event with a number above `after`, as they happen; ends after the job's last one."""
         for message in follow_job(self._connection, f"{self._route}/events", after):
             if message.number is not None:
                 after = message.number
-                yield known_fields(Event, message.data)
+                yield EventView.read(message.data)
         for _ in self._polls():
             final = self.record.is_final  # read before the events: the last event is stored with the final status
             for event in self.events_so_far(after):
@@ -83,7 +85,7 @@ class Job:
             if final:
                 return
 
-    def events_so_far(self, after: int = 0) -> Iterator[Event]:
+    def events_so_far(self, after: int = 0) -> Iterator[EventView]:
         """The events with a number above `after` that there are now; waits for none."""
         more = True
         while more:
@@ -91,7 +93,7 @@ class Job:
             page = self._connection.json("GET", f"{self._route}/events", params=query)
             for item in page["data"]:
                 after = item["number"]
-                yield known_fields(Event, item)
+                yield EventView.read(item)
             more = page["has_more"]
 
     def report(self) -> dict[str, Any]:
@@ -113,8 +115,8 @@ class Job:
         """Have one of `deliveries` sent again."""
         self._connection.request("POST", f"{self._route}/deliveries/{number}/replay")
 
-    def files(self) -> list[RemoteFile]:
-        return [known_fields(RemoteFile, item) for item in self._connection.json("GET", f"{self._route}/files")["data"]]
+    def files(self) -> list[FileView]:
+        return [FileView.read(item) for item in self._connection.json("GET", f"{self._route}/files")["data"]]
 
     def download(self, folder: str | Path, on_bytes: OnBytes | None = None) -> list[Path]:
         """Fetch every file into `folder`, verified. Call it again after a failure: it goes on where it stopped."""
@@ -125,7 +127,7 @@ class Job:
 
     def cancel(self) -> Self:
         """Ask for the job to stop; it ends as canceled soon after. HeadroomError job_finished if it has ended."""
-        self.record = JobRecord.from_json(self._connection.json("POST", f"{self._route}/cancel"))
+        self.record = JobView.read(self._connection.json("POST", f"{self._route}/cancel"))
         self._etag = None
         return self
 

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
-from headroom.contract.records import JobRecord
+from headroom.contract.answers.job import JobView
 from headroom.views.figures import duration
 
 PLAIN_SECONDS = 10.0  # between two progress lines of one phase
@@ -18,7 +18,7 @@ PLAIN_SECONDS = 10.0  # between two progress lines of one phase
 class Display(Protocol):
     """Shown while a job runs. A context manager, so that the terminal is put in order on every way out."""
 
-    def update(self, job: JobRecord) -> None: ...
+    def update(self, job: JobView) -> None: ...
 
     def note(self, text: str) -> None:
         """One line that stays."""
@@ -53,7 +53,7 @@ class BarDisplay:
         )
         self._task = self._progress.add_task("starting", total=None, left="")
 
-    def update(self, job: JobRecord) -> None:
+    def update(self, job: JobView) -> None:
         if job.attempt > self._attempt:
             if self._attempt:
                 self.note(f"attempt {job.attempt}: the worker was lost, the job runs again")
@@ -93,7 +93,7 @@ class LineDisplay:
         self._shown: tuple[str, str | None, int] | None = None
         self._next = 0.0
 
-    def update(self, job: JobRecord) -> None:
+    def update(self, job: JobView) -> None:
         state = (job.status, job.phase, job.attempt)
         if state == self._shown and time.monotonic() < self._next:
             return
@@ -140,7 +140,7 @@ class DownloadBar:
         self._progress.stop()
 
 
-def _left(job: JobRecord) -> str:
+def _left(job: JobView) -> str:
     """The server's guess, until its moment has come."""
     if job.estimated_finish is None or job.is_final:
         return ""

@@ -12,7 +12,9 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from headroom.contract.records import DryRun, JobRecord, Result
+from headroom.contract.answers.dry_run import DryRunView
+from headroom.contract.answers.job import JobView
+from headroom.contract.answers.results import CompressResult
 from headroom.contract.report.curve import CurvePoint, JudgedPoint
 from headroom.contract.report.encoding import ColumnFigures, Sparsity
 from headroom.contract.report.report import AnalyzeReport, CompressReport, Report, SteerReport
@@ -59,9 +61,9 @@ def _pairs() -> Table:
     return Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
 
 
-def drift_view(job: JobRecord, report: CompressReport) -> RenderableType:
+def drift_view(job: JobView, report: CompressReport) -> RenderableType:
     """The drift table of a report, with what it was measured on and what was allowed."""
-    budget = job.json.get("drift") or {}
+    budget = job.told.get("drift") or {}
     tokens = report.corpus.evaluation_tokens
     before = f"{report.baseline.kind} {number(report.baseline.perplexity, ',.2f')} before"
     caption = Text.assemble(
@@ -127,14 +129,12 @@ def allowed(budget: Mapping[str, Any]) -> str:
     return " and ".join(limits) or "anything"
 
 
-def _curve_table(
-    job: JobRecord, curve: Sequence[CurvePoint], selected: JudgedPoint, budget: Mapping[str, Any]
-) -> Table:
+def _curve_table(job: JobView, curve: Sequence[CurvePoint], selected: JudgedPoint, budget: Mapping[str, Any]) -> Table:
     table = figures_table()
     table.add_column("")
     for name in ("ratio", "kept", "perplexity", "drift, %", "95 % interval", "KL, nats", "top-1, %"):
         table.add_column(name, justify="right", no_wrap=True)
-    fallback = job.result.largest_passing_ratio if job.result and not job.result.passes else None
+    fallback = job.compressed.largest_passing_ratio if job.compressed and not job.compressed.passes else None
     points = sorted(curve, key=lambda point: point.ratio)
     low_width = max((len(drift_percent(point.perplexity_drift_low)) for point in points), default=0)
     high_width = max((len(drift_percent(point.perplexity_drift_high)) for point in points), default=0)
@@ -216,9 +216,9 @@ def remarks_view(report: Report) -> RenderableType:
     return Group(*warnings, *([Text(advice)] if advice else []))
 
 
-def verdict(job: JobRecord, perplexity: str = "perplexity") -> Text:
+def verdict(job: JobView, perplexity: str = "perplexity") -> Text:
     """One sentence on how a finished job ended."""
-    result = job.result
+    result = job.compressed
     if job.status == "succeeded" and result:
         if result.ratio == 0 and result.head_bytes_before and result.head_bytes_after:
             share = result.head_bytes_after / result.head_bytes_before
@@ -236,12 +236,12 @@ def verdict(job: JobRecord, perplexity: str = "perplexity") -> Text:
             f"(95 %: at most {percent(result.perplexity_drift_high)}).",
         )
     if job.status == "rejected" and result and result.rejected_for == "not_worth_it":
-        sentences = job.figures.get("refusals") or ["what may go saves next to nothing: nothing was stored."]
+        sentences = result.refusals or ["what may go saves next to nothing: nothing was stored."]
         return Text.assemble(("Not worth storing: ", "bold yellow"), sentences[0][0].lower() + sentences[0][1:])
     if job.status == "rejected" and result:
         largest = result.largest_passing_ratio
         hint = f"the largest ratio that passes is {largest:g}" if largest is not None else "no measured ratio passes"
-        if job.json.get("budget"):
+        if job.told.get("budget"):
             hint = "that is the nearest to the budget of all heads that were compared"
         return Text.assemble(
             ("Rejected: ", "bold yellow"),
@@ -250,11 +250,11 @@ def verdict(job: JobRecord, perplexity: str = "perplexity") -> Text:
     return Text.assemble((f"{job.status.capitalize()}", f"bold {STATUS_STYLES.get(job.status, '')}"), ".")
 
 
-def _excess(job: JobRecord, result: Result) -> str:
+def _excess(job: JobView, result: CompressResult) -> str:
     """What is over the budget: the server's sentences, or words of our own for a server that has none."""
-    if told := job.figures.get("refusals"):
+    if told := result.refusals:
         return ", and ".join(sentence[0].lower() + sentence[1:].rstrip(".") for sentence in told)
-    budget = job.json.get("drift") or {}
+    budget = job.told.get("drift") or {}
     limit, high = budget.get("perplexity"), result.perplexity_drift_high
     reasons = []
     if limit is not None and (high is None or high > limit):
@@ -262,7 +262,7 @@ def _excess(job: JobRecord, result: Result) -> str:
     limit = budget.get("kl")
     if limit is not None and (result.kl_mean is None or result.kl_mean > limit):
         reasons.append(f"the KL divergence is {number(result.kl_mean, '.3g')} nats, allowed are {limit:g}")
-    others = ["the drift on another corpus"] if job.json.get("evaluation") else []
+    others = ["the drift on another corpus"] if job.told.get("evaluation") else []
     others += ["the gap between groups"] if budget.get("group_gap") is not None else []
     return " and ".join(reasons) or f"{' or '.join(others) or 'the drift'} is over its budget"
 
@@ -282,7 +282,7 @@ def places_view(folder: Path, report: CompressReport | SteerReport) -> Renderabl
     return table
 
 
-def jobs_table(jobs: Iterable[JobRecord], width: int) -> Table:
+def jobs_table(jobs: Iterable[JobView], width: int) -> Table:
     """An id is there to be copied, so it is never shortened; a narrow terminal gets fewer columns."""
     table = figures_table()
     table.add_column("id", no_wrap=True)
@@ -293,11 +293,11 @@ def jobs_table(jobs: Iterable[JobRecord], width: int) -> Table:
     for name in names:
         table.add_column(name, no_wrap=True, justify="right")
     for job in jobs:
-        ratio = job.result.ratio if job.result else job.json.get("ratio", "")
+        ratio = job.compressed.ratio if job.compressed else job.told.get("ratio", "")
         progress = f" {job.progress:.0%}" if job.status == "running" else ""
         right = (
             f"{ratio:.2f}" if isinstance(ratio, float) else str(ratio),
-            percent(job.result.perplexity_drift) if job.result else "",
+            percent(job.compressed.perplexity_drift) if job.compressed else "",
             age(job.created),
         )
         status = Text(job.status + progress, STATUS_STYLES.get(job.status, ""))
@@ -305,7 +305,7 @@ def jobs_table(jobs: Iterable[JobRecord], width: int) -> Table:
     return table
 
 
-def job_view(job: JobRecord) -> RenderableType:
+def job_view(job: JobView) -> RenderableType:
     """Everything about one job but its report."""
     rows: list[tuple[str, str | Text]] = [
         ("Job", job.id),
@@ -313,7 +313,7 @@ def job_view(job: JobRecord) -> RenderableType:
         ("Model", job.model.id + (f" @ {job.model.revision}" if job.model.revision else "")),
         ("Corpus", job.corpus),
         ("Asked for", _asked_for(job)),
-        ("Created", f"{job.created:%Y-%m-%d %H:%M:%S} UTC, {age(job.created)} ago" if job.created else ""),
+        ("Created", f"{job.created:%Y-%m-%d %H:%M:%S} UTC, {age(job.created)} ago"),
         ("Phases", ", ".join(f"{phase} {duration(seconds)}" for phase, seconds in job.phase_seconds.items())),
         ("Labels", ", ".join(f"{key}={value}" for key, value in job.labels.items())),
     ]
@@ -332,12 +332,12 @@ def job_view(job: JobRecord) -> RenderableType:
     return table
 
 
-def _asked_for(job: JobRecord) -> str:
+def _asked_for(job: JobView) -> str:
     if job.kind != "compress":
         return job.kind
-    searched = {name: value for name, value in (job.json.get("budget") or {}).items() if value is not None}
-    what = ", ".join(f"{name} {value:g}" for name, value in searched.items()) or f"ratio {job.json['ratio']}"
-    return f"{what}, method {job.json['method']}, allowed {allowed(job.json.get('drift') or {})}"
+    searched = {name: value for name, value in (job.told.get("budget") or {}).items() if value is not None}
+    what = ", ".join(f"{name} {value:g}" for name, value in searched.items()) or f"ratio {job.told['ratio']}"
+    return f"{what}, method {job.told['method']}, allowed {allowed(job.told.get('drift') or {})}"
 
 
 def records_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
@@ -350,24 +350,17 @@ def records_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Tabl
     return table
 
 
-def dry_run_view(dry_run: DryRun) -> RenderableType:
+def dry_run_view(dry_run: DryRunView) -> RenderableType:
     """What a job would find and cost."""
     model, head, estimate = dry_run.model, dry_run.head, dry_run.estimate
     table = _pairs()
     table.add_column(no_wrap=True, style="bold")
-    if model.get("id"):
-        known = [size(model["bytes"])] if model.get("bytes") else []
-        table.add_row("Model", printable(" ".join([model["id"], *known, model.get("dtype") or ""])))
-    if head.get("vocab_size"):
-        kind = "tied" if head.get("tied") else "untied"
-        table.add_row("Head", f"{head['vocab_size']:,} x {head['hidden_size']:,}, {kind}, {size(head['bytes'])}")
-    if estimate.get("head_bytes_after"):
-        kept = f"{estimate['kept_columns']:,} columns, {size(estimate['head_bytes_after'])}"
-        table.add_row("Head after", kept)
-    if estimate.get("seconds"):
-        table.add_row("Takes", f"about {duration(estimate['seconds'])}")
-    if estimate.get("memory_bytes"):
-        table.add_row("Needs", f"about {size(estimate['memory_bytes'])} of memory")
-    if estimate.get("least_memory_bytes"):
-        table.add_row("", f"or {size(estimate['least_memory_bytes'])}, reading the model from disk layer by layer")
+    table.add_row("Model", printable(f"{model.id} {size(model.bytes)} {model.dtype}"))
+    kind = "tied" if head.tied else "untied"
+    table.add_row("Head", f"{head.vocab_size:,} x {head.hidden_size:,}, {kind}, {size(head.bytes)}")
+    if estimate.kept_columns is not None and estimate.head_bytes_after is not None:
+        table.add_row("Head after", f"{estimate.kept_columns:,} columns, {size(estimate.head_bytes_after)}")
+    table.add_row("Takes", f"about {duration(estimate.seconds)}")
+    table.add_row("Needs", f"about {size(estimate.memory_bytes)} of memory")
+    table.add_row("", f"or {size(estimate.least_memory_bytes)}, reading the model from disk layer by layer")
     return Group(Text("Valid; no job was made.", "green"), table)

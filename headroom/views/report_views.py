@@ -5,7 +5,7 @@ from typing import TypeAlias
 
 from rich.console import RenderableType
 
-from headroom.contract.records import JobRecord
+from headroom.contract.answers.job import JobView
 from headroom.contract.report.report import AnalyzeReport, CompareReport, CompressReport, Report, SteerReport
 from headroom.views.comparison_view import comparison_verdict, comparison_view
 from headroom.views.drift_parts import bands_view, corpora_view, groups_view, revisions_view
@@ -17,7 +17,7 @@ from headroom.views.steering_view import steering_view
 Views: TypeAlias = list[RenderableType]
 
 
-def report_views(job: JobRecord, report: Report, folder: Path | None = None) -> Views:
+def report_views(job: JobView, report: Report, folder: Path | None = None) -> Views:
     """`folder` is where the job's files were written to, if they were."""
     if isinstance(report, CompressReport):
         return _compression(job, report, folder)
@@ -32,7 +32,7 @@ def report_views(job: JobRecord, report: Report, folder: Path | None = None) -> 
     return [dynamics_view(report), remarks_view(report)]
 
 
-def _compression(job: JobRecord, report: CompressReport, folder: Path | None) -> Views:
+def _compression(job: JobView, report: CompressReport, folder: Path | None) -> Views:
     written = [bytes_view(report), "", places_view(folder, report), ""] if folder else []
     sizes = [] if folder else [bytes_view(report)]
     drift = [drift_view(job, report), frontier_view(report)]

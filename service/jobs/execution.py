@@ -16,6 +16,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, TypeVar
 
+from headroom.contract.answers.job import JobError, Phase, Status
 from headroom.contract.compress import CompressRecipe
 from headroom.contract.job_recipe import JobRecipe
 from headroom.contract.recipe import Recipe
@@ -39,7 +40,7 @@ from service.ports.jobs import (
 )
 from service.publishing.manifest import MANIFEST_NAME, REPORT_NAME, as_json, describe_artifact, hash_files, write_whole
 from service.publishing.revisions import of_revision
-from service.records.job import Job, JobError, Phase, Status
+from service.records.job import Job
 from service.reports.model_card import CARD_NAME, write_card
 from service.reports.report_page import PAGE_NAME, write_page
 from service.reports.rollout import roll_out

@@ -6,9 +6,10 @@ Does not keep the lease (workers/attempts/lease.py does) and never blocks for lo
 import logging
 from collections.abc import Callable
 
+from headroom.contract.answers.job import Phase, Status
 from service.foundation.errors import JobCanceled, StoreUnavailable
 from service.ports.jobs import JobStore
-from service.records.job import Job, Phase, Status, overall_progress
+from service.records.job import Job, overall_progress
 
 MIN_SECONDS_BETWEEN_WRITES = 0.5
 

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TypeVar
 
+from headroom.contract.answers.job import JobError, Status
 from service.foundation.errors import ServiceError, StoreUnavailable
 from service.ports.files import ArtifactStore
 from service.ports.jobs import JobStore
-from service.records.job import Job, JobError, Status
+from service.records.job import Job
 
 Result = TypeVar("Result")
 

@@ -8,6 +8,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from headroom.contract.answers.job import Status
 from headroom.contract.job_recipe import CorpusReference, InlineText
 from headroom.contract.recipe import Recipe
 from service.access.owned_corpora import OwnedCorpora
@@ -24,7 +25,7 @@ from service.jobs.estimates import Estimate, HeadFacts, estimate, head_facts
 from service.ports.files import ArtifactStore
 from service.ports.jobs import Clock, FoundModel, JobFilter, JobQueue, JobStore, ModelSource
 from service.records.callers import Caller
-from service.records.job import WITHOUT_FILES, Job, Status, new_job_id
+from service.records.job import WITHOUT_FILES, Job, new_job_id
 from service.records.receipts import Receipt
 
 logger = logging.getLogger(__name__)

@@ -7,12 +7,13 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 
+from headroom.contract.answers.job import JobError, Phase, Status
 from headroom.contract.job_recipe import JobRecipe
 from headroom.contract.report.report import Report
 from headroom.contract.webhook import Webhook
 from service.foundation.hashed_files import HashedFile
 from service.models.model_files import ModelInspection
-from service.records.job import Event, Job, JobError, Phase, Status
+from service.records.job import Event, Job
 from service.records.quotas import NO_QUOTAS, Quotas
 from service.records.receipts import Answer, KeyedRequest, Receipt, Reservation
 from service.records.shards import GivenBack, Question, Shard

@@ -11,11 +11,12 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Self
 
+from headroom.contract.answers.job import Status
 from service.foundation.errors import FileNotFound, RepositoryNotFound, RevisionNotFound
 from service.ports.files import ArtifactStore, StoredFile, pick_file
 from service.ports.jobs import JobFilter, JobStore
 from service.publishing.revisions import of_revision, revision_folder, revision_name
-from service.records.job import Job, Status
+from service.records.job import Job
 
 MAIN = "main"
 MAX_COMMITS = 100  # older publications under one name are to be had as files of their jobs

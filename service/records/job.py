@@ -16,30 +16,13 @@ f: the attempt was lost; back with a pause. h: the job's process group has ended
 import secrets
 from dataclasses import dataclass, field
 from datetime import datetime
-from enum import StrEnum
 from typing import Any
 
+from headroom.contract.answers.job import FINAL, AttemptRecord, JobError, Phase, Status
 from headroom.contract.recipe import Recipe
 from headroom.contract.repository_names import default_repository
 from service.foundation.tracing import TraceContext
 from service.records.callers import LOCAL_OWNER
-
-
-class Status(StrEnum):
-    QUEUED = "queued"
-    RUNNING = "running"
-    CANCELING = "canceling"
-    SUCCEEDED = "succeeded"
-    FAILED = "failed"
-    CANCELED = "canceled"
-    REJECTED = "rejected"
-
-    @property
-    def is_final(self) -> bool:
-        return self in FINAL
-
-
-FINAL = frozenset({Status.SUCCEEDED, Status.FAILED, Status.CANCELED, Status.REJECTED})
 
 WITHOUT_FILES = frozenset({Status.FAILED, Status.CANCELED, Status.REJECTED})  # never to be published
 
@@ -53,16 +36,6 @@ TRANSITIONS: dict[Status, frozenset[Status]] = {
 def sources_of(target: Status) -> list[Status]:
     """The statuses from which `target` may be entered, for conditional updates."""
     return [status for status, targets in TRANSITIONS.items() if target in targets]
-
-
-class Phase(StrEnum):
-    FETCHING = "fetching"
-    ENCODING = "encoding"
-    ANALYZING = "analyzing"
-    SWEEPING = "sweeping"
-    SLICING = "slicing"
-    VALIDATING = "validating"
-    PUBLISHING = "publishing"
 
 
 # Share of a compress job's time that each phase takes on average: turns (phase, fraction) into one 0..1 figure.
@@ -99,26 +72,6 @@ def overall_progress(kind: str, phase: Phase, fraction: float) -> float:
     phases = list(shares)
     done = sum(shares[earlier] for earlier in phases[: phases.index(phase)])
     return min(1.0, done + shares[phase] * min(max(fraction, 0.0), 1.0))
-
-
-@dataclass(frozen=True)
-class JobError:
-    """Why a job failed: a code of service/foundation/errors.py, one sentence, and where it happened."""
-
-    code: str
-    message: str
-    phase: Phase | None = None
-
-
-@dataclass(frozen=True)
-class AttemptRecord:
-    """One claim of a job by one worker, and how it ended (`outcome` is empty while it runs)."""
-
-    attempt: int
-    worker: str
-    started: datetime
-    finished: datetime | None = None
-    outcome: str = ""
 
 
 @dataclass(frozen=True)

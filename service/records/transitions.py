@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from service.records.job import TRANSITIONS, AttemptRecord, Job, JobError, Phase, Status
+from headroom.contract.answers.job import AttemptRecord, JobError, Phase, Status
+from service.records.job import TRANSITIONS, Job
 
 EventBody = tuple[str, dict[str, Any]]  # type, data
 

@@ -13,8 +13,9 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 
+from headroom.contract.answers.job import Status
 from headroom.contract.webhook import Webhook, WebhookEvent
-from service.records.job import Job, Status
+from service.records.job import Job
 from service.records.transitions import Change
 
 # Pauses after each failed attempt, seconds: as the specification suggests, 27 hours in all.

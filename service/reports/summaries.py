@@ -2,6 +2,16 @@
 
 from typing import TypeVar
 
+from headroom.contract.answers.results import (
+    AnalyzeResult,
+    CompareResult,
+    CompressResult,
+    DynamicsResult,
+    JobResult,
+    RevisionResult,
+    SteeredTokenResult,
+    SteerResult,
+)
 from headroom.contract.report.encoding import Encoding
 from headroom.contract.report.report import (
     AnalyzeReport,
@@ -11,16 +21,6 @@ from headroom.contract.report.report import (
     JobReport,
     Report,
     SteerReport,
-)
-from headroom.contract.results import (
-    AnalyzeResult,
-    CompareResult,
-    CompressResult,
-    DynamicsResult,
-    JobResult,
-    RevisionResult,
-    SteeredTokenResult,
-    SteerResult,
 )
 from service.reports.refusals import refusals, rejected_for
 

@@ -6,10 +6,10 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from headroom.contract.answers.job import JobError, Phase, Status
 from headroom.contract.job_recipe import ModelReference
 from service.foundation.errors import AttemptSuperseded, InternalError, JobNotFound, ReportNotReady, RepositoryTaken
 from service.ports.jobs import JobFilter, JobStore
-from service.records.job import JobError, Phase, Status
 from tests.factories import StoppedClock, add_job, add_running_job, claim_job, list_events, make_recipe, run_at_once
 
 LEASE = 30.0

@@ -4,9 +4,10 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from headroom.contract.answers.job import JobError, Phase, Status
 from service.foundation.errors import AttemptSuperseded, JobFinished, ReportNotReady
 from service.ports.jobs import JobStore
-from service.records.job import Job, JobError, Phase, Status
+from service.records.job import Job
 from tests.factories import (
     CORPUS_ID,
     StoppedClock,

@@ -2,10 +2,10 @@
 
 import pytest
 
+from headroom.contract.answers.job import Status
 from service.foundation.errors import AttemptSuperseded, JobNotFinished, JobNotFound, QuotaExceeded
 from service.ports.access import CorpusHolds
 from service.ports.jobs import JobFilter, JobStore
-from service.records.job import Status
 from service.records.quotas import NO_QUOTAS, Quotas
 from tests.factories import (
     StoppedClock,

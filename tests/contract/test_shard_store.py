@@ -2,9 +2,10 @@
 
 import pytest
 
+from headroom.contract.answers.job import Status
 from service.foundation.errors import AttemptSuperseded
 from service.ports.jobs import JobStore, ShardStore
-from service.records.job import Job, Status
+from service.records.job import Job
 from service.records.shards import GivenBack, Question, Shard, ShardState, parent_holder, step_of
 from tests.factories import StoppedClock, add_job, add_running_job, claim_job, run_at_once
 

@@ -2,8 +2,8 @@
 
 from datetime import timedelta
 
+from headroom.contract.answers.job import JobError, Phase, Status
 from service.ports.jobs import EndedJob, JobStore
-from service.records.job import JobError, Phase, Status
 from tests.factories import StoppedClock, add_job, add_running_job
 
 

@@ -6,9 +6,10 @@ from datetime import timedelta
 
 import pytest
 
+from headroom.contract.answers.job import JobError, Phase, Status
 from service.foundation.errors import DeliveryNotFound
 from service.ports.jobs import JobStore, WebhookStore
-from service.records.job import Job, JobError, Phase, Status
+from service.records.job import Job
 from service.records.webhooks import PAUSES, Attempt, Delivery, DeliveryStatus, Outcome, after_attempt
 from tests.factories import StoppedClock, add_job, add_running_job, claim_job, make_recipe, run_at_once
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
+from headroom.contract.answers.job import JobError, Phase, Status
 from service.foundation.errors import (
     AttemptSuperseded,
     InternalError,
@@ -21,7 +22,7 @@ from service.foundation.errors import (
     WorkerLost,
 )
 from service.ports.jobs import ENDED_JOBS, Clock, EndedJob, JobFilter, JobPage, StoreFigures
-from service.records.job import WITHOUT_FILES, Event, Job, JobError, Phase, Status
+from service.records.job import WITHOUT_FILES, Event, Job
 from service.records.quotas import NO_QUOTAS, Quotas
 from service.records.receipts import Answer, KeyedRequest, Receipt, Reservation, answer_of
 from service.records.shards import GivenBack, parent_holder

@@ -18,13 +18,14 @@ from fastapi.testclient import TestClient
 
 from api.main import build_app
 from headroom.cli import cli
+from headroom.contract.answers.job import Status
 from headroom.contract.job_recipe import JobRecipe
 from service.adapters.migrate import upgrade
 from service.adapters.sql.job_store import SqlJobStore
 from service.foundation.settings import Settings
 from service.jobs.execution import Services, execute
 from service.ports.jobs import EngineOutcome, EngineTask, Progress
-from service.records.job import Job, Status
+from service.records.job import Job
 from tests.factories import add_job, add_running_job, claim_job, make_recipe
 from tests.in_memory.queue import MemoryQueue
 from tests.postgresql_server import PostgresqlServer

@@ -15,13 +15,14 @@ from typing import Any
 import httpx
 import pytest
 
+from headroom.contract.answers.job import Status
 from headroom.local import broker
 from service.adapters.files.directory_corpora import DirectoryCorpora
 from service.adapters.migrate import upgrade
 from service.adapters.remote.celery_queue import CeleryQueue
 from service.adapters.sql.job_store import SqlJobStore
 from service.foundation.settings import Settings
-from service.records.job import Job, Status
+from service.records.job import Job
 from tests.factories import make_job, make_recipe
 from tests.tiny_models import make_tiny_checkpoint
 

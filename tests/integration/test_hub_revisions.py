@@ -11,11 +11,12 @@ from huggingface_hub.errors import RepositoryNotFoundError
 
 from api.app import create_app
 from api.dependencies import Services
+from headroom.contract.answers.job import Status
 from service.compression.jobs.engines import run_engine
 from service.jobs import execution
 from service.jobs.retries import RetryPolicy
 from service.ports.jobs import JobFilter
-from service.records.job import Job, Status
+from service.records.job import Job
 from tests.factories import add_running_job, make_recipe
 from tests.hub_server import HubServer, make_services
 from tests.integration.test_hub_clients import LOAD, contents, run

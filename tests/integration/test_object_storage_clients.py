@@ -12,7 +12,7 @@ from huggingface_hub import snapshot_download
 
 from headroom.client.connection import Connection
 from headroom.client.downloads import download_files
-from headroom.contract.records import RemoteFile
+from headroom.contract.answers.stored import FileView
 from service.adapters.files import bucket as bucket_module
 from service.adapters.files.bucket import READ_BYTES, Bucket
 from service.adapters.files.object_artifacts import ObjectArtifacts
@@ -59,7 +59,7 @@ def test_our_client_downloads_and_verifies(published: tuple[HubServer, Job], tmp
     route = f"/v1/jobs/{job.id}/files"
     connection = Connection(server.url.removesuffix("/hub"), "a-key", 20.0)
 
-    files = [RemoteFile(**item) for item in connection.json("GET", route)["data"]]
+    files = [FileView.read(item) for item in connection.json("GET", route)["data"]]
     download_files(connection, route, files, tmp_path / "out")
     connection.close()
 

@@ -21,11 +21,12 @@ from typing import Protocol
 
 import structlog
 
+from headroom.contract.answers.job import Status
 from service.foundation.errors import AttemptSuperseded, StoreUnavailable, WorkerLost
 from service.foundation.tracing import Span, as_variables
 from service.jobs.retries import STOPPED, clear_away, give_back, retry_or_fail
 from service.ports.jobs import JobStore
-from service.records.job import Job, Status
+from service.records.job import Job
 from workers.attempts.forked_group import start_module
 from workers.attempts.lease import Lease, Verdict
 from workers.attempts.phase_spans import attributes_of

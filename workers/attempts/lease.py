@@ -5,9 +5,10 @@ import time
 from collections.abc import Callable
 from enum import Enum, auto
 
+from headroom.contract.answers.job import Status
 from service.foundation.errors import AttemptSuperseded, StoreUnavailable
 from service.ports.jobs import JobStore
-from service.records.job import Job, Status
+from service.records.job import Job
 
 logger = logging.getLogger(__name__)
 

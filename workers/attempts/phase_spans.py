@@ -5,10 +5,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from headroom.contract.answers.job import Phase
 from headroom.contract.job_recipe import JobRecipe
 from service.foundation.tracing import Attributes, NoSpan, Span, Tracer
 from service.ports.jobs import Engine, EngineOutcome, EngineTask, Progress
-from service.records.job import Job, Phase
+from service.records.job import Job
 
 
 def attributes_of(job: Job) -> Attributes:

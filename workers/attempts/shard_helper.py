@@ -9,8 +9,8 @@ import os
 import time
 from collections.abc import Callable
 
+from headroom.contract.answers.job import Status
 from service.foundation.errors import JobNotFound, StoreUnavailable
-from service.records.job import Status
 from service.records.shards import in_order_of_choice
 from workers.attempts.attempt import POLL_SECONDS, JobProcess, worker_name
 from workers.attempts.forked_group import start_module

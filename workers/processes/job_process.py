@@ -16,6 +16,7 @@ from dataclasses import replace
 
 import structlog
 
+from headroom.contract.answers.job import Status
 from headroom.contract.job_recipe import JobRecipe
 from service.adapters.remote.chained_models import open_models
 from service.foundation.errors import AttemptSuperseded, JobCanceled
@@ -25,7 +26,6 @@ from service.foundation.tracing import from_variables
 from service.jobs.execution import Services, execute
 from service.jobs.progress import ProgressReporter
 from service.ports.jobs import EngineOutcome, EngineTask, Progress
-from service.records.job import Status
 from workers.attempts.phase_spans import PhaseSpans
 from workers.processes.device import choose_device, free_memory, set_threads
 from workers.shards.pool import StoreShardPool

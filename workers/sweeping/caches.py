@@ -5,10 +5,11 @@ Looked at after each attempt, since only attempts let it grow. The sweeper may r
 
 import logging
 
+from headroom.contract.answers.job import FINAL, Status
 from service.adapters.files.cache_limits import limit_cache
 from service.foundation.errors import ServiceError
 from service.ports.jobs import JobStore
-from service.records.job import FINAL, Job, Status
+from service.records.job import Job
 from workers.sweeping.dead_attempts import all_jobs, discard_stale
 from workers.wiring import Parts
 

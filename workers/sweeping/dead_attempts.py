@@ -2,8 +2,9 @@
 
 import logging
 
+from headroom.contract.answers.job import Status
 from service.ports.jobs import JobFilter, JobStore
-from service.records.job import Job, Status
+from service.records.job import Job
 from service.records.transitions import HELD
 from workers.wiring import Parts
 

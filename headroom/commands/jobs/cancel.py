@@ -16,7 +16,7 @@ def command(job_id: str, server: str, as_json: bool) -> int:
     with connect(server) as client:
         job = client.job(job_id).cancel()
     if as_json:
-        print_json(job.record.json)
+        print_json(job.record.told)
     else:
         click.echo(f"{job.id} is {job.status}.")
     return 0

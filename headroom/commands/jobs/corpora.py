@@ -1,7 +1,6 @@
 """`headroom corpora`."""
 
 import sys
-from dataclasses import asdict
 from pathlib import Path
 
 import click
@@ -26,9 +25,12 @@ def command(upload: Path | None, field: str, delete: str | None, server: str, as
             client.delete_corpus(delete)
         corpora = [client.upload_corpus(upload, field=field)] if upload else client.corpora()
     if as_json:
-        print_json({"data": [asdict(corpus) for corpus in corpora]})
+        print_json({"data": [corpus.model_dump(mode="json") for corpus in corpora]})
     elif corpora:
-        rows = [(corpus.id, corpus.format, size(corpus.size), corpus.created or "") for corpus in corpora]
+        rows = [
+            (corpus.id, corpus.format, size(corpus.size), f"{corpus.created:%Y-%m-%d %H:%M:%S} UTC")
+            for corpus in corpora
+        ]
         show(console_for(sys.stdout), records_table(("id", "format", "size", "created"), rows))
     else:
         click.echo("No corpora.")

@@ -9,7 +9,7 @@ from headroom.commands.terminal.output import print_json
 from headroom.commands.terminal.server import connect
 from headroom.views.rendering import console_for, jobs_table, show
 
-STATUSES = ("queued", "running", "canceling", "succeeded", "failed", "canceled", "rejected")
+STATUSES = ("queued", "running", "canceling", "succeeded", "failed", "canceled", "rejected")  # help loads no contract
 KINDS = ("compress", "analyze", "compare", "steer", "dynamics")
 
 
@@ -36,7 +36,7 @@ def command(
     with connect(server) as client:
         jobs = [job.record for job in client.jobs(status=status, kind=kind, model=model, labels=labels, limit=limit)]
     if as_json:
-        print_json({"data": [job.json for job in jobs]})
+        print_json({"data": [job.told for job in jobs]})
     elif jobs:
         console = console_for(sys.stdout)
         show(console, jobs_table(jobs, console.width))

@@ -24,7 +24,7 @@ def command(context: click.Context, server: str, as_json: bool) -> int:
     with connect(server) as client:
         models = client.models()
     if as_json:
-        print_json({"data": [asdict(model) for model in models]})
+        print_json({"data": [model.model_dump(mode="json") for model in models]})
     elif models:
         rows = [(model.id, model.kind, model.repository or "", model.job_id or "") for model in models]
         show(console_for(sys.stdout), records_table(("id", "kind", "repository", "job"), rows))

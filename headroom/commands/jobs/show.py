@@ -1,14 +1,13 @@
 """`headroom show ID`."""
 
 import sys
-from dataclasses import asdict
 
 import click
 
 from headroom.commands.terminal.options import json_option, server_option
 from headroom.commands.terminal.output import print_json
 from headroom.commands.terminal.server import connect
-from headroom.contract.records import Event
+from headroom.contract.answers.job import EventView
 from headroom.contract.report.report import open_report
 from headroom.views.rendering import console_for, job_view, records_table, show
 from headroom.views.report_views import report_views
@@ -30,9 +29,9 @@ def command(job_id: str, part: str | None, server: str, as_json: bool) -> int:
         if part == "events":
             _show_events(list(job.events_so_far()), as_json)
             return 0
-        report = job.report() if job.record.figures else None
+        report = job.report() if job.record.result else None
     if as_json:
-        print_json(job.record.json | {"report": report})
+        print_json(job.record.told | {"report": report})
         return 0
     views = [job_view(job.record)]
     if report:
@@ -41,10 +40,12 @@ def command(job_id: str, part: str | None, server: str, as_json: bool) -> int:
     return 0
 
 
-def _show_events(events: list[Event], as_json: bool) -> None:
+def _show_events(events: list[EventView], as_json: bool) -> None:
     if as_json:
-        print_json({"data": [asdict(event) for event in events]})
+        print_json({"data": [event.model_dump(mode="json") for event in events]})
         return
     said = [", ".join(f"{name} {value}" for name, value in event.data.items()) for event in events]
-    rows = [(str(event.number), event.time, event.type, text) for event, text in zip(events, said, strict=True)]
+    rows = [
+        (str(event.number), event.time.isoformat(), event.type, text) for event, text in zip(events, said, strict=True)
+    ]
     show(console_for(sys.stdout), records_table(("number", "time", "type", "what"), rows))

@@ -137,7 +137,7 @@ def command(
             return follow(client, Run(doing, post, folder, as_json))
         result = client.validate(choice.id, corpus, field=field, **settings)
     if as_json:
-        print_json({"valid": True, "model": result.model, "head": result.head, "estimate": result.estimate})
+        print_json(result.model_dump(mode="json"))
     else:
         show(console_for(sys.stdout), dry_run_view(result))
     return 0

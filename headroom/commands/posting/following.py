@@ -43,7 +43,7 @@ def follow(client: Client, run: Run) -> int:
         except KeyboardInterrupt:
             display.note(f"canceling {job.id}")
             return _cancel(job, run.as_json)
-    report = job.report() if job.record.figures else None
+    report = job.report() if job.record.result else None
     if job.status == "succeeded" and run.folder is not None:
         earlier = listed_files(run.folder)
         paths = fetch(job, run.folder)
@@ -67,8 +67,8 @@ def _cancel(job: Job, as_json: bool) -> int:
 def _told(job: Job) -> dict[str, Any]:
     """What the server told of it, with the secret that it tells only once."""
     if job.webhook_secret is None:
-        return job.record.json
-    return job.record.json | {"webhook": {**job.record.json["webhook"], "secret": job.webhook_secret}}
+        return job.record.told
+    return job.record.told | {"webhook": {**job.record.told["webhook"], "secret": job.webhook_secret}}
 
 
 def _print_outcome(job: Job, report: dict[str, Any] | None, run: Run) -> None:
@@ -88,7 +88,8 @@ def _exit_code(job: Job) -> int:
     if job.status == "succeeded":
         return 0
     if job.status == "rejected":
-        return NOT_WORTH_IT if job.result and job.result.rejected_for == "not_worth_it" else REJECTED
+        found = job.record.compressed
+        return NOT_WORTH_IT if found and found.rejected_for == "not_worth_it" else REJECTED
     return BAD_INPUT if job.error and job.error.code in BAD_INPUT_CODES else FAILED
 
 

@@ -4,10 +4,10 @@ from datetime import datetime
 
 from sqlalchemy import Connection, func, select
 
+from headroom.contract.answers.job import Status
 from service.adapters.sql.tables import attempts, deliveries, jobs, outbox
 from service.foundation.errors import WorkerLost
 from service.ports.jobs import ENDED_JOBS, EndedJob, StoreFigures
-from service.records.job import Status
 from service.records.webhooks import DeliveryStatus
 
 

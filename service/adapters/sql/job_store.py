@@ -22,6 +22,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.exc import IntegrityError
 
+from headroom.contract.answers.job import FINAL, JobError, Phase, Status
 from headroom.contract.job_recipe import LABEL_KEY
 from service.adapters.sql import owner_bytes
 from service.adapters.sql import receipts as sql_receipts
@@ -52,7 +53,7 @@ from service.foundation.errors import (
     StoreUnavailable,
 )
 from service.ports.jobs import Clock, JobFilter, JobPage, StoreFigures
-from service.records.job import FINAL, WITHOUT_FILES, Event, Job, JobError, Phase, Status, sources_of
+from service.records.job import WITHOUT_FILES, Event, Job, sources_of
 from service.records.quotas import NO_QUOTAS, Quotas
 from service.records.receipts import Answer, KeyedRequest, Receipt, Reservation
 from service.records.transitions import HELD, Change, cancel_requested, claimed, ended, progressed, requeued

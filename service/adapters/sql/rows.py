@@ -9,12 +9,13 @@ from typing import Any
 from pydantic import ValidationError
 from sqlalchemy import ColumnElement, Connection, RowMapping, delete, func, insert, select, update
 
+from headroom.contract.answers.job import AttemptRecord, JobError, Phase, Status
 from headroom.contract.recipe import RECIPES, Recipe
 from service.adapters.sql import shards as sql_shards
 from service.adapters.sql.tables import attempts, events, jobs, outbox
 from service.adapters.sql.webhooks import append_deliveries, insert_webhook
 from service.foundation.errors import RecipeUnknown
-from service.records.job import AttemptRecord, Event, Job, JobError, Phase, Status
+from service.records.job import Event, Job
 from service.records.shards import GivenBack, parent_holder
 from service.records.transitions import Change
 

@@ -6,11 +6,11 @@ from datetime import datetime, timedelta
 
 from sqlalchemy import ColumnElement, Connection, RowMapping, and_, delete, insert, or_, select, update
 
+from headroom.contract.answers.job import Status
 from service.adapters.sql.database import Database
 from service.adapters.sql.tables import jobs, shards
 from service.foundation.errors import AttemptSuperseded
 from service.ports.jobs import Clock
-from service.records.job import Status
 from service.records.shards import (
     GivenBack,
     Question,

@@ -3,6 +3,7 @@
 import torch
 
 from headroom.contract.analyze import AnalyzeRecipe
+from headroom.contract.answers.job import Phase
 from headroom.contract.compress import Method
 from headroom.contract.report.report import AnalyzeReport
 from service.compression.encoding.encoding_report import columns_told, components_told
@@ -15,7 +16,6 @@ from service.compression.numerics.rank_correlation import spearman
 from service.compression.states.source import open_source
 from service.compression.states.statistics import neg_log_alpha
 from service.ports.jobs import EngineOutcome, EngineTask, Progress, Verdict
-from service.records.job import Phase
 
 
 def analyze(task: EngineTask[AnalyzeRecipe], progress: Progress) -> EngineOutcome:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from headroom.contract.answers.job import Phase
 from headroom.contract.compare import CompareRecipe
 from headroom.contract.report.curve import AllowedDrift, Baseline
 from headroom.contract.report.drift_parts import BandDrift
@@ -33,7 +34,6 @@ from service.compression.text.reading import ReadCorpus, Reading, read_corpus, r
 from service.foundation.errors import ModelDrift, ModelsNotComparable
 from service.models.model_files import ModelInspection, digest_model, inspect_model
 from service.ports.jobs import EngineOutcome, EngineTask, LocalModel, Progress, Verdict
-from service.records.job import Phase
 
 ROWS_AT_ONCE = 128  # positions whose logits of both models are held
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from headroom.contract.answers.job import Phase
 from headroom.contract.compress import CompressRecipe, Method
 from headroom.contract.report.worth import PlainHead
 from service.compression.checkpoint.checkpoint import Bodies
@@ -54,7 +55,6 @@ from service.compression.states.source import Source, open_source
 from service.compression.states.statistics import Statistics, neg_log_alpha
 from service.ports.jobs import EngineOutcome, EngineTask, Progress, Verdict
 from service.publishing.revisions import revision_sizes
-from service.records.job import Phase
 
 # How many ratios `auto` tries when storing moved the drift of the first over the budget.
 STORED_ATTEMPTS = 3

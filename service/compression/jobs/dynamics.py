@@ -12,6 +12,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from headroom.contract.answers.job import Phase
 from headroom.contract.compress import Method
 from headroom.contract.dynamics import DynamicsRecipe
 from headroom.contract.report.dynamics import FrequencyTokens, Readable, TrainingCheckpoint
@@ -29,7 +30,6 @@ from service.compression.states.source import Source, open_source
 from service.compression.states.statistics import neg_log_alpha
 from service.foundation.errors import UnsupportedModel
 from service.ports.jobs import EngineOutcome, EngineTask, LocalModel, Progress, Verdict
-from service.records.job import Phase
 
 READABLE_SHARE = 0.9  # of the last checkpoint's rank correlation
 

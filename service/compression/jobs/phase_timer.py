@@ -5,9 +5,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
+from headroom.contract.answers.job import Phase
 from headroom.contract.report.report import JobReport
 from service.ports.jobs import Progress
-from service.records.job import Phase
 
 ReportT = TypeVar("ReportT", bound=JobReport)
 

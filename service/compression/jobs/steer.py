@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from headroom.contract.answers.job import Phase
 from headroom.contract.compress import Method
 from headroom.contract.report.curve import Baseline
 from headroom.contract.report.report import SteerReport
@@ -29,7 +30,6 @@ from service.compression.states.source import Source, open_source
 from service.compression.states.statistics import neg_log_alpha, probability_sum
 from service.foundation.errors import InvalidToken, StoredMismatch, UnsupportedHead
 from service.ports.jobs import EngineOutcome, EngineTask, Progress, Verdict
-from service.records.job import Phase
 
 COMPARED_POSITIONS = 16
 

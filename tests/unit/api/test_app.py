@@ -4,7 +4,7 @@ from fastapi.testclient import TestClient
 from api.app import create_app
 from api.dependencies import Services
 from api.routes import health
-from service.records.job import Status
+from headroom.contract.answers.job import Status
 from tests.factories import make_job
 
 

@@ -9,9 +9,9 @@ from fastapi.testclient import TestClient
 
 from api.app import create_app
 from api.dependencies import Services
+from headroom.contract.answers.job import Status
 from service.ports.jobs import LocalModel
 from service.publishing.manifest import describe_artifact
-from service.records.job import Status
 from tests.factories import add_job, claim_job, make_recipe
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"

@@ -19,9 +19,9 @@ from api.live.draining import DrainingServer
 from api.live.live_jobs import TICK_SECONDS
 from api.live.watches import MAX_EVENTS, MAX_JOBS, JobChange, JobWatch, ListWatch
 from api.routes import events as events_route
+from headroom.contract.answers.job import Phase, Status
 from service.ports.jobs import JobFilter
 from service.records.callers import Key, Scope, digest_of, new_secret
-from service.records.job import Phase, Status
 from tests.factories import add_job, add_running_job, make_job, make_recipe
 from tests.in_memory.job_store import MemoryJobStore
 

@@ -6,7 +6,7 @@ from fastapi.testclient import TestClient
 
 from api.answers import downloads
 from api.dependencies import Services
-from service.records.job import Status
+from headroom.contract.answers.job import Status
 from tests.factories import make_job
 
 CONTENT = bytes(range(256)) * 4

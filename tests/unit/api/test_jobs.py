@@ -5,7 +5,8 @@ import pytest
 from fastapi.testclient import TestClient
 
 from api.dependencies import Services
-from service.records.job import Job, JobError, Phase, Status
+from headroom.contract.answers.job import JobError, Phase, Status
+from service.records.job import Job
 from tests.factories import make_job, make_recipe
 from tests.in_memory.job_store import MemoryJobStore
 from tests.reports import make_report

@@ -8,8 +8,8 @@ from fastapi.testclient import TestClient
 
 from api.dependencies import Services
 from api.routes.pages import ASSETS
+from headroom.contract.answers.job import Status
 from headroom.contract.report.report import open_report
-from service.records.job import Status
 from service.reports.report_page import figures_of
 from tests.factories import add_running_job
 from tests.reports import make_report

@@ -16,11 +16,11 @@ from anyio import CapacityLimiter
 from api.app import create_app
 from api.dependencies import Services
 from headroom.client.client import Client
+from headroom.contract.answers.job import JobError, Phase, Status
 from headroom.contract.report.report import open_report
 from service.adapters.files.directory_artifacts import DirectoryArtifacts
 from service.adapters.files.directory_corpora import DirectoryCorpora
 from service.adapters.remote.local_models import LocalModels
-from service.records.job import JobError, Phase, Status
 from service.reports.summaries import summarize
 from tests.factories import write_model_files
 from tests.in_memory.access import MemoryHolds, MemoryKeys

@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from headroom.contract.answers.job import Status
 from service.adapters.files.directory_artifacts import DirectoryArtifacts
 from service.adapters.files.directory_corpora import DirectoryCorpora
 from service.adapters.files.shard_files import DirectoryShardFiles
 from service.foundation.errors import AttemptSuperseded, JobCanceled, ModelNotFound, OutOfMemory, WorkerLost
 from service.foundation.settings import Settings
-from service.records.job import Job, Status
+from service.records.job import Job
 from service.records.shards import (
     PATIENCE,
     GivenBack,

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from headroom.contract.answers.job import Phase, Status
 from service.adapters.files.directory_artifacts import DirectoryArtifacts
 from service.adapters.files.directory_corpora import DirectoryCorpora
 from service.adapters.files.shard_files import DirectoryShardFiles
 from service.foundation.settings import Settings
-from service.records.job import Job, Phase, Status
+from service.records.job import Job
 from service.records.receipts import KeyedRequest, Receipt, Reservation
 from tests.factories import StoppedClock, claim_job, make_job
 from tests.in_memory.access import MemoryHolds

@@ -23,7 +23,7 @@ from api.answers.bounded_threads import BoundedThreads
 from api.answers.zero_copy import ZeroCopyProtocol
 from api.app import create_app
 from api.dependencies import Services
-from service.records.job import Status
+from headroom.contract.answers.job import Status
 from tests.factories import add_running_job
 
 CONTENT = os.urandom(5 << 20) * 2 + b"the end"

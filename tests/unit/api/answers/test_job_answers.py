@@ -10,8 +10,8 @@ import pytest
 
 from api.answers import job_answers
 from api.answers.job_answers import JobAnswers
+from headroom.contract.answers.job import Phase
 from service.foundation.errors import StoreUnavailable
-from service.records.job import Phase
 from tests.factories import add_job, add_running_job
 from tests.in_memory.job_store import MemoryJobStore
 

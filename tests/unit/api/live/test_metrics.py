@@ -2,7 +2,7 @@ from fastapi.testclient import TestClient
 from prometheus_client.parser import text_string_to_metric_families
 
 from api.dependencies import Services
-from service.records.job import Phase, Status
+from headroom.contract.answers.job import Phase, Status
 from tests.factories import add_job, add_running_job
 from tests.in_memory.job_store import MemoryJobStore
 

@@ -11,8 +11,8 @@ import pytest
 import torch
 import transformers
 
+from headroom.contract.answers.job import JobView
 from headroom.contract.compare import CompareRecipe
-from headroom.contract.records import JobRecord
 from headroom.contract.report.report import open_report
 from headroom.views.rendering import console_for, show
 from headroom.views.report_views import report_views
@@ -22,7 +22,7 @@ from service.foundation.errors import ModelsNotComparable, UnsupportedModel
 from service.ports.jobs import EngineOutcome, EngineTask, LocalModel, Verdict
 from service.reports.report_page import write_page
 from service.reports.summaries import summarize
-from tests.factories import CORPUS_ID
+from tests.factories import CORPUS_ID, job_told
 from tests.reports import as_stored
 from tests.tiny_models import make_model, make_text, make_tiny_checkpoint
 
@@ -123,7 +123,7 @@ def test_groups_of_texts_are_compared_one_by_one_and_every_view_shows_the_report
     assert [group["group"] for group in report["groups"]] == ["a", "b"]
     record = {"id": "job_1", "kind": "compare", "status": "succeeded", "model": {"id": "a/b"}, "corpus": "corpus_1"}
     printed, opened = io.StringIO(), open_report(report)
-    show(console_for(printed), *report_views(JobRecord.from_json(record), opened))
+    show(console_for(printed), *report_views(JobView.read(job_told(**record)), opened))
     assert "B against A" in printed.getvalue()
     assert "budget" in printed.getvalue()
     assert summarize(opened).kl_mean == report["bands"][0]["kl_mean"]

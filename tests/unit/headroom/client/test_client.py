@@ -11,10 +11,9 @@ import pytest
 
 from api.dependencies import Services
 from headroom.client.client import Client
+from headroom.contract.answers.job import JobView, Phase
 from headroom.contract.posted import Evaluation
-from headroom.contract.records import JobRecord
 from headroom.errors import HeadroomError, InvalidArgument, WaitTimeout
-from service.records.job import Phase
 from tests.in_memory.job_store import MemoryJobStore
 
 Soon = Callable[[Callable[[], None]], None]
@@ -48,7 +47,7 @@ def test_a_corpus_file_is_uploaded_and_the_job_is_queued(client: Client, service
 def test_further_texts_are_uploaded_too(client: Client, services: Services, corpus: Path, tmp_path: Path) -> None:
     (tmp_path / "prose.txt").write_text("other words")
     job = client.compress("acme/tiny", corpus, ratio=0.5, evaluation=[Evaluation("prose", tmp_path / "prose.txt", 0.1)])
-    (other,) = job.record.json["evaluation"]
+    (other,) = job.record.told["evaluation"]
     assert (other["name"], other["drift"]["perplexity"]) == ("prose", 0.1)
     assert services.corpora.path(other["corpus"]).read_text() == "other words"
 
@@ -110,8 +109,8 @@ def test_bad_requests_become_typed_errors(
 
 def test_a_dry_run_makes_no_job(client: Client, corpus: Path) -> None:
     dry_run = client.validate("acme/tiny", corpus, ratio=0.5)
-    assert dry_run.head["vocab_size"] == 32
-    assert dry_run.estimate["kept_columns"] == 8
+    assert dry_run.head.vocab_size == 32
+    assert dry_run.estimate.kept_columns == 8
     assert list(client.jobs()) == []
 
 
@@ -125,7 +124,7 @@ def test_an_unchanged_job_is_not_sent_again(client: Client, hand: Any, corpus: P
 
 def test_wait_tells_every_change_and_returns_at_the_end(client: Client, hand: Any, corpus: Path, soon: Soon) -> None:
     job = client.compress("acme/tiny", corpus, ratio=0.5)
-    seen: list[JobRecord] = []
+    seen: list[JobView] = []
 
     def work() -> None:
         hand.start(job.id)

@@ -14,7 +14,7 @@ import pytest
 
 from headroom.client.connection import Connection
 from headroom.client.downloads import download_files
-from headroom.contract.records import RemoteFile
+from headroom.contract.answers.stored import FileView
 from headroom.errors import DownloadError, HeadroomError, ServerUnreachable
 
 CONTENT = os.urandom(300_000)
@@ -31,8 +31,11 @@ class Source:
     statuses: list[int] = field(default_factory=list)  # answered before anything else
     ranges: list[str | None] = field(default_factory=list)  # what was asked for
 
-    def listing(self) -> list[RemoteFile]:
-        return [RemoteFile(path, len(data), hashlib.sha256(data).hexdigest()) for path, data in self.files.items()]
+    def listing(self) -> list[FileView]:
+        return [
+            FileView(path=path, size=len(data), sha256=hashlib.sha256(data).hexdigest())
+            for path, data in self.files.items()
+        ]
 
 
 @pytest.fixture
@@ -67,7 +70,7 @@ def source() -> Iterator[Source]:
     server.server_close()
 
 
-def fetch(source: Source, folder: Path, listing: list[RemoteFile] | None = None) -> list[Path]:
+def fetch(source: Source, folder: Path, listing: list[FileView] | None = None) -> list[Path]:
     connection = Connection(source.url, None, timeout=5.0, pauses=())
     try:
         return download_files(connection, "/files", listing or source.listing(), folder, pause=0.001)
@@ -148,7 +151,7 @@ def test_a_wrong_hash_leaves_no_file_at_all(source: Source, tmp_path: Path) -> N
 def test_a_size_that_is_not_as_announced_is_refused(source: Source, tmp_path: Path, size: int) -> None:
     source.files = {"a": CONTENT}
     with pytest.raises(DownloadError):
-        fetch(source, tmp_path, [RemoteFile("a", size, hashlib.sha256(CONTENT).hexdigest())])
+        fetch(source, tmp_path, [FileView(path="a", size=size, sha256=hashlib.sha256(CONTENT).hexdigest())])
     assert not (tmp_path / "a").exists()
 
 
@@ -169,7 +172,7 @@ def test_a_file_that_is_there_already_is_not_fetched_again(source: Source, tmp_p
 def test_an_unsafe_name_stops_everything(source: Source, tmp_path: Path, path: str) -> None:
     source.files = {"fine": b"x"}
     with pytest.raises(DownloadError, match="unsafe name"):
-        fetch(source, tmp_path / "in", [*source.listing(), RemoteFile(path, 1, "0" * 64)])
+        fetch(source, tmp_path / "in", [*source.listing(), FileView(path=path, size=1, sha256="0" * 64)])
     assert source.ranges == []
     assert list(tmp_path.iterdir()) == []
 

@@ -15,7 +15,7 @@ from headroom.client import event_stream
 from headroom.client import job as job_module
 from headroom.client.client import Client
 from headroom.client.event_stream import Message, read_messages
-from service.records.job import Phase
+from headroom.contract.answers.job import Phase
 
 Soon = Callable[[Callable[[], None]], None]
 

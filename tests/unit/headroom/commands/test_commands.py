@@ -16,8 +16,8 @@ import pytest
 from api.dependencies import Services
 from headroom import cli
 from headroom.client.client import Client
+from headroom.contract.answers.job import Phase, Status
 from service.ports.jobs import JobFilter
-from service.records.job import Phase, Status
 from tests.factories import add_job, make_recipe
 
 Soon = Callable[[Callable[[], None]], None]

@@ -6,11 +6,12 @@ from typing import Any
 
 from rich.console import Console
 
-from headroom.contract.records import JobRecord
+from headroom.contract.answers.job import JobView
 from headroom.views.progress import BarDisplay, DownloadBar, LineDisplay, display_for
+from tests.factories import job_told
 
 
-def make_record(**fields: Any) -> JobRecord:
+def make_record(**fields: Any) -> JobView:
     base = {
         "id": "job_1",
         "kind": "compress",
@@ -23,7 +24,7 @@ def make_record(**fields: Any) -> JobRecord:
         "corpus": "corpus_1",
         "attempt": 1,
     }
-    return JobRecord.from_json(base | fields)
+    return JobView.read(job_told(**base | fields))
 
 
 def terminal() -> Console:

@@ -2,13 +2,13 @@
 
 import io
 import re
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console, RenderableType
 
-from headroom.contract.records import DryRun, JobRecord
+from headroom.contract.answers.dry_run import DryRunView
+from headroom.contract.answers.job import JobView
 from headroom.contract.report.report import AnalyzeReport, CompressReport, DynamicsReport
 from headroom.views.drift_parts import bands_view, corpora_view, groups_view, revisions_view
 from headroom.views.dynamics_view import dynamics_view
@@ -24,6 +24,7 @@ from headroom.views.rendering import (
     show,
     verdict,
 )
+from tests.factories import job_told
 from tests.reports import compress_report, make_analysis, make_dynamics, make_frontier, make_part, opened
 from tests.reports import make_report as make_whole_report
 
@@ -72,7 +73,7 @@ def make_result(**fields: Any) -> dict[str, Any]:
     return base | fields
 
 
-def make_record(**fields: Any) -> JobRecord:
+def make_record(**fields: Any) -> JobView:
     base = {
         "id": JOB_ID,
         "kind": "compress",
@@ -86,7 +87,7 @@ def make_record(**fields: Any) -> JobRecord:
         "drift": {"perplexity": 0.01, "kl": None},
         "result": make_result(),
     }
-    return JobRecord.from_json(base | fields)
+    return JobView.read(job_told(**base | fields))
 
 
 def text_of(*views: RenderableType, width: int | None = None) -> str:
@@ -133,7 +134,7 @@ def test_a_rejection_for_its_divergence_names_the_divergence() -> None:
 
 def test_a_rejection_is_told_in_the_sentences_of_the_server() -> None:
     told = ["The KL divergence is 0.04 nats a token; the budget is 0.01.", "The perplexity may grow by 4 %."]
-    record = replace(make_record(status="rejected", result=make_result(passes=False)), figures={"refusals": told})
+    record = make_record(status="rejected", result=make_result(passes=False) | {"refusals": told})
     text = text_of(verdict(record))
     assert "at ratio 0.5 the KL divergence is 0.04 nats a token; the budget is 0.01, and the perplexity may" in text
 
@@ -198,12 +199,13 @@ def test_a_dry_run_tells_what_is_known_and_skips_the_rest() -> None:
     head = {"vocab_size": 8192, "hidden_size": 256, "tied": True, "bytes": 4_194_304}
     estimate = {"kept_columns": None, "head_bytes_after": None, "seconds": 42.0, "memory_bytes": 700_000_000}
     estimate["least_memory_bytes"] = 650_000_000
-    text = text_of(dry_run_view(DryRun(model, head, estimate)))
+    told = {"valid": True, "model": model, "head": head, "estimate": estimate}
+    text = text_of(dry_run_view(DryRunView.read(told)))
     assert "acme/tiny 9.00 MB bfloat16" in text
     assert "8,192 x 256, tied, 4.19 MB" in text
     assert "Head after" not in text
     assert "or 650 MB, reading the model from disk layer by layer" in text
-    assert "no job was made" in text_of(dry_run_view(DryRun({}, {}, {})))
+    assert "no job was made" in text
 
 
 def test_a_terminal_is_left_to_rich() -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from headroom.contract.answers.job import Phase, Status
 from service.adapters.files.directory_artifacts import DirectoryArtifacts
 from service.adapters.files.directory_corpora import DirectoryCorpora
 from service.foundation.errors import (
@@ -26,7 +27,7 @@ from service.foundation.errors import (
 from service.jobs.execution import Services, execute
 from service.jobs.retries import RetryPolicy
 from service.ports.jobs import EngineOutcome, EngineTask, LocalModel, Progress, Verdict
-from service.records.job import Job, Phase, Status
+from service.records.job import Job
 from tests.factories import CORPUS_ID, add_running_job, make_recipe
 from tests.in_memory.job_store import MemoryJobStore
 from tests.reports import compress_report, make_report

@@ -4,9 +4,9 @@ from datetime import UTC, datetime
 
 import pytest
 
+from headroom.contract.answers.job import Phase
 from service.foundation.errors import AttemptSuperseded, JobCanceled
 from service.jobs.progress import ProgressReporter
-from service.records.job import Phase
 from tests.factories import add_running_job
 from tests.in_memory.job_store import MemoryJobStore
 

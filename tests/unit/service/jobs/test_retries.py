@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from headroom.contract.answers.job import Phase, Status
 from service.adapters.files.directory_artifacts import DirectoryArtifacts
 from service.foundation.errors import AttemptSuperseded, WorkerLost
 from service.jobs.retries import STOPPED, RetryPolicy, give_back, retry_or_fail
-from service.records.job import Phase, Status
 from tests.factories import StoppedClock, add_running_job, claim_job
 from tests.in_memory.job_store import MemoryJobStore
 

@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
+from headroom.contract.answers.job import Status
 from service.access.owned_corpora import OwnedCorpora
 from service.adapters.files.directory_corpora import DirectoryCorpora
 from service.adapters.remote.local_models import LocalModels
@@ -23,7 +24,6 @@ from service.foundation.errors import (
 from service.jobs.submission import Submission
 from service.ports.jobs import JobFilter
 from service.records.callers import LOCAL_CALLER
-from service.records.job import Status
 from tests.factories import make_recipe, write_model_files
 from tests.in_memory.access import MemoryHolds
 from tests.in_memory.job_store import MemoryJobStore

@@ -6,13 +6,14 @@ from pathlib import Path
 
 import pytest
 
+from headroom.contract.answers.job import Status
 from service.adapters.files.directory_artifacts import DirectoryArtifacts
 from service.adapters.files.directory_corpora import DirectoryCorpora
 from service.foundation.errors import CorpusNotFound, ReportNotReady
 from service.ports.files import ArtifactStore
 from service.publishing.retention import Retention, Retirement
 from service.records.audit import AuditEntry, AuditFilter
-from service.records.job import Job, Status
+from service.records.job import Job
 from tests.factories import StoppedClock, add_job, add_running_job, claim_job, make_recipe
 from tests.in_memory.access import MemoryHolds
 from tests.in_memory.audit import MemoryAudit

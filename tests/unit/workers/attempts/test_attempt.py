@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from headroom.contract.answers.job import Phase, Status
 from service.adapters.files.directory_artifacts import DirectoryArtifacts
 from service.adapters.files.directory_corpora import DirectoryCorpora
 from service.adapters.files.shard_files import DirectoryShardFiles
 from service.foundation.settings import Settings
-from service.records.job import Job, Phase, Status
+from service.records.job import Job
 from tests.factories import add_job
 from tests.in_memory.job_store import MemoryJobStore
 from workers.attempts import attempt

@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
+from headroom.contract.answers.job import Status
 from headroom.contract.report.report import open_report
 from service.adapters.migrate import upgrade
 from service.adapters.sql.job_store import SqlJobStore
 from service.foundation.settings import Settings
 from service.ports.jobs import EngineOutcome, EngineTask, LocalModel, Verdict
-from service.records.job import Status
 from tests.factories import add_running_job, make_recipe
 from tests.reports import make_dynamics
 from workers.processes import job_process

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from headroom.contract.answers.job import Status
 from service.adapters.files.directory_artifacts import DirectoryArtifacts
 from service.adapters.files.directory_corpora import DirectoryCorpora
 from service.adapters.files.shard_files import DirectoryShardFiles
 from service.foundation.settings import Settings
-from service.records.job import Status
 from tests.factories import add_job, add_running_job, make_recipe
 from tests.in_memory.job_store import MemoryJobStore
 from workers.sweeping import caches

@@ -14,9 +14,10 @@ import pytest
 from standardwebhooks import Webhook as Oracle
 from standardwebhooks import WebhookVerificationError
 
+from headroom.contract.answers.job import Status
 from service.adapters.remote.outward_http import OutwardHttp
 from service.foundation.errors import StoreUnavailable
-from service.records.job import Job, Status
+from service.records.job import Job
 from service.records.webhooks import DeliveryStatus
 from tests.factories import add_job, claim_job, make_recipe
 from tests.in_memory.job_store import MemoryJobStore

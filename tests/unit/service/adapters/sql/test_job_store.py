@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text, update
 
+from headroom.contract.answers.job import Phase, Status
 from service.adapters.migrate import upgrade
 from service.adapters.sql import database
 from service.adapters.sql.database import Database
@@ -19,7 +20,6 @@ from service.adapters.sql.job_store import SqlJobStore
 from service.adapters.sql.tables import jobs
 from service.foundation.errors import AttemptSuperseded, RecipeUnknown, StoreUnavailable
 from service.ports.jobs import JobFilter
-from service.records.job import Phase, Status
 from tests.factories import add_job, add_running_job, claim_job, list_events, make_job, make_recipe, run_at_once
 
 # One process of several: claims every job it is told of, and moves each job it got through some phases.
@@ -27,7 +27,7 @@ PROCESS = """
 import sys
 from datetime import UTC, datetime
 from service.adapters.sql.job_store import SqlJobStore
-from service.records.job import Phase, Status
+from headroom.contract.answers.job import Phase, Status
 
 url, worker, *job_ids = sys.argv[1:]
 store = SqlJobStore(url, lambda: datetime.now(UTC))

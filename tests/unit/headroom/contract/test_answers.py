@@ -1,0 +1,61 @@
+"""A job is declared once: what the server writes the client reads, and a newer server's words are borne."""
+
+from typing import Any
+
+import pytest
+
+from headroom.contract.answers.job import JobView, Phase, Status
+from headroom.contract.answers.results import AnalyzeResult, CompressResult
+from headroom.errors import HeadroomError
+from service.reports.summaries import summarize
+from tests.factories import job_told
+from tests.reports import compress_report
+
+
+def result_told(**fields: Any) -> dict[str, Any]:
+    return summarize(compress_report()).model_dump(mode="json") | fields
+
+
+def test_what_the_server_tells_of_a_job_is_what_the_client_reads() -> None:
+    told = job_told(result=result_told(), phase="slicing", labels={"team": "search"})
+    view = JobView.read(told)
+    assert view.told == told
+    assert view.model_dump(mode="json") == told
+    assert view.phase is Phase.SLICING
+    assert view.compressed is not None
+    assert view.compressed.kept_columns == told["result"]["kept_columns"]
+
+
+def test_a_result_is_of_the_kind_of_its_job() -> None:
+    figures = dict.fromkeys(AnalyzeResult.model_fields, 0.5)
+    view = JobView.read(job_told(kind="analyze", result=figures))
+    assert isinstance(view.result, AnalyzeResult)
+    assert view.compressed is None
+
+
+@pytest.mark.parametrize("fields", [{"kind": "distill"}, {"kind": "analyze"}])
+def test_a_result_that_this_version_does_not_know_stays_as_it_came(fields: dict[str, Any]) -> None:
+    view = JobView.read(job_told(result={"perplexity_after": 2.0, "moonlight": 1}) | fields)
+    assert view.result == {"perplexity_after": 2.0, "moonlight": 1}
+
+
+def test_words_and_fields_of_a_newer_server_are_borne() -> None:
+    told = job_told(status="dreaming", phase="polishing", moonlight=1, result=result_told(moonlight=2))
+    view = JobView.read(told)
+    assert (view.status, view.phase, view.is_final) == ("dreaming", "polishing", False)
+    assert isinstance(view.result, CompressResult)
+    assert view.told["moonlight"] == 1
+
+
+def test_progress_moves_a_job_on_unless_it_is_older() -> None:
+    view = JobView.read(job_told(status="running", version=5))
+    assert view.at({"progress": 0.5, "version": 6}).progress == 0.5
+    assert view.at({"progress": 0.5, "version": 4}) is view
+    assert view.at({"status": "succeeded", "version": 6}).status is Status.SUCCEEDED
+
+
+@pytest.mark.parametrize("name", ["id", "status", "attempts"])
+def test_what_is_no_job_is_told_in_a_sentence(name: str) -> None:
+    told = {key: value for key, value in job_told().items() if key != name}
+    with pytest.raises(HeadroomError, match=rf"cannot be read \({name}: .*newer headroom"):
+        JobView.read(told)
