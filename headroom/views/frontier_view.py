@@ -4,7 +4,6 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from headroom.contract.head_forms import form_of
-from headroom.contract.report.frontier import AskedBudget, FrontierPoint
 from headroom.contract.report.report import CompressReport
 from headroom.contract.report.worth import PlainHead
 from headroom.views.figures import number, size
@@ -24,8 +23,8 @@ def frontier_view(report: CompressReport) -> RenderableType:
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("")
     for one in frontier.points:
-        plain = one.head_dtype in ("int8", "int4") and one.kept_columns == hidden
-        is_nearest = nearest is not None and _same(one, nearest)
+        plain = one.is_plain(hidden)
+        is_nearest = nearest is not None and one.is_same_head(nearest)
         if not (one.efficient or one.chosen or plain or is_nearest):
             continue
         mark, style = ("▶", "bold green") if one.chosen else ("✗", "bold red") if is_nearest else ("", "")
@@ -46,22 +45,10 @@ def frontier_view(report: CompressReport) -> RenderableType:
         table.add_row(*_plain_row(name, plain_head), style="dim")
     caption = Text.assemble(
         ("Bytes against drift", "bold"),
-        f", asked for {asked_for(frontier.budget)}: {frontier.swept} sizes of the curve, "
+        f", asked for {frontier.budget.words}: {frontier.swept} sizes of the curve, "
         f"{frontier.measured} rounded heads measured, {frontier.left_out} left out that could not be best",
     )
     return Group(Text(), caption, table)
-
-
-def asked_for(budget: AskedBudget) -> str:
-    if budget.read is not None:
-        return f"the least KL at {budget.read:g} of the head's bytes read"
-    if budget.stored_bytes is not None:
-        return f"the least KL at {budget.stored_bytes:g} of the head's bytes stored"
-    if budget.kl is not None:
-        return f"the fewest bytes read at a KL of {budget.kl:g}"
-    if budget.drift is not None:
-        return f"the fewest bytes read at a drift of {drift_percent(budget.drift)} %"
-    return "the fewest bytes read inside the drift budgets"
 
 
 def _plain_row(head_dtype: str, one: PlainHead) -> list[str]:
@@ -78,8 +65,3 @@ def _plain_row(head_dtype: str, one: PlainHead) -> list[str]:
         number(one.kl_mean, ".5f"),
         "plain rows",
     ]
-
-
-def _same(one: FrontierPoint, other: FrontierPoint) -> bool:
-    names = ("head_dtype", "kept_columns", "bits", "rescored")
-    return all(getattr(one, name) == getattr(other, name) for name in names)

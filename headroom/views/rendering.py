@@ -243,9 +243,10 @@ def verdict(job: JobView, perplexity: str = "perplexity") -> Text:
         hint = f"the largest ratio that passes is {largest:g}" if largest is not None else "no measured ratio passes"
         if job.told.get("budget"):
             hint = "that is the nearest to the budget of all heads that were compared"
+        where = f"at ratio {result.ratio:g}" if result.ratio else "with all columns kept"
         return Text.assemble(
             ("Rejected: ", "bold yellow"),
-            f"at ratio {result.ratio:g} {_excess(job, result)}; {hint}. Nothing was written.",
+            f"{where} {_excess(job, result)}; {hint}. Nothing was written.",
         )
     return Text.assemble((f"{job.status.capitalize()}", f"bold {STATUS_STYLES.get(job.status, '')}"), ".")
 

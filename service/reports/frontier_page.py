@@ -1,14 +1,13 @@
 """The search for a budget, for report.html and the model card: drift against bytes of the head. Measures nothing."""
 
 from collections.abc import Sequence
-from html import escape
 from typing import Any
 
 from headroom.contract.head_forms import NAMES, described_planes, form_of
 from headroom.contract.report.frontier import FrontierOfReport, FrontierPoint, PlanesOfReport
 from headroom.contract.report.report import CompressReport
 from headroom.contract.report.worth import PlainHead
-from service.reports.page_parts import number, percent, plot, table
+from service.reports.page_parts import Row, Table, number, percent
 from service.reports.report_figures import BLUE, GREEN, GREY, ORANGE, RED, SMALLEST_DRIFT, Figure
 
 COLOURS = {"source": BLUE, "int8": ORANGE, "int4": GREY, "planes": GREEN}
@@ -16,44 +15,25 @@ COLOURS = {"source": BLUE, "int8": ORANGE, "int4": GREY, "planes": GREEN}
 
 def shown(frontier: FrontierOfReport, hidden: int) -> list[FrontierPoint]:
     """Worth a row: what no other beats in both bytes and KL, rounded heads of all columns, the chosen one."""
-    return [one for one in frontier.points if one.efficient or one.chosen or is_plain(one, hidden)]
+    return [one for one in frontier.points if one.efficient or one.chosen or one.is_plain(hidden)]
 
 
-def is_plain(point: FrontierPoint, hidden: int) -> bool:
-    return point.head_dtype in ("int8", "int4") and point.kept_columns == hidden
+def frontier_words(frontier: FrontierOfReport) -> str:
+    """What was asked for, and what was compared."""
+    return (
+        f"Asked for: {frontier.budget.words}. Compared: {frontier.swept} sizes from the curve, "
+        f"{_readings(frontier)} readings of planes and {frontier.measured} rounded heads; {frontier.left_out} could "
+        "not be best and were not measured."
+    )
 
 
-def asked_for(frontier: FrontierOfReport) -> str:
-    budget = frontier.budget
-    if budget.read is not None:
-        return f"the least KL at {budget.read:.3g} of the head's bytes read"
-    if budget.stored_bytes is not None:
-        return f"the least KL at {budget.stored_bytes:.3g} of the head's bytes stored"
-    if budget.kl is not None:
-        return f"the fewest bytes read at a KL of {budget.kl:.3g}"
-    if budget.drift is not None:
-        return f"the fewest bytes read at a drift of {budget.drift:.2%}"
-    return "the fewest bytes read inside the drift budgets"
-
-
-def frontier_sections(report: CompressReport) -> tuple[list[str], dict[str, Figure]]:
-    """Words, plot and table of a job that searched all forms of head; nothing for any other."""
-    frontier = report.frontier
-    if frontier is None:
-        return [], {}
+def searched_heads(report: CompressReport, frontier: FrontierOfReport) -> Table:
+    """For the page: those worth a row, and plain rows rounded to the nearest."""
     hidden = report.head.hidden_size
     head = ("read", "stored", "columns as", "kept columns", "drift", "at most (95 %)", "KL, nats", "same top token", "")
-    rows = [(one.chosen, _cells(one, _mark(one, hidden, "all columns, rounded"))) for one in shown(frontier, hidden)]
-    rows += [(False, _cells(one, "plain rows, to the nearest", name)) for name, one in report.plain.items()]
-    sections = [
-        "<h2>Bytes against drift</h2>",
-        f"<p>Asked for: {escape(asked_for(frontier))}. Compared: {frontier.swept} sizes from the curve, "
-        f"{_readings(frontier)} readings of planes and {frontier.measured} rounded heads; {frontier.left_out} could "
-        "not be best and were not measured.</p>",
-        plot("frontier", "Growth of perplexity against the share of the head's bytes, on a logarithmic scale."),
-        table(head, rows),
-    ]
-    return sections, {"frontier": frontier_figure(report, frontier)}
+    rows = [Row(_cells(one, _mark(one, hidden, "all columns, rounded")), one.chosen) for one in shown(frontier, hidden)]
+    rows += [Row(_cells(one, "plain rows, to the nearest", name)) for name, one in report.plain.items()]
+    return Table(head, rows)
 
 
 def frontier_figure(report: CompressReport, frontier: FrontierOfReport) -> Figure:
@@ -66,7 +46,7 @@ def frontier_figure(report: CompressReport, frontier: FrontierOfReport) -> Figur
         if of_dtype:
             mode = "lines+markers" if head_dtype == "source" else "markers"
             traces.append(_trace(of_dtype, name, mode, {"size": 6, "color": COLOURS[head_dtype]}))
-    plain = [one for one in points if is_plain(one, hidden)]
+    plain = [one for one in points if one.is_plain(hidden)]
     traces.append(_trace(plain, "all columns, rounded", "markers", {"size": 13, "color": RED, "symbol": "square-open"}))
     chosen = [one for one in points if one.chosen]
     marker = {"size": 13, "color": GREEN if chosen else RED, "symbol": "diamond"}
@@ -90,25 +70,22 @@ def frontier_figure(report: CompressReport, frontier: FrontierOfReport) -> Figur
     return {"data": traces, "layout": layout}
 
 
-def frontier_card(report: CompressReport) -> str:
-    """For the model card, as Markdown; empty without a budget."""
-    frontier = report.frontier
-    if frontier is None:
-        return ""
-    hidden = report.head.hidden_size
-    lines = [
-        "## Bytes against drift",
-        "",
-        f"Chosen: {asked_for(frontier)}, of {frontier.swept} sizes in the model's own dtype, {_readings(frontier)} "
+def chosen_words(frontier: FrontierOfReport) -> str:
+    """For the model card."""
+    return (
+        f"Chosen: {frontier.budget.words}, of {frontier.swept} sizes in the model's own dtype, {_readings(frontier)} "
         f"readings of planes and {frontier.measured} rounded heads. Those that no other beats in both bytes read and "
-        "KL, rounded heads of all columns, and plain rows rounded to the nearest:",
-        "",
-        "| read | stored | columns as | kept | drift (95 % interval) | KL, nats | same top token | |",
-        "|---:|---:|---|---:|---|---:|---:|---|",
-    ]
-    lines += [_card_row(one, _mark(one, hidden, "all columns")) for one in shown(frontier, hidden)]
-    lines += [_card_row(one, "plain rows", name) for name, one in report.plain.items()]
-    return "\n".join([*lines, ""])
+        "KL, rounded heads of all columns, and plain rows rounded to the nearest:"
+    )
+
+
+def card_heads(report: CompressReport, frontier: FrontierOfReport) -> Table:
+    """For the model card: the same rows, with both ends of the interval."""
+    hidden = report.head.hidden_size
+    head = ("read", "stored", "columns as", "kept", "drift (95 % interval)", "KL, nats", "same top token", "")
+    rows = [_card_cells(one, _mark(one, hidden, "all columns")) for one in shown(frontier, hidden)]
+    rows += [_card_cells(one, "plain rows", name) for name, one in report.plain.items()]
+    return Table.of(head, rows)
 
 
 def in_planes(planes: PlanesOfReport) -> str:
@@ -121,7 +98,7 @@ def _readings(frontier: FrontierOfReport) -> int:
 
 
 def _mark(one: FrontierPoint, hidden: int, plain: str) -> str:
-    return "chosen" if one.chosen else plain if is_plain(one, hidden) else ""
+    return "chosen" if one.chosen else plain if one.is_plain(hidden) else ""
 
 
 def _form(one: FrontierPoint | PlainHead, head_dtype: str) -> str:
@@ -151,13 +128,18 @@ def _cells(one: FrontierPoint | PlainHead, mark: str, head_dtype: str = "") -> l
     ]
 
 
-def _card_row(one: FrontierPoint | PlainHead, mark: str, head_dtype: str = "") -> str:
+def _card_cells(one: FrontierPoint | PlainHead, mark: str, head_dtype: str = "") -> list[str]:
     ends = f"{percent(one.perplexity_drift_low)} to {percent(one.perplexity_drift_high)}"
-    return (
-        f"| {one.share:.3f} | {_stored(one)} | {_form(one, head_dtype)} | {one.kept_columns:,} | "
-        f"{percent(one.perplexity_drift)} ({ends}) | {number(one.kl_mean, '.3g')} | "
-        f"{number(one.top1_agreement, '.2%')} | {mark} |"
-    )
+    return [
+        f"{one.share:.3f}",
+        _stored(one),
+        _form(one, head_dtype),
+        f"{one.kept_columns:,}",
+        f"{percent(one.perplexity_drift)} ({ends})",
+        number(one.kl_mean, ".3g"),
+        number(one.top1_agreement, ".2%"),
+        mark,
+    ]
 
 
 def _trace(points: Sequence[FrontierPoint | PlainHead], name: str, mode: str, marker: dict[str, Any]) -> dict[str, Any]:

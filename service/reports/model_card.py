@@ -5,12 +5,13 @@ from typing import Any
 
 from headroom.contract.compress import CompressRecipe
 from headroom.contract.report.report import CompressReport, SteerReport
+from headroom.contract.report.stored import Revision
 from service.ports.jobs import LocalModel
 from service.records.job import Job
-from service.reports.frontier_page import frontier_card, in_planes
-from service.reports.page_parts import step_times
+from service.reports.frontier_page import card_heads, chosen_words, in_planes
+from service.reports.page_parts import step_times, template
 from service.reports.refusals import refusals
-from service.reports.steering_card import write_steering_card
+from service.reports.steering_card import steering_card
 
 CARD_NAME = "README.md"
 
@@ -25,24 +26,6 @@ METHODS = {
     "probability": "the basis that keeps the logits closest, weighted by averaged token probability",
 }
 
-LOADING = """## Load it
-
-```
-pip install 'headroom-lm[load]'
-```
-
-```python
-import headroom  # registers the format with transformers
-from transformers import AUTO_CLASS, AutoTokenizer
-
-model = AUTO_CLASS.from_pretrained("path/to/this/folder")
-tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")
-```
-
-`model.dequantize()` gives back a plain dense model. Without `import headroom` loading fails loudly:
-the head has a shape that the plain architecture does not expect.
-"""
-
 # What the hub calls the tasks of models that these classes load.
 PIPELINE_TAGS = {
     "AutoModelForCausalLM": "text-generation",
@@ -50,42 +33,28 @@ PIPELINE_TAGS = {
     "AutoModelForSeq2SeqLM": "text2text-generation",
 }
 
-LIMITS = """## Limits
-
-- The drift was measured on one corpus. On text unlike it the drift can be larger; measure on your own.
-- Deleting columns tends to cost rare tokens more than frequent ones; the figures here are means over all tokens,
-  `report.json` has them by token frequency.
-- Only the output head was changed (and, in a tied model, the table it shares with the input embedding).
-  What the original model gets wrong, this one gets wrong too, and its licence and terms of use still hold.
-"""
-
 
 def write_card(job: Job, model: LocalModel, report: CompressReport | SteerReport, folder: str = "") -> str:
     """The model card as Markdown with Hugging Face's front matter. folder: of a further point of the curve."""
     auto_class = report.model.auto_class
+    source = f"`{model.id}`" + (f" at revision `{model.revision}`" if model.revision else "")
+    shared = {"report": report, "job_id": job.id, "name": model.id.split("/", 1)[-1], "source": source}
     if isinstance(report, SteerReport):
-        return f"{_front_matter(model, auto_class, ['steered'])}\n{write_steering_card(job, model, report)}"
-    name = model.id.split("/", 1)[-1]
-    return "\n".join(
-        [
-            _front_matter(model, auto_class, ["compressed", "pruned-head"]),
-            f"# {name}, with a smaller output head",
-            "",
-            *([_further_point(folder, report)] if folder else []),
-            _what_was_removed(job, model, report),
-            _drift_table(report),
-            frontier_card(report),
-            _times(report),
-            LOADING.replace("AUTO_CLASS", auto_class),
-            _exports(report),
-            _revisions(report),
-            LIMITS,
-            f"The plots, a roll-out in stages and what to check before signing off are in `report.html`"
-            f"{' of `main`' if folder else ''}.\n",
-            f"Made by Headroom, job `{job.id}`. `headroom.json` holds the recipe and the hash of every file, "
-            "`report.json` everything that was measured.\n",
-        ]
-    )
+        front = _front_matter(model, auto_class, ["steered"])
+        return template("steering_card.md").render(shared, front_matter=front, **steering_card(report))
+    found = report.frontier
+    parts = {
+        "front_matter": _front_matter(model, auto_class, ["compressed", "pruned-head"]),
+        "revision": folder.rpartition("/")[2],
+        "refusals": refusals(report),
+        "changed": _changed(job, source, report),
+        "measured": _measured(report),
+        "frontier": {"chosen": chosen_words(found), "heads": card_heads(report, found)} if found else None,
+        "times": step_times(report.time) if report.time else None,
+        "exports": _exports(report),
+        "revisions": [_revision(point) for point in report.revisions],
+    }
+    return template("model_card.md").render(shared, **parts)
 
 
 def _front_matter(model: LocalModel, auto_class: str, tags: list[str]) -> str:
@@ -96,11 +65,10 @@ def _front_matter(model: LocalModel, auto_class: str, tags: list[str]) -> str:
         "tags": ["headroom", *tags],
     }
     # JSON is YAML, so no value can break out of its line.
-    return "\n".join(["---", *(f"{key}: {json.dumps(value)}" for key, value in fields.items()), "---", ""])
+    return "\n".join(f"{key}: {json.dumps(value)}" for key, value in fields.items())
 
 
-def _what_was_removed(job: Job, model: LocalModel, report: CompressReport) -> str:
-    source = f"`{model.id}`" + (f" at revision `{model.revision}`" if model.revision else "")
+def _changed(job: Job, source: str, report: CompressReport) -> str:
     head, selected = report.head, report.selected
     removed = f"{head.hidden_size - selected.kept_columns} of {head.hidden_size}"
     tied = "shares its table with the input embedding" if head.tied else "has a table of its own"
@@ -109,13 +77,13 @@ def _what_was_removed(job: Job, model: LocalModel, report: CompressReport) -> st
     if report.head_dtype == "planes" and report.planes is not None:
         return (
             f"Made from {source}. The output head ({head.vocab_size} tokens, {head.hidden_size} columns, {tied}) "
-            f"{in_planes(report.planes)} All columns stay; everything else is as it was.\n"
+            f"{in_planes(report.planes)} All columns stay; everything else is as it was."
         )
     return (
         f"Made from {source}. The output head ({head.vocab_size} tokens, {head.hidden_size} columns, "
         f"{tied}) lost {removed} columns (ratio {selected.ratio:.4g}); everything else is as it was.\n\n"
         f"Method `{method}`: {METHODS[method]}. Repair: `{job.recipe.options.repair}`. "
-        f"Columns: `{report.head_dtype}`.{_refined(report)}\n"
+        f"Columns: `{report.head_dtype}`.{_refined(report)}"
     )
 
 
@@ -129,11 +97,12 @@ def _refined(report: CompressReport) -> str:
     return f" Trained further for {found.steps} steps: KL on held-out calibration text from {before} to {after}."
 
 
-def _drift_table(report: CompressReport) -> str:
+def _measured(report: CompressReport) -> list[tuple[str, str, str]]:
+    """What is told of it, before and after."""
     before, after, sizes = report.baseline, report.selected, report.bytes
     name = before.kind.capitalize()
     low, high = _percent(after.perplexity_drift_low), _percent(after.perplexity_drift_high)
-    rows = [
+    return [
         (name, _number(before.perplexity, ".4f"), _number(after.perplexity, ".4f")),
         (f"{name} drift (95 % interval)", "", f"{_percent(after.perplexity_drift)} ({low} to {high})"),
         ("KL divergence, nats per token", "", _number(after.kl_mean, ".3g")),
@@ -141,28 +110,9 @@ def _drift_table(report: CompressReport) -> str:
         ("Bytes of the head", _count(sizes.head_before), _count(sizes.head_after)),
         ("Bytes of the checkpoint", _count(sizes.checkpoint_before), _count(sizes.checkpoint_after)),
     ]
-    lines = ["## Measured", "", "| | before | after |", "|---|---|---|"]
-    lines += [f"| {label} | {before} | {after} |" for label, before, after in rows]
-    lines += ["", "The stored files were loaded again and evaluated before they were published.", ""]
-    return "\n".join(lines)
 
 
-def _times(report: CompressReport) -> str:
-    """Of a step of decoding; empty without any."""
-    found = report.time
-    if found is None:
-        return ""
-    rows = [f"| {' | '.join(row)} |" for row in step_times(found)]
-    head = [
-        "## Time",
-        "",
-        "| a step of decoding | before, ms | after, ms | after over before |",
-        "|---|---:|---:|---:|",
-    ]
-    return "\n".join([*head, *rows, "", f"Medians of plain eager calls in turns, on `{found.device}`.", ""])
-
-
-def _exports(report: CompressReport) -> str:
+def _exports(report: CompressReport) -> list[str]:
     """For engines that do not know the format; empty without any."""
     texts = {
         "dense": "`dense/`: the same head at full width, for plain transformers: `from_pretrained(..., "
@@ -174,34 +124,13 @@ def _exports(report: CompressReport) -> str:
         without = " Without the bias of the mean repair." if export.bias == "left out" else ""
         drift = export.perplexity_drift
         measured = "" if drift is None else f" Perplexity drift {_percent(drift)}."
-        found.append(f"- {texts[export.kind]}{measured}{without}")
-    return "\n".join(["## Also here", "", *found, ""]) if found else ""
+        found.append(f"{texts[export.kind]}{measured}{without}")
+    return found
 
 
-def _further_point(folder: str, report: CompressReport) -> str:
-    name = folder.rpartition("/")[2]
-    if report.selected.passes:
-        return f"Revision `{name}`: a further point of the curve, inside the budget. `main` is the chosen one.\n"
-    return (
-        f"**Revision `{name}` is outside the budget of its job.** It was stored on request, for comparisons; `main` is "
-        "the checkpoint that passed.\n\n" + "".join(f"- {sentence}\n" for sentence in refusals(report))
-    )
-
-
-def _revisions(report: CompressReport) -> str:
-    """Empty without any."""
-    found = [
-        f"| `{point.name}` | {point.kept_columns} | {_percent(point.perplexity_drift)} | "
-        f"{'inside' if point.passes else '**outside**'} |"
-        for point in report.revisions
-    ]
-    head = [
-        "## Further revisions",
-        "",
-        "| revision | kept columns | drift as stored | the budget |",
-        "|---|---|---|---|",
-    ]
-    return "\n".join([*head, *found, ""]) if found else ""
+def _revision(point: Revision) -> tuple[str, str, str, str]:
+    verdict = "inside" if point.passes else "**outside**"
+    return f"`{point.name}`", str(point.kept_columns), _percent(point.perplexity_drift), verdict
 
 
 def _number(value: float | None, form: str) -> str:

@@ -1,32 +1,77 @@
-"""What the pages of all kinds of report are made of: tables, places of plots, words. HTML as text."""
+"""What the pages of all kinds of report are made of: tables as text, words, the page itself. HTML is in templates/."""
 
-from collections.abc import Iterable, Sequence
-from html import escape
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template, select_autoescape
+from markupsafe import Markup
+from plotly.offline import get_plotlyjs
 
 from headroom.contract.report.curve import AllowedDrift
 from headroom.contract.report.part import Measured
 from headroom.contract.report.report import Report, SourceReport
 from headroom.contract.report.times import StepTime, TimesOfReport
+from service.reports.report_figures import Figure
+
+TEMPLATES = Path(__file__).parent / "templates"
 
 
-def remarks(report: Report) -> str:
-    items = "".join(f"<li>{escape(text)}</li>" for text in report.warnings)
-    return f"<ul>{items}</ul>" if items else ""
+@dataclass(frozen=True)
+class Row:
+    """Cells as plain text: the template escapes them."""
+
+    cells: Sequence[str]
+    chosen: bool = False  # stands out
 
 
-def plot(name: str, caption: str, low: bool = False) -> str:
-    size = " low" if low else ""
-    return f'<div class="plot{size}" id="{name}" role="img" aria-label="{escape(caption)}"></div>'
+@dataclass(frozen=True)
+class Table:
+    """With its titles."""
+
+    head: Sequence[str]
+    rows: Sequence[Row]
+
+    @classmethod
+    def of(cls, head: Sequence[str], rows: Iterable[Sequence[str]]) -> "Table":
+        """One in which no row stands out."""
+        return cls(head, [Row(cells) for cells in rows])
 
 
-def table(head: Sequence[str], rows: Iterable[tuple[bool, Sequence[str]]]) -> str:
-    """rows: whether it stands out, and its cells, which are HTML already."""
-    titles = "".join(f"<th>{escape(title)}</th>" for title in head)
-    body = "".join(
-        f"<tr{' class=chosen' if chosen else ''}>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
-        for chosen, cells in rows
+@dataclass(frozen=True)
+class Page:
+    """What a template shows beside the report, by the names that it has for them, and the plots by name."""
+
+    template: str
+    parts: Mapping[str, Any]
+    figures: dict[str, Figure] = field(default_factory=dict)
+
+
+def written(page: Page, report: Report) -> str:
+    """About 5 MB, nearly all of it plotly's script: it opens without a network."""
+    # In a script element nothing is escaped but what would end it.
+    figures = json.dumps(page.figures, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
+    return template(page.template).render(
+        page.parts, report=report, figures=Markup(figures), plotly=Markup(get_plotlyjs())
     )
-    return f'<div class="wide"><table><thead><tr>{titles}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
+def template(name: str) -> Template:
+    """A file of templates/. Text in HTML is escaped; a name that is not there is an error."""
+    return _environment().get_template(name)
+
+
+@cache
+def _environment() -> Environment:
+    return Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=select_autoescape(("html",)),
+        undefined=StrictUndefined,
+        keep_trailing_newline=True,
+    )
 
 
 def number(value: Measured, form: str) -> str:
@@ -61,13 +106,11 @@ def step_times(found: TimesOfReport) -> list[tuple[str, str, str, str]]:
     ]
 
 
-def how_measured(report: SourceReport) -> list[str]:
+def facts(report: SourceReport) -> list[tuple[str, str]]:
+    """How it was measured: names and values."""
     corpus, head = report.corpus, report.head
-    facts = [
-        (
-            "model",
-            report.model.id + (f" at {report.model.revision}" if report.model.revision else ""),
-        ),
+    return [
+        ("model", report.model.id + (f" at {report.model.revision}" if report.model.revision else "")),
         ("model digest", report.model.digest),
         (
             "head",
@@ -82,7 +125,3 @@ def how_measured(report: SourceReport) -> list[str]:
         ("seed", str(report.seed)),
         ("versions", ", ".join(f"{name} {version}" for name, version in report.versions.items())),
     ]
-    rows = [
-        f'<tr><td>{escape(name)}</td><td class="text"><code>{escape(value)}</code></td></tr>' for name, value in facts
-    ]
-    return ["<h2>How it was measured</h2>", f'<div class="wide"><table>{"".join(rows)}</table></div>']

@@ -76,15 +76,23 @@ function rejected(job) {
     ? h("p", {}, "The largest ratio that would have passed is ", h("strong", {}, percent(best)), ".")
     : h("p", {}, "No ratio that was measured would have passed: allow more drift, or send more text, which narrows the interval.");
   const retry = best && h("p", {}, h("a", { class: "button primary", href: `/new?from=${encodeURIComponent(id)}&ratio=${best}` }, `Try again with ${percent(best)}`));
-  const what = job.kind === "compress" ? `${percent(1 - result.kept_columns / result.hidden_size)} of the head's columns removed: the predictions moved too far, so nothing was stored.` : "The predictions moved too far, so nothing was stored.";
+  const what = job.kind === "compress" ? `With ${columns(result)} the predictions moved too far, so nothing was stored.` : "The predictions moved too far, so nothing was stored.";
   return h("div", { class: "notice warn" }, h("p", {}, h("strong", {}, "Rejected by the drift gate. "), what), h("ul", {}, (result.refusals ?? []).map((reason) => h("li", {}, reason))), text, retry);
+}
+
+function columns(result) {
+  if (result.kept_columns === result.hidden_size) {
+    const reads = result.head_bytes_after ? `, and the head reads ${number(result.head_bytes_after / result.head_bytes_before)} of its bytes` : "";
+    return `all ${result.hidden_size} columns kept${reads}`;
+  }
+  return `${percent(1 - result.kept_columns / result.hidden_size)} of the head's columns removed, ${result.kept_columns} of ${result.hidden_size} kept`;
 }
 
 function succeeded(job) {
   const result = job.result;
   const took = job.started && job.finished ? ` It took ${seconds((Date.parse(job.finished) - Date.parse(job.started)) / 1000)}.` : "";
   const words = {
-    compress: () => `${percent(1 - result.kept_columns / result.hidden_size)} of the head's columns removed, ${result.kept_columns} of ${result.hidden_size} kept. Perplexity ${percent(result.perplexity_drift, true)} (95 %: ${percent(result.perplexity_drift_low, true)} to ${percent(result.perplexity_drift_high, true)}), inside the budget of ${bounds(job.drift)}. The most probable token stays the same at ${percent(result.top1_agreement)} of positions.`,
+    compress: () => `${capital(columns(result))}. Perplexity ${percent(result.perplexity_drift, true)} (95 %: ${percent(result.perplexity_drift_low, true)} to ${percent(result.perplexity_drift_high, true)}), inside the budget of ${bounds(job.drift)}. The most probable token stays the same at ${percent(result.top1_agreement)} of positions.`,
     compare: () => `Perplexity of the second model ${percent(result.perplexity_drift, true)} against the first (95 %: ${percent(result.perplexity_drift_low, true)} to ${percent(result.perplexity_drift_high, true)}).`,
     steer: () => `${result.tokens.length} tokens steered; KL divergence ${number(result.kl_mean)} nats a token.`,
   };

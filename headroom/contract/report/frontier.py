@@ -19,6 +19,19 @@ class AskedBudget(ReportPart):
     def read(self) -> float | None:
         return self.head_bytes if self.read_bytes is None else self.read_bytes
 
+    @property
+    def words(self) -> str:
+        """What was asked for."""
+        if self.read is not None:
+            return f"the least KL at {self.read:.3g} of the head's bytes read"
+        if self.stored_bytes is not None:
+            return f"the least KL at {self.stored_bytes:.3g} of the head's bytes stored"
+        if self.kl is not None:
+            return f"the fewest bytes read at a KL of {self.kl:.3g}"
+        if self.drift is not None:
+            return f"the fewest bytes read at a drift of {self.drift:.2%}"
+        return "the fewest bytes read inside the drift budgets"
+
 
 class FrontierPoint(JudgedPoint):
     """A head of one size and form. `passes`: the drift budgets of all texts."""
@@ -34,6 +47,18 @@ class FrontierPoint(JudgedPoint):
     serves: bool = Field(description="passes, and meets the budget")
     efficient: bool = Field(description="no other is better in bytes read and in KL")
     chosen: bool
+
+    def is_plain(self, hidden_size: int) -> bool:
+        """Whether it is all columns, rounded."""
+        return self.head_dtype in ("int8", "int4") and self.kept_columns == hidden_size
+
+    def is_same_head(self, other: "FrontierPoint") -> bool:
+        return (self.head_dtype, self.kept_columns, self.bits, self.rescored) == (
+            other.head_dtype,
+            other.kept_columns,
+            other.bits,
+            other.rescored,
+        )
 
 
 class FrontierOfReport(ReportPart):

@@ -6,10 +6,12 @@ import re
 from typing import Any
 
 import pytest
+from jinja2 import UndefinedError
 from plotly.graph_objects import Figure
 
 from headroom.contract.report.report import CompressReport, open_report
 from service.reports.encoding_figures import components_figure, fitted_figure, slopes_figure
+from service.reports.page_parts import Page, written
 from service.reports.report_figures import bytes_figure, drift_figure, perplexity_figure
 from service.reports.report_page import write_page
 from service.reports.rollout import roll_out
@@ -51,7 +53,7 @@ def test_the_page_of_a_budget_marks_the_chosen_or_the_nearest_head_and_the_plain
     by_name = {trace["name"]: trace for trace in figure["data"]}
     assert by_name["all columns, rounded"]["x"] == [0.53, 0.3]
     assert by_name["chosen" if met else "nearest"]["x"] == [0.1]
-    assert "the least KL at 0.25 of the head&#x27;s bytes read" in page
+    assert "the least KL at 0.25 of the head&#39;s bytes read" in page
     assert "3 rounded heads; 1 could not be best" in page
     assert page.count("<td>0.900</td>") == 0  # another head is better in both
 
@@ -144,6 +146,45 @@ def test_what_a_model_is_called_cannot_become_markup() -> None:
     assert "alert(1)</script>" not in page.replace("&lt;", "<").split("<main>")[0]
     assert "<script>alert(1)" not in page
     assert "</script><b>" not in page
+
+
+@pytest.mark.parametrize(
+    ("parts", "told"),
+    [
+        ({}, "<strong>Inside the budget.</strong> 50.0% of the head&#39;s columns removed: perplexity +0.400%"),
+        ({"passes": False}, "<strong>Refused.</strong> With 50.0% of the head&#39;s columns removed: perplexity"),
+        (
+            {"kept_columns": 100, "head_dtype": "int8"},
+            "<strong>Inside the budget.</strong> All of the head&#39;s columns kept, as 8-bit integers: perplexity",
+        ),
+        ({"worth": True}, "<strong>Not worth storing.</strong> With 50.0% of the head&#39;s columns removed: perplex"),
+        (
+            {"kept_columns": 100, "head_dtype": "planes", "bits": 8},
+            "</strong> The head is stored in bit planes of 8-bit numbers, 32 columns of them whole. All logits are "
+            "exact to 8 bits: perplexity",
+        ),
+        (
+            {"kept_columns": 100, "head_dtype": "planes", "passes": False},
+            "<strong>Refused.</strong> With the head in bit planes, 32 columns of them whole: perplexity",
+        ),
+    ],
+    ids=["stored", "refused", "all columns", "not worth it", "planes", "planes refused"],
+)
+def test_the_verdict_says_columns_are_removed_only_where_they_are(parts: dict[str, Any], told: str) -> None:
+    selected = make_measured().selected.model_dump()
+    selected |= {name: parts[name] for name in ("passes", "kept_columns") if name in parts}
+    more: dict[str, Any] = {"head_dtype": parts.get("head_dtype", "source")}
+    if more["head_dtype"] == "planes":
+        more["planes"] = {"bits": parts.get("bits"), "whole_columns": 32, "tau": 0.5, "held_out": 9, "curve": []}
+    if "worth" in parts:
+        shares = dict.fromkeys(("removed", "head_share", "decode_read_share", "checkpoint_share"), 0.99)
+        more["worth"] = shares | {"worth_it": False, "decides": True, "sentence": "It saves nothing."}
+    assert told in write_page(make_measured(selected=selected, **more))
+
+
+def test_a_name_that_a_template_lacks_is_an_error(report: CompressReport) -> None:
+    with pytest.raises(UndefinedError, match="verdict"):
+        written(Page("compress.html", {}), report)
 
 
 def test_steering_and_a_comparison_have_their_pages() -> None:
