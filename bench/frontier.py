@@ -24,7 +24,7 @@ from service.compression.heads.basis import build_basis
 from service.compression.heads.plane_fit import fit_planes
 from service.compression.states.source import Source, open_source
 from service.models.column_counts import kept_columns
-from service.ports.jobs import EngineTask, LocalModel
+from service.ports.jobs import CorpusFile, EngineTask, LocalModel
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 MODELS = Path(os.environ.get("HEADROOM_BENCH_MODELS", Path(__file__).resolve().parents[1] / ".models"))
@@ -56,7 +56,7 @@ def _measure(model: Path, corpus: Path, folder: Path) -> dict[str, Any]:
     fields = {"model": f"bench/{model.name}", "corpus": "corpus_" + "0" * 32, "options": OPTIONS}
     recipe = CompressRecipe.model_validate(fields)
     local = LocalModel(recipe.model.id, None, model)
-    task = EngineTask("job_bench", recipe, local, corpus, "text", None, folder, folder, CPU.type)
+    task = EngineTask("job_bench", recipe, (local,), (CorpusFile(corpus, "text", None),), folder, folder, CPU.type)
     source = open_source(task, CPU, lambda done: None)
     head = source.head
     statistics = source.statistics(Method.PROBABILITY, CPU, lambda done: None)

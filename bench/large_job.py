@@ -17,7 +17,7 @@ from service.adapters.files.directory_artifacts import DirectoryArtifacts
 from service.compression.jobs.engines import run_engine
 from service.models.memory_needs import offloaded_bytes, working_bytes
 from service.models.model_files import inspect_model
-from service.ports.jobs import EngineTask, LocalModel
+from service.ports.jobs import CorpusFile, EngineTask, LocalModel
 from service.publishing.manifest import hash_files
 from tests.tiny_models import make_text
 
@@ -48,7 +48,9 @@ def whole_job(source: Path, folder: Path) -> dict[str, Any]:
     artifacts = DirectoryArtifacts(folder / "artifacts")
     staging = artifacts.staging("job", 1)
     local = LocalModel("bench/large", None, source)
-    task: EngineTask[Any] = EngineTask("job", recipe, local, corpus, "text", None, folder / "cache", staging, "cpu")
+    task: EngineTask[Any] = EngineTask(
+        "job", recipe, (local,), (CorpusFile(corpus, "text", None),), folder / "cache", staging, "cpu"
+    )
     peaks: dict[str, int] = {"process": peak()}
     phase = Phase.FETCHING
 

@@ -28,7 +28,7 @@ from service.compression.heads.slicing import slice_head
 from service.compression.states.source import Source, open_source
 from service.compression.states.statistics import Statistics
 from service.models.column_counts import kept_columns
-from service.ports.jobs import EngineTask, LocalModel
+from service.ports.jobs import CorpusFile, EngineTask, LocalModel
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 RATIOS = (0.1, 0.3, 0.5, 0.7)
@@ -56,7 +56,7 @@ def _measure(model: Path, folder: Path) -> dict[str, Any]:
     recipe = CompressRecipe.model_validate(fields)
     corpus = SHARED / "corpora" / "prose-valid.txt"
     local = LocalModel(recipe.model.id, None, model)
-    task = EngineTask("job_bench", recipe, local, corpus, "text", None, folder, folder, DEVICE.type)
+    task = EngineTask("job_bench", recipe, (local,), (CorpusFile(corpus, "text", None),), folder, folder, DEVICE.type)
     source = open_source(task, DEVICE, lambda done: None)
     statistics = source.statistics(Method.PROBABILITY, DEVICE, lambda done: None)
     hidden = source.head.hidden_size

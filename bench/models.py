@@ -20,7 +20,7 @@ from headroom.contract.report.curve import DriftInterval
 from headroom.contract.report.part import Measured
 from headroom.contract.report.report import CompressReport
 from service.compression.jobs.compress import compress
-from service.ports.jobs import EngineTask, LocalModel
+from service.ports.jobs import CorpusFile, EngineTask, LocalModel
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 TRAINED = Path(os.environ.get("HEADROOM_BENCH_MODELS", Path(__file__).resolve().parents[1] / ".models"))
@@ -115,7 +115,13 @@ def _job(folder: Path, model: MeasuredModel, fields: dict[str, Any]) -> Compress
     with tempfile.TemporaryDirectory(dir=folder) as staging:
         source = LocalModel(model_id, None, model.path)
         task = EngineTask(
-            "job_bench", recipe, source, model.corpus, "text", None, folder / "cache", Path(staging), DEVICE
+            "job_bench",
+            recipe,
+            (source,),
+            (CorpusFile(model.corpus, "text", None),),
+            folder / "cache",
+            Path(staging),
+            DEVICE,
         )
         report = compress(task, lambda phase, fraction: None).report
         assert isinstance(report, CompressReport)

@@ -24,7 +24,7 @@ from service.compression.heads.refining import refine
 from service.compression.heads.slicing import slice_head
 from service.compression.states.source import open_source
 from service.models.column_counts import kept_columns
-from service.ports.jobs import EngineTask, LocalModel
+from service.ports.jobs import CorpusFile, EngineTask, LocalModel
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 MODELS = ("docs-gpt2-13m", "docs-gpt2-13m-long", "docs-llama-untied-12m")
@@ -50,7 +50,7 @@ def _measure(name: str, folder: Path) -> dict[str, dict[str, float]]:
     recipe = CompressRecipe.model_validate(fields)
     local = LocalModel(recipe.model.id, None, SHARED / "models" / name)
     corpus = SHARED / "corpora" / "prose-valid.txt"
-    task = EngineTask("job_bench", recipe, local, corpus, "text", None, folder, folder, DEVICE.type)
+    task = EngineTask("job_bench", recipe, (local,), (CorpusFile(corpus, "text", None),), folder, folder, DEVICE.type)
     source = open_source(task, DEVICE, lambda done: None)
     head = source.head
     statistics = source.statistics(Method.PROBABILITY, DEVICE, lambda done: None)

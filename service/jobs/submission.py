@@ -17,15 +17,14 @@ from service.foundation.errors import (
     InvalidWebhook,
     JobNotFinished,
     QueueUnavailable,
-    RepositoryTaken,
     StoreUnavailable,
 )
 from service.foundation.tracing import NoTracer, Tracer
 from service.jobs.estimates import Estimate, HeadFacts, estimate, head_facts
 from service.ports.files import ArtifactStore
-from service.ports.jobs import Clock, FoundModel, JobFilter, JobQueue, JobStore, ModelSource
+from service.ports.jobs import Clock, FoundModel, JobQueue, JobStore, ModelSource
 from service.records.callers import Caller
-from service.records.job import WITHOUT_FILES, Job, new_job_id
+from service.records.job import Job, new_job_id
 from service.records.receipts import Receipt
 
 logger = logging.getLogger(__name__)
@@ -112,12 +111,8 @@ class Submission:
 
     def _check_repository(self, recipe: Recipe, caller: Caller) -> None:
         """Early, so that nothing is stored for a job that the store will refuse."""
-        if recipe.publish_as is None:
-            return
-        for status in set(Status) - WITHOUT_FILES:
-            for job in self.store.page(JobFilter(status=status, repository=recipe.publish_as), 1, None).jobs:
-                if job.owner != caller.owner:
-                    raise RepositoryTaken(f"{recipe.publish_as} belongs to another owner; publish under another name")
+        if recipe.publish_as is not None:
+            self.store.check_repository(recipe.publish_as, caller.owner)
 
     def delete(self, job: Job, artifacts: ArtifactStore) -> None:
         """A job that has ended, with its report and its files, and so its commit in the hub. JobNotFinished.

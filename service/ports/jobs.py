@@ -147,6 +147,9 @@ class JobStore(Protocol):
         RequestInFlight if another request has taken over the reservation of the receipt; QuotaExceeded if its owner
         has as many jobs that have not ended as `quotas` allow."""
 
+    def check_repository(self, repository: str, owner: str) -> None:
+        """RepositoryTaken if another owner has a job that published, or may yet, under this name. `add` asks again."""
+
     def remove(self, job_id: str) -> None:
         """A job that has ended, with its events and its report. JobNotFound, JobNotFinished."""
 
@@ -345,17 +348,22 @@ class EngineTask(Generic[RecipeT]):
 
     job_id: str
     recipe: RecipeT
-    model: LocalModel
-    corpus: Path
-    corpus_format: str
-    corpus_field: str | None
+    models: tuple[LocalModel, ...]  # the recipe's model, then as recipe.other_models names them
+    corpora: tuple[CorpusFile, ...]  # as recipe.corpora names them
     cache_dir: Path  # survives attempts and jobs; content-keyed
     staging: Path  # a checkpoint is written here
     device: str
-    other_models: tuple[LocalModel, ...] = ()  # as recipe.other_models names them
-    other_corpora: tuple[CorpusFile, ...] = ()  # as recipe.corpora names them, without the first
     memory_bytes: int | None = None  # of the device; a model that does not fit is offloaded. None: every one fits
     pool: ShardPool | None = None  # of a job that is spread over workers
+
+    @property
+    def model(self) -> LocalModel:
+        return self.models[0]
+
+    @property
+    def corpus(self) -> CorpusFile:
+        """The one that calibrates, where the job does."""
+        return self.corpora[0]
 
 
 OFFLOADED_NAME = ".offloaded"  # in staging while an engine runs: weights of a model that does not fit into memory

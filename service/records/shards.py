@@ -11,13 +11,51 @@ is known by its digest, so a later attempt of the job that asks the same finds w
 import hashlib
 import json
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 from itertools import pairwise
-from typing import Any
+from typing import Any, TypeAlias
 
-Question = dict[str, Any]  # JSON: what is asked, the same for all shards
+
+@dataclass(frozen=True)
+class AskedWindows:
+    """What every question is about: a file of windows that all workers can read, in so many shards."""
+
+    windows: str  # name of that file
+    shards: int
+    model: str  # digest of its files
+    revision: str | None
+
+
+@dataclass(frozen=True)
+class EncodeQuestion(AskedWindows):
+    """The statistics of a shard's calibration windows."""
+
+
+@dataclass(frozen=True)
+class SweepQuestion(AskedWindows):
+    """The figures of each of a shard's evaluation positions, at every size."""
+
+    head: str  # name of the file with the head
+    sizes: tuple[int, ...]
+    top: int  # so many most probable tokens are compared
+
+
+Question: TypeAlias = EncodeQuestion | SweepQuestion  # the same for all shards
+
+
+def question_told(question: Question) -> dict[str, Any]:
+    """As JSON: what the database keeps, and what names the question."""
+    return {"operation": "sweep" if isinstance(question, SweepQuestion) else "encode"} | asdict(question)
+
+
+def read_question(told: dict[str, Any]) -> Question:
+    """The inverse of question_told."""
+    fields = {name: value for name, value in told.items() if name != "operation"}
+    if told["operation"] == "encode":
+        return EncodeQuestion(**fields)
+    return SweepQuestion(**fields | {"sizes": tuple(fields["sizes"])})
 
 
 class ShardState(StrEnum):
@@ -64,7 +102,7 @@ class Shard:
 
 
 def step_of(question: Question) -> str:
-    return hashlib.sha256(json.dumps(question, sort_keys=True).encode()).hexdigest()[:32]
+    return hashlib.sha256(json.dumps(question_told(question), sort_keys=True).encode()).hexdigest()[:32]
 
 
 def parent_holder(attempt: int) -> str:
@@ -116,9 +154,9 @@ def answer_name(shard: Shard) -> str:
     return f"{shard.step}.{shard.number}.{shard.attempt}"
 
 
-def cache_name(question: Question, number: int) -> str:
+def cache_name(question: AskedWindows, number: int) -> str:
     """Under which a worker keeps the hidden states of a shard: the same for all questions about the same windows."""
-    described = [question["windows"], question["shards"], number]
+    described = [question.windows, question.shards, number]
     return hashlib.sha256(json.dumps(described).encode()).hexdigest()
 
 
@@ -136,7 +174,7 @@ def in_order_of_choice(
             continue
         if is_local(shard):
             best.append(shard)
-        elif shard.question["operation"] == "encode" or now - shard.created >= PATIENCE:
+        elif isinstance(shard.question, EncodeQuestion) or now - shard.created >= PATIENCE:
             others.append(shard)
     return best + others
 

@@ -44,6 +44,9 @@ def test_an_owner_publishes_under_no_name_of_another(store: JobStore) -> None:
 
     with pytest.raises(RepositoryTaken):
         add_job(store, owner="b", recipe=mine)
+    with pytest.raises(RepositoryTaken, match="acme/slim belongs to another owner"):
+        store.check_repository("acme/slim", "b")
+    store.check_repository("acme/slim", "a")
     assert [job.owner for job in store.page(JobFilter(repository="acme/slim"), 10, None).jobs] == ["a", "a"]
 
 
@@ -51,6 +54,7 @@ def test_a_name_is_free_again_when_nothing_will_be_published_under_it(store: Job
     recipe = make_recipe(publish={"repo": "acme/slim"})
     store.request_cancel(add_job(store, owner="a", recipe=recipe).id)
 
+    store.check_repository("acme/slim", "b")
     assert add_job(store, owner="b", recipe=recipe).owner == "b"
 
 

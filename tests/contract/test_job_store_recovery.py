@@ -262,7 +262,8 @@ def test_new_events_of_several_jobs_are_told_each_from_its_own_number(store: Job
     one, two, quiet = add_running_job(store), add_running_job(store), add_job(store)
     store.finish(two.id, 1, Status.SUCCEEDED, None, None)
 
-    found = store.new_events({one.id: 1, two.id: 0, quiet.id: 1, "job_none": 0})
+    many = {f"job_{number}": 0 for number in range(1500)}  # more than one question holds
+    found = store.new_events({one.id: 1, two.id: 0, quiet.id: 1} | many)
 
     numbers = {job.id: [event.number for event in found if event.job_id == job.id] for job in (one, two, quiet)}
     assert numbers == {one.id: [2], two.id: [1, 2, 3, 4], quiet.id: []}

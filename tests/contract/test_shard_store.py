@@ -1,16 +1,29 @@
 """What every ShardStore promises: shards taken by one, kept by a lease, done once, and gone with their job."""
 
+import json
+
 import pytest
 
 from headroom.contract.answers.job import Status
 from service.foundation.errors import AttemptSuperseded
 from service.ports.jobs import JobStore, ShardStore
 from service.records.job import Job
-from service.records.shards import GivenBack, Question, Shard, ShardState, parent_holder, step_of
+from service.records.shards import (
+    EncodeQuestion,
+    GivenBack,
+    Question,
+    Shard,
+    ShardState,
+    SweepQuestion,
+    parent_holder,
+    question_told,
+    read_question,
+    step_of,
+)
 from tests.factories import StoppedClock, add_job, add_running_job, claim_job, run_at_once
 
-ENCODE: Question = {"operation": "encode", "windows": "w", "shards": 3}
-SWEEP: Question = {"operation": "sweep", "windows": "w", "shards": 3, "sizes": [8, 16]}
+ENCODE = EncodeQuestion(windows="w", shards=3, model="m", revision=None)
+SWEEP = SweepQuestion(**vars(ENCODE), head="h", sizes=(8, 16), top=5)
 
 
 @pytest.fixture
@@ -202,3 +215,12 @@ def test_nobody_is_woken_for_what_only_the_job_itself_may_do(
     assert [one.number for one in shards.unsent(60.0, 10)] == [1]
     store.requeue(job.id, 1, "worker_lost", clock())
     assert shards.unsent(60.0, 10) == []
+
+
+@pytest.mark.parametrize("question", [ENCODE, SWEEP], ids=["encode", "sweep"])
+def test_a_question_is_read_back_as_it_was_asked_and_named_alike(
+    shards: ShardStore, job: Job, question: Question
+) -> None:
+    (one, *_) = ask(shards, job, question)
+    assert one.question == question
+    assert one.step == step_of(read_question(json.loads(json.dumps(question_told(question)))))

@@ -62,12 +62,21 @@ class MemoryJobStore:
         )
         self._updated: dict[str, datetime] = {}  # job -> when its version last grew
 
+    def check_repository(self, repository: str, owner: str) -> None:
+        with self._open():
+            self._check_repository(repository, owner)
+
+    def _check_repository(self, repository: str, owner: str) -> None:
+        named = (job for job in self._jobs.values() if job.repository == repository)
+        if any(job.owner != owner and job.status not in WITHOUT_FILES for job in named):
+            raise RepositoryTaken(f"{repository} belongs to another owner; publish under another name")
+
     def add(self, job: Job, receipt: Receipt | None = None, quotas: Quotas = NO_QUOTAS) -> None:
         with self._open():
             if job.id in self._jobs:
                 raise InternalError(f"job id {job.id} was given out twice")
-            if any(_takes_repository(other, job) for other in self._jobs.values()):
-                raise RepositoryTaken(f"{job.repository} belongs to another owner; publish under another name")
+            if job.repository is not None:
+                self._check_repository(job.repository, job.owner)
             unfinished = [other for other in self._jobs.values() if not other.status.is_final]
             quotas.check_jobs(sum(other.owner == job.owner for other in unfinished))
             if receipt is not None:
@@ -323,15 +332,6 @@ class MemoryJobStore:
 
 def _place(request: KeyedRequest) -> tuple[str, str, str]:
     return request.owner, request.route, request.key
-
-
-def _takes_repository(other: Job, job: Job) -> bool:
-    return (
-        job.repository is not None
-        and other.repository == job.repository
-        and other.owner != job.owner
-        and other.status not in WITHOUT_FILES
-    )
 
 
 def _copy(result: dict[str, Any] | None) -> dict[str, Any] | None:

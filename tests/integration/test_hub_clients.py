@@ -16,7 +16,7 @@ from huggingface_hub.errors import EntryNotFoundError, RepositoryNotFoundError, 
 from api.dependencies import Services
 from service.adapters.remote.hub_models import HubModels
 from service.compression.jobs.compress import compress
-from service.ports.jobs import EngineTask, LocalModel, Verdict
+from service.ports.jobs import CorpusFile, EngineTask, LocalModel, Verdict
 from service.records.callers import Key, Scope, digest_of, new_secret
 from service.records.job import Job
 from tests.factories import make_recipe
@@ -85,10 +85,8 @@ def slice_head(folder: Path) -> Path:
     task = EngineTask(
         job_id="job_t",
         recipe=make_recipe(drift={"perplexity": 9.0, "kl": None}, options=options),
-        model=LocalModel("acme/tiny", None, make_tiny_checkpoint(folder / "model")),
-        corpus=folder / "corpus.txt",
-        corpus_format="text",
-        corpus_field=None,
+        models=(LocalModel("acme/tiny", None, make_tiny_checkpoint(folder / "model")),),
+        corpora=(CorpusFile(folder / "corpus.txt", "text", None),),
         cache_dir=folder / "cache",
         staging=folder / "sliced",
         device="cpu",

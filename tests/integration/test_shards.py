@@ -15,7 +15,7 @@ import pytest
 from headroom.local import broker
 from service.adapters.migrate import upgrade
 from service.adapters.sql.job_store import SqlJobStore
-from service.records.shards import Shard, ShardState
+from service.records.shards import EncodeQuestion, Shard, ShardState
 from tests.fleet import Fleet, children_of, free_port, wait_until_ready
 from tests.reports import assert_same_figures
 from tests.tiny_models import make_tiny_checkpoint
@@ -110,7 +110,7 @@ def kill_a_helper(fleet: Fleet, store: SqlJobStore, job_id: str) -> Shard | None
     while not store.get(job_id).status.is_final:
         for shard in store.shards.of(job_id):
             is_helped = shard.state is ShardState.RUNNING and not shard.holder.startswith("attempt")
-            if shard.question["operation"] == "encode" and is_helped and 0 < shard.progress < 1:
+            if isinstance(shard.question, EncodeQuestion) and is_helped and 0 < shard.progress < 1:
                 name = worker_of(fleet, shard.holder)
                 os.killpg(fleet.processes[name].pid, signal.SIGKILL)
                 fleet.processes.pop(name).wait(10)

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 
 import headroom  # noqa: F401  # teaches transformers the format
 from service.compression.jobs.compress import compress
-from service.ports.jobs import EngineTask, LocalModel, Verdict
+from service.ports.jobs import CorpusFile, EngineTask, LocalModel, Verdict
 from tests.factories import make_recipe
 from tests.plane_checkpoints import write_planes
 from tests.tiny_models import make_text, make_tiny_checkpoint
@@ -48,7 +48,9 @@ def make_checkpoint(case: Case, folder: Path, *, keep_removed: bool = False, **s
     recipe = make_recipe(ratio=0.5, method=method, drift={"perplexity": 10, "kl": None}, options=options)
     local = LocalModel("acme/tiny", None, work / "model")
     cpu = torch.device("cpu")
-    task = EngineTask("job_v", recipe, local, work / "corpus.txt", "text", None, work / "cache", work / "out", cpu)
+    task = EngineTask(
+        "job_v", recipe, (local,), (CorpusFile(work / "corpus.txt", "text", None),), work / "cache", work / "out", cpu
+    )
     outcome = compress(task, lambda phase, fraction: None)
     assert outcome.verdict is Verdict.PUBLISH
     return (work / "out").rename(folder / case.name)

@@ -60,8 +60,7 @@ class PhaseSpans:
         """The engine; before it begins, the span of fetching is told how much was fetched."""
 
         def told(task: EngineTask[JobRecipe], progress: Progress) -> EngineOutcome:
-            models = (task.model, *task.other_models)
-            corpora = (task.corpus, *(corpus.path for corpus in task.other_corpora))
+            models, corpora = task.models, [corpus.path for corpus in task.corpora]
             sizes = {
                 "headroom.model_bytes": sum(_bytes_below(model.path) for model in models),
                 "headroom.corpus_bytes": sum(path.stat().st_size for path in corpora),

@@ -19,7 +19,7 @@ from headroom.contract.job_recipe import JobRecipe
 from service.adapters.remote.chained_models import open_models
 from service.foundation.errors import JobCanceled, ServiceError
 from service.jobs.failures import as_service_error
-from service.ports.jobs import EngineTask, ModelSource
+from service.ports.jobs import CorpusFile, EngineTask, ModelSource
 from service.records.job import Job
 from service.records.shards import GivenBack, Question, Shard, in_order_of_choice
 from workers.processes.job_process import on_this_device, prepare_process
@@ -126,10 +126,10 @@ def main(arguments: list[str]) -> None:
 def open_engine(job: Job, shard: Shard, parts: Parts, models: ModelSource, staging: Path) -> Answering:
     """Loaded only now; with the files of the model that the job's own attempt has."""
     settings, reference = parts.settings, job.recipe.model
-    model = models.fetch(reference.id, shard.question["revision"] or reference.revision, lambda fraction: None)
-    no_text = Path(os.devnull)  # the windows are handed out with the shards
+    model = models.fetch(reference.id, shard.question.revision or reference.revision, lambda fraction: None)
+    no_text = CorpusFile(Path(os.devnull), "text", None)  # the windows are handed out with the shards
     task: EngineTask[JobRecipe] = EngineTask(
-        job.id, job.recipe, model, no_text, "text", None, settings.cache_dir, staging, settings.device
+        job.id, job.recipe, (model,), (no_text,), settings.cache_dir, staging, settings.device
     )
     prepared = on_this_device(task)
     from service.compression.jobs.sharded_source import ShardHelper

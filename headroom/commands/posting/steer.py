@@ -1,19 +1,13 @@
 """`headroom steer MODEL`."""
 
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
 
-from headroom.client.client import Client
 from headroom.commands.posting.compress import check_output
-from headroom.commands.posting.corpus_argument import check_corpus
-from headroom.commands.posting.following import Run, follow
-from headroom.commands.posting.model_argument import choose_model
-from headroom.commands.terminal.options import job_options, reading_options
-from headroom.commands.terminal.server import connect, server_for
-from headroom.commands.terminal.signals import signals_as_interrupts
+from headroom.commands.posting.job_posting import chosen_model, post_job
+from headroom.commands.terminal.options import job_options
 
 
 def read_token(value: str, name: str) -> dict[str, Any]:
@@ -45,17 +39,7 @@ def read_tokens(context: click.Context, option: click.Parameter, values: tuple[s
 @click.option("--output", type=click.Path(path_type=Path), metavar="DIR", help="Default: <name>-steered.")
 @job_options
 def command(
-    model: str,
-    corpus: str,
-    field: str,
-    server: str | None,
-    data_dir: str,
-    models_dir: str | None,
-    output: Path | None,
-    tokens: list[dict[str, Any]],
-    token_ids: list[dict[str, Any]],
-    as_json: bool,
-    **rest: Any,
+    model: str, output: Path | None, tokens: list[dict[str, Any]], token_ids: list[dict[str, Any]], **given: Any
 ) -> int:
     """Make tokens of MODEL more or less probable, measure what else moved, and fetch the plain checkpoint.
 
@@ -63,28 +47,15 @@ def command(
     """
     if not tokens and not token_ids:
         raise click.UsageError("name at least one token with --token or --token-id")
-    choice = choose_model(model, Path(models_dir) if models_dir else None, remote=server is not None)
+    choice = chosen_model(model, given)
     folder = output or Path(f"{choice.name}-steered")
     check_output(folder)
-    check_corpus(corpus)
-    post = partial(
-        Client.submit,
-        kind="steer",
-        model=choice.id,
-        corpus=corpus,
-        field=field,
-        revision=rest["revision"],
-        tokens=tokens + token_ids,
-        edit=None if rest["sparse"] is None else {"sparse": rest["sparse"]},
-        few_examples=rest["few_examples"],
-        max_kl=rest["max_kl"],
-        publish=None if rest["publish"] is None else {"repo": rest["publish"]},
-        options=reading_options(rest) | ({} if rest["tied"] is None else {"tied": rest["tied"]}),
-        labels=rest["labels"],
-    )
-    with (
-        signals_as_interrupts(),
-        server_for(server, Path(data_dir), choice.models_dir) as url,
-        connect(url) as client,
-    ):
-        return follow(client, Run(f"Steering {choice.id}", post, folder, as_json))
+    fields = {
+        "tokens": tokens + token_ids,
+        "edit": None if given["sparse"] is None else {"sparse": given["sparse"]},
+        "few_examples": given["few_examples"],
+        "max_kl": given["max_kl"],
+        "publish": None if given["publish"] is None else {"repo": given["publish"]},
+    }
+    options = {} if given["tied"] is None else {"tied": given["tied"]}
+    return post_job("steer", choice, given, f"Steering {choice.id}", fields, options, folder)

@@ -11,6 +11,7 @@ from sqlalchemy import (
     Connection,
     Select,
     String,
+    and_,
     bindparam,
     delete,
     false,
@@ -61,6 +62,7 @@ from service.records.transitions import HELD, Change, cancel_requested, claimed,
 logger = logging.getLogger(__name__)
 
 IDS_PER_QUERY = 1000
+JOBS_PER_CONDITION = 200  # SQLite nests no more than a thousand terms
 
 # The questions that are asked most, of which most are for one job: put together once, they cost a third.
 _OWNED = select(jobs.c.id, jobs.c.owner, jobs.c.version)
@@ -85,7 +87,9 @@ class SqlJobStore:
     def add(self, job: Job, receipt: Receipt | None = None, quotas: Quotas = NO_QUOTAS) -> None:
         change = Change(job, (("status", {"status": job.status.value}),))
         with self._database.writing() as connection:
-            _check_repository(connection, job)
+            if job.repository is not None:
+                serialize(connection, f"repository {job.repository}")
+                _check_repository(connection, job.repository, job.owner)
             if quotas.max_jobs:
                 _check_jobs(connection, job.owner, quotas)
             now = self._clock()
@@ -96,6 +100,10 @@ class SqlJobStore:
             append_events(connection, change, now)
             if receipt is not None:
                 sql_receipts.keep(connection, receipt)
+
+    def check_repository(self, repository: str, owner: str) -> None:
+        with self._database.reading() as connection:
+            _check_repository(connection, repository, owner)
 
     def remove(self, job_id: str) -> None:
         with self._database.writing() as connection:
@@ -256,16 +264,13 @@ class SqlJobStore:
             return [read_event(row) for row in rows]
 
     def new_events(self, after: Mapping[str, int]) -> list[Event]:
-        last = func.max(events.c.number)
         found: list[Event] = []
         with self._database.reading() as connection:
-            for ids in _portions(after):
-                known = select(events.c.job_id, last).where(events.c.job_id.in_(ids)).group_by(events.c.job_id)
-                grown = [job_id for job_id, number in connection.execute(known) if number > after[job_id]]
-                if grown:
-                    query = select(events).where(events.c.job_id.in_(grown)).order_by(events.c.job_id, events.c.number)
-                    found += [read_event(row) for row in connection.execute(query).mappings()]
-        return [event for event in found if event.number > after[event.job_id]]
+            for ids in _portions(after, JOBS_PER_CONDITION):
+                of_job = (and_(events.c.job_id == job_id, events.c.number > after[job_id]) for job_id in ids)
+                query = select(events).where(or_(*of_job)).order_by(events.c.job_id, events.c.number)
+                found += [read_event(row) for row in connection.execute(query).mappings()]
+        return found
 
     def versions(self, since: datetime) -> dict[str, int]:
         query = select(jobs.c.id, jobs.c.version).where(jobs.c.updated >= since)
@@ -324,14 +329,11 @@ def _check_jobs(connection: Connection, owner: str, quotas: Quotas) -> None:
     quotas.check_jobs(connection.scalar(unfinished) or 0)
 
 
-def _check_repository(connection: Connection, job: Job) -> None:
-    if job.repository is None:
-        return
-    serialize(connection, f"repository {job.repository}")
-    foreign = (jobs.c.repository == job.repository, jobs.c.owner != job.owner)
+def _check_repository(connection: Connection, repository: str, owner: str) -> None:
+    foreign = (jobs.c.repository == repository, jobs.c.owner != owner)
     alive = jobs.c.status.not_in(_values(WITHOUT_FILES))
     if connection.scalar(select(jobs.c.id).where(*foreign, alive).limit(1)) is not None:
-        raise RepositoryTaken(f"{job.repository} belongs to another owner; publish under another name")
+        raise RepositoryTaken(f"{repository} belongs to another owner; publish under another name")
 
 
 def _find(connection: Connection, job_id: str, owner: str | None = None) -> Job:
@@ -364,11 +366,11 @@ def _is_older_than(created: datetime, job_id: str) -> ColumnElement[bool]:
     return or_(jobs.c.created < created, (jobs.c.created == created) & (jobs.c.id < job_id))
 
 
-def _portions(ids: Iterable[str]) -> Iterator[list[str]]:
+def _portions(ids: Iterable[str], most: int = IDS_PER_QUERY) -> Iterator[list[str]]:
     """As many at a time as both databases take in one question."""
     left = list(ids)
-    for start in range(0, len(left), IDS_PER_QUERY):
-        yield left[start : start + IDS_PER_QUERY]
+    for start in range(0, len(left), most):
+        yield left[start : start + most]
 
 
 def _values(statuses: Iterable[Status]) -> list[str]:

@@ -1,7 +1,6 @@
 """SqlShards: shards of running jobs over SQLite or PostgreSQL. They go where their job ends: sql_rows.py."""
 
 from collections.abc import Callable
-from dataclasses import asdict
 from datetime import datetime, timedelta
 
 from sqlalchemy import ColumnElement, Connection, RowMapping, and_, delete, insert, or_, select, update
@@ -20,6 +19,8 @@ from service.records.shards import (
     finished,
     given_back,
     new_shards,
+    question_told,
+    read_question,
     step_of,
 )
 
@@ -44,7 +45,9 @@ class SqlShards:
             there = set(connection.scalars(known))
             missing = [one for one in new_shards(job_id, question, count, self._clock()) if one.number not in there]
             if missing:
-                connection.execute(insert(shards), [asdict(one) for one in missing])
+                connection.execute(
+                    insert(shards), [vars(one) | {"question": question_told(one.question)} for one in missing]
+                )
 
     def of(self, job_id: str) -> list[Shard]:
         query = select(shards).where(shards.c.job_id == job_id).order_by(shards.c.step, shards.c.number)
@@ -129,7 +132,7 @@ def _is_held(shard: Shard) -> tuple[ColumnElement[bool], ...]:
 
 def _save(connection: Connection, after: Shard, *conditions: ColumnElement[bool]) -> bool:
     """Whether the row met the conditions."""
-    values = {name: value for name, value in asdict(after).items() if name in CHANGING}
+    values = {name: value for name, value in vars(after).items() if name in CHANGING}
     return connection.execute(update(shards).where(*_is(after), *conditions).values(values)).rowcount > 0
 
 
@@ -138,4 +141,4 @@ def _superseded(shard: Shard) -> AttemptSuperseded:
 
 
 def _shard_of(row: RowMapping) -> Shard:
-    return Shard(**(dict(row) | {"state": ShardState(row["state"])}))
+    return Shard(**(dict(row) | {"state": ShardState(row["state"]), "question": read_question(row["question"])}))

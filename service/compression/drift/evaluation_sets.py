@@ -35,13 +35,11 @@ def open_evaluation_sets(
     sets = [EvaluationSet(CALIBRATED, source.corpus_digest, source.evaluation, recipe.drift, source.groups)]
     # One window stays unused as its calibration part: all the rest of the text is measured.
     options = recipe.options.model_copy(update={"calibration_tokens": recipe.options.window, "group_field": None})
-    for asked, file in zip(recipe.evaluation, task.other_corpora, strict=True):
+    for asked, file in zip(recipe.evaluation, task.corpora[1:], strict=True):
         reading = replace(
             task,
             recipe=recipe.model_copy(update={"options": options}),
-            corpus=file.path,
-            corpus_format=file.format,
-            corpus_field=file.field,
+            corpora=(file,),
         )
         part = _part_of(progress, len(sets) - 1, len(recipe.evaluation))
         other = open_source(reading, device, part)

@@ -66,10 +66,10 @@ class Side:
 def compare(task: EngineTask[CompareRecipe], progress: Progress) -> EngineOutcome:
     """ModelsNotComparable unless both read and predict the same tokens."""
     device, timer, recipe = torch.device(task.device), PhaseTimer(progress), task.recipe
-    text = Text(task.corpus, task.corpus_format, task.corpus_field, recipe.group_field)
+    text = Text(task.corpus.path, task.corpus.format, task.corpus.field, recipe.group_field)
     with timer.phase(Phase.ENCODING) as report_progress:
         sides = []
-        for local in (task.model, *task.other_models):
+        for local in task.models:
             sides.append(_open(task, local, text, device))
             report_progress(len(sides) / 2)
         one, other = sides

@@ -37,7 +37,7 @@ READABLE_SHARE = 0.9  # of the last checkpoint's rank correlation
 def dynamics(task: EngineTask[DynamicsRecipe], progress: Progress) -> EngineOutcome:
     """Regressions on the rows of every checkpoint's head, and its loss on the held-out part of the corpus."""
     device, timer = torch.device(task.device), PhaseTimer(progress)
-    models = [*task.other_models, task.model]
+    models = [*task.models[1:], task.model]
     rows: list[TrainingCheckpoint] = []
     with timer.phase(Phase.ENCODING) as report_progress:
         steps = 1 + len(models)
@@ -89,7 +89,7 @@ def _measured(
     progress: Callable[[float], None],
 ) -> TrainingCheckpoint:
     source = open_source(
-        replace(task, model=model), device, lambda done: progress(0.5 * done), tokenizer_folder=task.model.path
+        replace(task, models=(model,)), device, lambda done: progress(0.5 * done), tokenizer_folder=task.model.path
     )
     head, seed = source.head, task.recipe.options.seed
     if head.vocab_size != counts.numel():

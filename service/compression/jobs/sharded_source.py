@@ -44,7 +44,7 @@ from service.compression.text.reading import reading_of
 from service.foundation.errors import CorruptCheckpoint, InternalError
 from service.models.model_files import ModelInspection, digest_model, inspect_model
 from service.ports.jobs import EngineTask, ShardPool
-from service.records.shards import Question, cache_name, ranges
+from service.records.shards import AskedWindows, EncodeQuestion, Question, SweepQuestion, cache_name, ranges
 
 PARTS = ("calibration", "evaluation")
 FIRST_ROWS = 64  # hidden states of the first shard that come back too: stored models are compared on them
@@ -73,7 +73,7 @@ class ShardReader:
 
     def hidden(
         self,
-        question: Question,
+        question: AskedWindows,
         number: int,
         part: str,
         progress: Callable[[float], None] = lambda fraction: None,
@@ -94,10 +94,9 @@ class ShardReader:
             self._model = None
             gc.collect()  # a model holds itself in circles
 
-    def _shard(self, question: Question, number: int) -> dict[str, Examples]:
+    def _shard(self, question: AskedWindows, number: int) -> dict[str, Examples]:
         return {
-            part: examples.part(ranges(len(examples), question["shards"])[number])
-            for part, examples in self.parts.items()
+            part: examples.part(ranges(len(examples), question.shards)[number]) for part, examples in self.parts.items()
         }
 
     def _loaded(self) -> Any:
@@ -112,7 +111,7 @@ class SpreadHiddenStates(HiddenStates):
 
     reader: ShardReader
     pool: ShardPool
-    asked: Question  # without an operation
+    asked: AskedWindows
     part: str
     first_rows: Tensor  # (<= FIRST_ROWS, hidden)
 
@@ -121,7 +120,7 @@ class SpreadHiddenStates(HiddenStates):
 
     def blocks(self, rows: int, device: torch.device | str = "cpu") -> Iterator[Tensor]:
         pending = torch.empty(0, self.hidden_size, dtype=self.dtype)
-        for number in range(self.asked["shards"]):
+        for number in range(self.asked.shards):
             for block in self.reader.hidden(self.asked, number, self.part).blocks(rows):
                 pending = torch.cat([pending, block])
                 while pending.shape[0] >= rows:
@@ -142,12 +141,12 @@ class SpreadHiddenStates(HiddenStates):
         tensors = _tensors_of(head)
         name = f"head-{_digest(tensors)}"
         self.pool.put(name, lambda path: save_file(tensors, path, {"method": head.basis.method.value}))
-        question = self.asked | {"operation": "sweep", "head": name, "sizes": sizes, "top": top}
+        question = SweepQuestion(**vars(self.asked), head=name, sizes=tuple(sizes), top=top)
 
         def work(number: int, into: Path, tell: Callable[[float], None]) -> None:
             _sweep_shard(self.reader, question, number, head, into, tell)
 
-        for answer in self.pool.answer(question, question["shards"], work, progress):
+        for answer in self.pool.answer(question, question.shards, work, progress):
             yield Positions(**load_file(answer))
 
 
@@ -156,8 +155,8 @@ def open_spread_source(task: EngineTask[JobRecipe], device: torch.device, progre
     pool = task.pool
     assert pool is not None
     inspection = inspect_with_tokenizer(task.model.path)
-    digest, corpus_digest = digest_model(inspection), file_digest(task.corpus)
-    text = Text(task.corpus, task.corpus_format, task.corpus_field, task.recipe.group_field)
+    digest, corpus_digest = digest_model(inspection), file_digest(task.corpus.path)
+    text = Text(task.corpus.path, task.corpus.format, task.corpus.field, task.recipe.group_field)
     reading = reading_of(inspection.config, text)
     key = cache_key(task, inspection.path, digest, corpus_digest, device)
     name, model = f"windows-{key}", None
@@ -168,13 +167,12 @@ def open_spread_source(task: EngineTask[JobRecipe], device: torch.device, progre
     assert file is not None, "what was put can be read"
     reader = ShardReader(task, inspection, file, device, model)
     shards = min(pool.shards, *(len(examples) for examples in reader.parts.values()))
-    asked = {"windows": name, "shards": shards, "model": digest, "revision": task.model.revision}
-    question = asked | {"operation": "encode"}
+    asked = EncodeQuestion(windows=name, shards=shards, model=digest, revision=task.model.revision)
 
     def work(number: int, into: Path, tell: Callable[[float], None]) -> None:
-        _encode_shard(reader, question, number, into, tell)
+        _encode_shard(reader, asked, number, into, tell)
 
-    answers = pool.answer(question, shards, work, progress)
+    answers = pool.answer(asked, shards, work, progress)
     del model
     reader.forget_model()
     summed, first, was_warm = _merged(answers)
@@ -233,14 +231,14 @@ class ShardHelper:
 
     def work(self, question: Question, number: int, into: Path, progress: Callable[[float], None]) -> None:
         """Answer a question for one shard, into a new file."""
-        if question["model"] != self._digest:
+        if question.model != self._digest:
             raise CorruptCheckpoint(f"this worker has other files of {self._task.model.id} than the job began with")
-        reader = self._reader_of(question["windows"])
-        if question["operation"] == "encode":
+        reader = self._reader_of(question.windows)
+        if isinstance(question, EncodeQuestion):
             _encode_shard(reader, question, number, into, progress)
             return
         reader.forget_model()
-        _sweep_shard(reader, question, number, self._head_of(question["head"], reader.head), into, progress)
+        _sweep_shard(reader, question, number, self._head_of(question.head, reader.head), into, progress)
 
     def _reader_of(self, name: str) -> ShardReader:
         if self._reader is None or self._reader[0] != name:
@@ -261,7 +259,7 @@ class ShardHelper:
 
 
 def _encode_shard(
-    reader: ShardReader, question: Question, number: int, into: Path, progress: Callable[[float], None]
+    reader: ShardReader, question: EncodeQuestion, number: int, into: Path, progress: Callable[[float], None]
 ) -> None:
     ran = False
 
@@ -285,14 +283,14 @@ def _encode_shard(
 
 def _sweep_shard(
     reader: ShardReader,
-    question: Question,
+    question: SweepQuestion,
     number: int,
     head: SweepHead,
     into: Path,
     progress: Callable[[float], None],
 ) -> None:
     hidden = reader.hidden(question, number, "evaluation", lambda done: progress(0.0))
-    blocks = list(sweep_positions(hidden, head, question["sizes"], top=question["top"], progress=progress))
+    blocks = list(sweep_positions(hidden, head, list(question.sizes), top=question.top, progress=progress))
     save_file({name: torch.cat([vars(block)[name] for block in blocks]) for name in vars(blocks[0])}, into)
 
 

@@ -120,9 +120,9 @@ def open_source(
     tokenizer_folder: where the tokenizer is, if not beside the model.
     """
     inspection = inspect_with_tokenizer(task.model.path, tokenizer_folder)
-    digest, corpus_digest = digest_model(inspection), file_digest(task.corpus)
+    digest, corpus_digest = digest_model(inspection), file_digest(task.corpus.path)
     cache = HiddenCache(task.cache_dir / "hidden_states")
-    text = Text(task.corpus, task.corpus_format, task.corpus_field, task.recipe.group_field)
+    text = Text(task.corpus.path, task.corpus.format, task.corpus.field, task.recipe.group_field)
     reading = reading_of(inspection.config, text)
     tokenizer_folder = tokenizer_folder or inspection.path
     key = cache_key(task, tokenizer_folder, digest, corpus_digest, device)
@@ -182,7 +182,7 @@ def cache_key(
         "format": CACHE_FORMAT,
         "model": digest,
         "tokenizer": {name: file_digest(tokenizer_folder / name) for name in sorted(names - {"config.json"})},
-        "corpus": [corpus_digest, task.corpus_format, task.corpus_field, task.recipe.group_field],
+        "corpus": [corpus_digest, task.corpus.format, task.corpus.field, task.recipe.group_field],
         "windows": [options.window, options.calibration_tokens, options.evaluation_tokens, options.seed],
         "device": device.type,
         "versions": [_version(name) for name in ("torch", "transformers", *TOKENIZING)],

@@ -49,9 +49,8 @@ def make_task(tmp_path: Path) -> Callable[..., EngineTask]:
         } | recipe
         validated: CompressRecipe = make_recipe(**fields)
         local = LocalModel("acme/tiny", None, source)
-        return EngineTask(
-            "job_t", validated, local, corpus, "text", None, tmp_path / "cache", staging, ENGINE_DEVICE, (), files
-        )
+        corpora = (CorpusFile(corpus, "text", None), *files)
+        return EngineTask("job_t", validated, (local,), corpora, tmp_path / "cache", staging, ENGINE_DEVICE)
 
     return make
 

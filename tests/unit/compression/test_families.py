@@ -23,7 +23,7 @@ from service.compression.states.source import Source, open_source
 from service.compression.text.examples import IGNORED, Examples
 from service.foundation.errors import UnsupportedHead
 from service.jobs.estimates import head_facts
-from service.ports.jobs import EngineTask, LocalModel, Verdict
+from service.ports.jobs import CorpusFile, EngineTask, LocalModel, Verdict
 from tests.factories import ENGINE_DEVICE, make_recipe
 from tests.reports import as_stored
 from tests.tiny_models import FAMILIES, make_model, make_text, make_tiny_checkpoint
@@ -52,7 +52,15 @@ def make_task(folder: Path, family: str, **options: Any) -> EngineTask[Any]:
     corpus.write_text(make_text(2500))
     recipe = make_recipe(ratio=0.5, drift={"perplexity": 9.0, "kl": None}, options=OPTIONS | options)
     local = LocalModel("acme/tiny", None, folder / "model")
-    return EngineTask("job_f", recipe, local, corpus, "text", None, folder / "cache", folder / "staging", ENGINE_DEVICE)
+    return EngineTask(
+        "job_f",
+        recipe,
+        (local,),
+        (CorpusFile(corpus, "text", None),),
+        folder / "cache",
+        folder / "staging",
+        ENGINE_DEVICE,
+    )
 
 
 @pytest.fixture(scope="module", params=FAMILIES)

@@ -14,7 +14,7 @@ from service.compression.states.hidden_states import hidden_states_of
 from service.compression.text.corpus import frame_of
 from service.compression.text.examples import Examples
 from service.compression.text.reading import Objective, examples_of
-from service.ports.jobs import EngineTask, LocalModel, Verdict
+from service.ports.jobs import CorpusFile, EngineTask, LocalModel, Verdict
 from tests.factories import ENGINE_DEVICE, make_recipe
 
 pytestmark = [pytest.mark.shared, pytest.mark.slow]
@@ -70,7 +70,13 @@ def test_a_trained_model_goes_through_the_whole_job(
     local, corpus = LocalModel(f"models/{name}", None, shared / "models" / name), shared / "corpora" / "docs-valid.txt"
     outcome = compress(
         EngineTask(
-            "job_t", recipe, local, corpus, "text", None, tmp_path / "cache", tmp_path / "staging", ENGINE_DEVICE
+            "job_t",
+            recipe,
+            (local,),
+            (CorpusFile(corpus, "text", None),),
+            tmp_path / "cache",
+            tmp_path / "staging",
+            ENGINE_DEVICE,
         ),
         lambda phase, fraction: None,
     )

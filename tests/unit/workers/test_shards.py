@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -16,10 +17,12 @@ from service.foundation.settings import Settings
 from service.records.job import Job
 from service.records.shards import (
     PATIENCE,
+    EncodeQuestion,
     GivenBack,
     Question,
     Shard,
     ShardState,
+    SweepQuestion,
     answer_name,
     cache_name,
     in_order_of_choice,
@@ -36,8 +39,8 @@ from workers.sweeper import send_shards
 from workers.sweeping.dead_attempts import discard_stale
 from workers.wiring import Parts
 
-QUESTION: Question = {"operation": "encode", "windows": "w", "shards": 4}
-SWEEP: Question = QUESTION | {"operation": "sweep"}
+QUESTION = EncodeQuestion(windows="w", shards=4, model="m", revision=None)
+SWEEP = SweepQuestion(**vars(QUESTION), head="h", sizes=(8,), top=5)
 
 Progress = Callable[[float], None]
 
@@ -284,7 +287,7 @@ def test_a_worker_prefers_what_it_has_and_leaves_the_rest_a_while_to_those_who_h
 
 def test_hidden_states_of_a_shard_have_one_name_for_every_question_about_its_windows() -> None:
     assert cache_name(QUESTION, 1) == cache_name(SWEEP, 1)
-    assert len({cache_name(QUESTION | {"shards": count}, number) for count in (3, 4) for number in (0, 1)}) == 4
+    assert len({cache_name(replace(QUESTION, shards=count), number) for count in (3, 4) for number in (0, 1)}) == 4
 
 
 class Process:

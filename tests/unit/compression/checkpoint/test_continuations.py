@@ -86,7 +86,7 @@ def test_a_job_tells_how_the_stored_model_goes_on(make_task: MakeTask, run: Run)
     assert found["agreement_length_low"] <= found["agreement_length_mean"] <= found["agreement_length_high"] <= 16
     assert 0 < found["before"]["distinct_1"] <= 1
     assert len(found["samples"]) == 2
-    assert found["samples"][0]["prompt"] in task.corpus.read_text()
+    assert found["samples"][0]["prompt"] in task.corpus.path.read_text()
 
 
 def test_continuations_can_be_switched_off(make_task: MakeTask, run: Run) -> None:

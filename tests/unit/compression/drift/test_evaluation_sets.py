@@ -14,7 +14,7 @@ from service.compression.drift.evaluation_sets import EvaluationSet, outside_sha
 from service.compression.states.hidden_cache import HiddenStates
 from service.compression.states.statistics import Statistics
 from service.compression.text.examples import next_token_examples
-from service.ports.jobs import EngineOutcome, EngineTask, LocalModel, Verdict
+from service.ports.jobs import CorpusFile, EngineOutcome, EngineTask, LocalModel, Verdict
 from tests.tiny_models import make_text
 
 MakeTask = Callable[..., EngineTask]
@@ -96,7 +96,7 @@ def test_a_text_of_a_kind_that_the_calibration_never_saw_is_pointed_out(make_tas
     generator = random.Random(0)
     first, second = ("".join(generator.choices("ab", k=9000)) for _ in range(2))
     task = make_task(texts={"alike": first, "letters": OTHER})
-    task.corpus.write_text(second)
+    task.corpus.path.write_text(second)
     report = run(task).report
     own, alike, letters = (one["outside_share"] for one in report["corpora"])
     assert own < 0.02
@@ -117,8 +117,8 @@ def test_encyclopedia_and_prose_are_foreign_to_a_calibration_on_documentation(
     task = make_task(texts=texts, ratio=0.5, options=options)
     task = replace(
         task,
-        corpus=corpora / "docs-valid.txt",
-        model=LocalModel("acme/real", None, shared / "models" / "docs-gpt2-13m"),
+        corpora=(CorpusFile(corpora / "docs-valid.txt", "text", None), *task.corpora[1:]),
+        models=(LocalModel("acme/real", None, shared / "models" / "docs-gpt2-13m"),),
     )
     warnings = [text for text in run(task).report["warnings"] if "does not cover" in text]
     assert ["'prose'" in warnings[0], "'wikitext-2'" in warnings[1]] == [True, True]

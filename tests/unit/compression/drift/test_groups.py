@@ -18,7 +18,7 @@ from service.compression.drift.token_drift import TokenDrift
 from service.compression.text.corpus import Frame, Text, WindowSettings
 from service.compression.text.grouped_windows import MOST_GROUPS, grouped_windows, read_groups
 from service.foundation.errors import CorpusNotText, CorpusTooShort
-from service.ports.jobs import EngineOutcome, EngineTask, Verdict
+from service.ports.jobs import CorpusFile, EngineOutcome, EngineTask, Verdict
 from tests.factories import make_recipe
 from tests.tiny_models import make_text, make_tokenizer
 
@@ -112,7 +112,7 @@ def make_grouped_task(make_task: MakeTask, tmp_path: Path) -> MakeTask:
         rare = ["".join(chr(65 + (7 * i * i + 3 * j + i) % 58) for i in range(80)) for j in range(60)]
         lines = [*words, *({"text": line, "kind": "letters"} for line in rare)]
         task = make_task(options={"group_field": "kind"} | fields.pop("options", {}), **fields)
-        return replace(task, corpus=write_lines(tmp_path / "groups.jsonl", lines), corpus_format="jsonl")
+        return replace(task, corpora=(CorpusFile(write_lines(tmp_path / "groups.jsonl", lines), "jsonl", None),))
 
     return make
 

@@ -13,7 +13,7 @@ from service.compression.encoding.few_examples import fit_few_examples
 from service.compression.encoding.token_probability import encode, predict, regress
 from service.compression.states.source import open_source
 from service.compression.states.statistics import neg_log_alpha
-from service.ports.jobs import EngineTask, LocalModel
+from service.ports.jobs import CorpusFile, EngineTask, LocalModel
 
 CPU = torch.device("cpu")
 
@@ -45,7 +45,7 @@ def test_more_tokens_bring_the_slope_of_a_trained_model_closer(tmp_path: Path, s
     recipe = AnalyzeRecipe.model_validate(fields | {"options": {"calibration_tokens": 4096, "evaluation_tokens": 512}})
     local = LocalModel(recipe.model.id, None, shared / "models/docs-gpt2-13m")
     corpus = shared / "corpora/prose-valid.txt"
-    task = EngineTask("job_x", recipe, local, corpus, "text", None, tmp_path, tmp_path, "cpu")
+    task = EngineTask("job_x", recipe, (local,), (CorpusFile(corpus, "text", None),), tmp_path, tmp_path, "cpu")
     source = open_source(task, CPU, lambda done: None)
     statistics = source.statistics(Method.PROBABILITY, CPU, lambda done: None)
     y, _ = neg_log_alpha(statistics.alpha)

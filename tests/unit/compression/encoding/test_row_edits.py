@@ -17,7 +17,7 @@ from service.compression.jobs.engines import run_engine
 from service.compression.states.lm_head import LmHead, Transform
 from service.compression.states.source import Source, open_source
 from service.foundation.errors import InvalidToken, UnsupportedHead
-from service.ports.jobs import EngineOutcome, EngineTask, LocalModel, Verdict
+from service.ports.jobs import CorpusFile, EngineOutcome, EngineTask, LocalModel, Verdict
 from tests.factories import ENGINE_DEVICE
 from tests.reports import as_stored
 
@@ -147,7 +147,7 @@ def test_a_trained_model_gives_what_was_wanted(tmp_path: Path, shared: Path) -> 
     staging = tmp_path / "staging"
     staging.mkdir()
     corpus = shared / "corpora/prose-valid.txt"
-    task = EngineTask("job_x", recipe, local, corpus, "text", None, tmp_path, staging, ENGINE_DEVICE)
+    task = EngineTask("job_x", recipe, (local,), (CorpusFile(corpus, "text", None),), tmp_path, staging, ENGINE_DEVICE)
 
     found = as_stored(run_engine(task, lambda phase, fraction: None)).report["steering"]
 

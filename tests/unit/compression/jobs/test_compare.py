@@ -19,7 +19,7 @@ from headroom.views.report_views import report_views
 from service.compression.jobs.compare import compare, measure
 from service.compression.text.examples import next_token_examples
 from service.foundation.errors import ModelsNotComparable, UnsupportedModel
-from service.ports.jobs import EngineOutcome, EngineTask, LocalModel, Verdict
+from service.ports.jobs import CorpusFile, EngineOutcome, EngineTask, LocalModel, Verdict
 from service.reports.report_page import write_page
 from service.reports.summaries import summarize
 from tests.factories import CORPUS_ID, job_told
@@ -38,7 +38,7 @@ def compared(task: EngineTask, other: Path, **fields: Any) -> EngineOutcome:
     body = {"kind": "compare", "model": "acme/tiny", "other": "acme/other", "corpus": CORPUS_ID, "options": reading}
     recipe = CompareRecipe.model_validate(body | fields)
     others = (LocalModel("acme/other", None, other),)
-    task = dataclasses.replace(task, recipe=recipe, other_models=others)
+    task = dataclasses.replace(task, recipe=recipe, models=(task.model, *others))
     return as_stored(compare(task, lambda phase, done: None))
 
 
@@ -114,7 +114,7 @@ def test_groups_of_texts_are_compared_one_by_one_and_every_view_shows_the_report
     task = make_task()
     lines = [json.dumps({"text": text, "kind": kind}) for kind in ("a", "b") for text in make_text().splitlines()]
     (tmp_path / "corpus.txt").write_text("\n".join(lines))
-    task = dataclasses.replace(task, corpus_format="jsonl", corpus_field="text")
+    task = dataclasses.replace(task, corpora=(CorpusFile(task.corpus.path, "jsonl", "text"),))
     other = make_tiny_checkpoint(tmp_path / "other", seed=1)
     options = {"window": 32, "calibration_tokens": 512, "evaluation_tokens": 1024, "group_field": "kind"}
 
@@ -149,6 +149,6 @@ def test_models_of_another_task_are_refused(make_task: MakeTask, tmp_path: Path)
 def test_a_sliced_checkpoint_is_still_no_source_for_slicing(make_task: MakeTask, run: Run, tmp_path: Path) -> None:
     task = make_task(ratio=0.5, options={"compare": []})
     run(task)
-    again = dataclasses.replace(task, model=LocalModel("acme/sliced", None, task.staging), staging=tmp_path)
+    again = dataclasses.replace(task, models=(LocalModel("acme/sliced", None, task.staging),), staging=tmp_path)
     with pytest.raises(UnsupportedModel, match="compressed already"):
         run(again)

@@ -28,7 +28,7 @@ from service.foundation.errors import (
     UnsupportedModel,
 )
 from service.models.model_files import inspect_model
-from service.ports.jobs import EngineOutcome, EngineTask, LocalModel, Verdict
+from service.ports.jobs import CorpusFile, EngineOutcome, EngineTask, LocalModel, Verdict
 from service.reports.refusals import refusals
 from service.reports.report_page import write_page
 from tests.reports import measured
@@ -318,7 +318,7 @@ def test_a_damaged_cache_entry_is_made_again(
 
 def test_a_monotonous_text_in_bfloat16_raises_no_false_alarm(make_task: MakeTask, run: Run) -> None:
     task = make_task(model={"dtype": torch.bfloat16})
-    task.corpus.write_text("a" * 12_000)
+    task.corpus.path.write_text("a" * 12_000)
     assert run(task).verdict is Verdict.PUBLISH
 
 
@@ -367,7 +367,8 @@ def test_a_bound_on_rare_tokens_refuses_a_size_that_is_inside_every_other_bound(
     def trained(**fields: Any) -> EngineTask:
         """On the text that it learned: elsewhere rare tokens gain from flatter predictions."""
         local = LocalModel("headroom/stdlib-gpt2-4m", None, ROOT / "examples/models/headroom/stdlib-gpt2-4m")
-        return replace(make_task(ratio=0.9, **fields), model=local, corpus=Path(argparse.__file__))
+        text = CorpusFile(Path(argparse.__file__), "text", None)
+        return replace(make_task(ratio=0.9, **fields), models=(local,), corpora=(text,))
 
     free = run(trained()).report
     band, selected = free["bands"][-1], free["selected"]
@@ -434,7 +435,7 @@ def test_a_ratio_that_rounds_to_nothing_says_what_to_ask_for(make_task: MakeTask
 
 def test_a_corpus_without_two_windows_is_too_short(make_task: MakeTask, run: Run) -> None:
     task = make_task()
-    task.corpus.write_text("a few words only")
+    task.corpus.path.write_text("a few words only")
     with pytest.raises(CorpusTooShort, match="16 tokens"):
         run(task)
 
@@ -442,7 +443,7 @@ def test_a_corpus_without_two_windows_is_too_short(make_task: MakeTask, run: Run
 def test_a_compressed_model_is_refused(make_task: MakeTask, run: Run) -> None:
     task = make_task()
     run(task)
-    again = EngineTask(**(vars(task) | {"model": type(task.model)("acme/tiny", None, task.staging)}))
+    again = replace(task, models=(LocalModel("acme/tiny", None, task.staging),))
     with pytest.raises(UnsupportedModel, match="headroom"):
         run(again)
 

@@ -21,7 +21,7 @@ from service.compression.jobs.dynamics import readable
 from service.compression.jobs.engines import run_engine
 from service.compression.states.source import open_source
 from service.foundation.errors import UnsupportedModel
-from service.ports.jobs import EngineTask, LocalModel, Verdict
+from service.ports.jobs import CorpusFile, EngineTask, LocalModel, Verdict
 from tests.reports import as_stored
 from tests.tiny_models import make_model
 
@@ -39,7 +39,7 @@ def dynamics_task(task: EngineTask[Any], *checkpoints: LocalModel) -> EngineTask
     fields = {"kind": "dynamics", "model": "acme/tiny", "corpus": task.recipe.corpus, "options": reading}
     states = [{"id": one.id, "revision": one.revision} for one in checkpoints]
     recipe = DynamicsRecipe.model_validate(fields | {"checkpoints": states})
-    return replace(task, recipe=recipe, other_models=checkpoints)
+    return replace(task, recipe=recipe, models=(task.model, *checkpoints))
 
 
 def test_every_checkpoint_is_measured_on_the_same_tokens(make_task: MakeTask, tmp_path: Path) -> None:
@@ -122,7 +122,10 @@ def test_frequency_is_readable_long_before_the_loss_has_fallen(
     model = models.fetch("models/docs-gpt2-13m", None, lambda done: None)
     corpus = shared / "corpora/prose-valid.txt"
 
-    rows = run_engine(replace(task, model=model, corpus=corpus), lambda phase, fraction: None).report.checkpoints
+    rows = run_engine(
+        replace(task, models=(model, *task.models[1:]), corpora=(CorpusFile(corpus, "text", None),)),
+        lambda phase, fraction: None,
+    ).report.checkpoints
 
     losses = [row.loss for row in rows]
     assert losses == sorted(losses, reverse=True)

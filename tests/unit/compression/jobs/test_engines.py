@@ -33,7 +33,7 @@ def test_the_report_of_every_kind_of_job_is_known_to_the_contract(
     task = replace(
         make_task(),
         recipe=RECIPES.validate_python(fields),
-        other_models=tuple(others) if kind in ("compare", "dynamics") else (),
+        models=(make_task().model, *(others if kind in ("compare", "dynamics") else ())),
     )
     report = run_engine(task, lambda phase, fraction: None).report
     assert (report.kind, report.version) == (kind, VERSION)

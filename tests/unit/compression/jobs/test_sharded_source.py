@@ -149,7 +149,7 @@ def test_a_worker_with_another_model_or_without_the_files_says_so(make_task: Mak
     open_spread_source(replace(task, pool=pool), CPU, lambda done: None)
     question, _ = pool.asked[0]
     with pytest.raises(CorruptCheckpoint, match="other files"):
-        ShardHelper(task, pool.get).work(question | {"model": "0"}, 0, tmp_path / "a", lambda done: None)
+        ShardHelper(task, pool.get).work(replace(question, model="0"), 0, tmp_path / "a", lambda done: None)
     with pytest.raises(InternalError, match="share their storage"):
         ShardHelper(task, lambda name: None).work(question, 0, tmp_path / "a", lambda done: None)
 

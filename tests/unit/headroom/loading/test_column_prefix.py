@@ -12,7 +12,7 @@ import headroom
 from headroom.errors import InvalidArgument
 from headroom.loading.column_prefix import largest_kept_columns
 from service.compression.jobs.compress import compress
-from service.ports.jobs import EngineTask, LocalModel
+from service.ports.jobs import CorpusFile, EngineTask, LocalModel
 from tests.factories import make_recipe
 from tests.tiny_models import make_text, make_tiny_checkpoint
 
@@ -39,7 +39,15 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
             fields = {"method": method, "ratio": ratio, "drift": {"perplexity": 9.0, "kl": None}}
             recipe = make_recipe(**fields, options=OPTIONS | {"repair": repair, "column_multiple": 1})
             local = LocalModel("acme/tiny", None, source)
-            task = EngineTask("job_t", recipe, local, root / "corpus.txt", "text", None, root / "cache", folder, "cpu")
+            task = EngineTask(
+                "job_t",
+                recipe,
+                (local,),
+                (CorpusFile(root / "corpus.txt", "text", None),),
+                root / "cache",
+                folder,
+                "cpu",
+            )
             compress(task, lambda phase, fraction: None)
             made[key] = folder
         return made[key]

@@ -15,7 +15,7 @@ from headroom.contract.report.report import open_report
 from service.adapters.migrate import upgrade
 from service.adapters.sql.job_store import SqlJobStore
 from service.foundation.settings import Settings
-from service.ports.jobs import EngineOutcome, EngineTask, LocalModel, Verdict
+from service.ports.jobs import CorpusFile, EngineOutcome, EngineTask, LocalModel, Verdict
 from tests.factories import add_running_job, make_recipe
 from tests.reports import make_dynamics
 from workers.processes import job_process
@@ -95,6 +95,8 @@ def test_a_job_may_use_the_memory_that_is_set_or_else_what_is_free(
     monkeypatch.setattr(job_process, "free_memory", lambda device: 7)
     monkeypatch.setenv("HEADROOM_MEMORY_BYTES", set_to)
     local = LocalModel("acme/tiny", None, tmp_path)
-    task: EngineTask = EngineTask("job", make_recipe(), local, tmp_path, "text", None, tmp_path, tmp_path, "cpu")
+    task: EngineTask = EngineTask(
+        "job", make_recipe(), (local,), (CorpusFile(tmp_path, "text", None),), tmp_path, tmp_path, "cpu"
+    )
     job_process.run_on_device(task, lambda phase, done: None)
     assert [task.memory_bytes for task in tasks] == [given]
