@@ -10,7 +10,7 @@ from anyio import CapacityLimiter
 from fastapi import FastAPI
 from pydantic import ValidationError
 
-from api.answers.zero_copy import ZeroCopyProtocol
+from api.answers.http_protocol import http_protocol
 from api.app import create_app
 from api.dependencies import Services
 from api.live.draining import DrainingServer
@@ -92,7 +92,7 @@ def main(arguments: list[str] | None = None) -> None:
         app,
         host=options.host,
         port=options.port,
-        http=ZeroCopyProtocol,
+        http=http_protocol(),
         log_config=None,
         access_log=False,
         server_header=False,

@@ -1,5 +1,5 @@
 """Answer a request for a stored file: whole, in part, not changed, or elsewhere. conditions.py decides; nothing is
-compressed. Where file and server allow it the kernel sends (zero_copy.py); else chunks are read and sent in turn.
+compressed. Where file and server allow it the kernel sends (http_protocol.py); else chunks are read and sent in turn.
 """
 
 from collections.abc import Callable, Mapping
@@ -12,7 +12,7 @@ from starlette.types import Receive, Scope, Send
 
 from api.answers.bounded_threads import BoundedThreads
 from api.answers.conditions import Slice, Unsatisfiable, is_unchanged, slice_of
-from api.answers.zero_copy import EXTENSION
+from api.answers.http_protocol import EXTENSION
 from service.ports.files import ArtifactStore, StoredFile
 from service.publishing.file_headers import content_headers
 

@@ -1,7 +1,5 @@
 """HTTP/1.1 as uvicorn speaks it, and the ASGI extension `http.response.zerocopysend`, which uvicorn lacks: the kernel
-sends a part of a file, and its bytes never come into this process. Not over TLS.
-
-https://asgi.readthedocs.io/en/latest/extensions.html#zero-copy-send
+sends a part of a file, and its bytes never come into this process. Not over TLS. http_protocol.py says when it is used.
 
 asyncio's own `loop.sendfile` would send from the event loop's thread, where a disk that is slow, or eight clients that
 are fast, hold up every other request. Here threads send, in turns; a client that is slow holds none.
@@ -21,8 +19,8 @@ from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
 from api.answers.bounded_threads import BoundedThreads
+from api.answers.http_protocol import EXTENSION
 
-EXTENSION = "http.response.zerocopysend"
 # More would only take processors from each other, and from the event loop.
 SENDING = BoundedThreads("zero-copy", max(2, os.cpu_count() or 1))
 NO_SENDFILE = frozenset({errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP})  # of file systems that cannot
@@ -33,7 +31,7 @@ PATIENCE_MILLISECONDS = 5
 
 
 class ZeroCopyProtocol(H11Protocol):
-    """For `uvicorn.Config(http=...)`. A client that has left is a ConnectionResetError of `send`."""
+    """A connection. A client that has left is a ConnectionResetError of `send`."""
 
     def __init__(
         self,

@@ -17,7 +17,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from api.answers.zero_copy import EXTENSION
+from api.answers.http_protocol import EXTENSION
 from api.dependencies import Services
 from service.foundation.errors import ServiceError
 from service.ports.jobs import StoreFigures

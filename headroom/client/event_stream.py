@@ -1,12 +1,12 @@
 """A job's stream of events as the client reads it: server-sent events, taken up again where it broke off."""
 
-import json
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import httpx
+from httpx_sse import EventSource
 
 from headroom.client.connection import Connection
 from headroom.contract.answers.job import FINAL
@@ -39,23 +39,28 @@ def is_last(message: Message) -> bool:
     return message.type == "status" and message.data["data"].get("status") in FINAL
 
 
-def read_messages(lines: Iterable[str]) -> Iterator[Message]:
-    """The format of the HTML standard, section 9.2.6. A message that was cut is not told."""
-    fields: dict[str, str] = {}
-    for line in lines:
-        if line:
-            name, _, value = line.partition(":")
-            value = value.removeprefix(" ")
-            fields[name] = f"{fields[name]}\n{value}" if name == "data" and name in fields else value
-        elif fields:
-            number, retry = fields.get("id", ""), fields.get("retry", "")
-            yield Message(
-                type=fields.get("event", PING),
-                data=json.loads(fields.get("data", "{}")),
-                number=int(number) if number.isdecimal() else None,
-                retry=int(retry) if retry.isdecimal() else None,
-            )
-            fields = {}
+def read_messages(response: httpx.Response, deadline: float | None = None) -> Iterator[Message]:
+    """Of a stream, until it ends; also as soon as something comes, a ping too, while `deadline` is near.
+
+    A message that was cut is not told.
+    """
+
+    def until_near() -> Iterator[bytes]:
+        for piece in response.iter_bytes():
+            yield piece
+            if _is_near(deadline):
+                return
+
+    last = ""
+    heard = httpx.Response(200, headers={"Content-Type": "text/event-stream"}, content=until_near())
+    for told in EventSource(heard).iter_sse():
+        is_new, last = told.id != last, told.id  # the reader keeps the last id for messages that have none
+        yield Message(
+            type=told.event if told.data else PING,
+            data=told.json() if told.data else {},
+            number=int(told.id) if is_new and told.id.isdecimal() else None,
+            retry=told.retry,
+        )
 
 
 def follow_job(connection: Connection, path: str, after: int, deadline: float | None = None) -> Iterator[Message]:
@@ -72,7 +77,7 @@ def follow_job(connection: Connection, path: str, after: int, deadline: float | 
             with _open(connection, path, after) as response:
                 if not response.headers.get("content-type", "").startswith("text/event-stream"):
                     return
-                for message in read_messages(response.iter_lines()):
+                for message in read_messages(response, deadline):
                     heard, away_since = True, None
                     if message.retry is not None:
                         pause = message.retry / 1000
@@ -96,7 +101,7 @@ def open_stream(connection: Connection, path: str) -> Iterator[Message]:
     """Messages of a stream as they come, without pings, until it ends or breaks (ServerUnreachable)."""
     try:
         with _open(connection, path, 0) as response:
-            yield from (message for message in read_messages(response.iter_lines()) if message.data)
+            yield from (message for message in read_messages(response) if message.data)
     except httpx.TransportError as error:
         raise connection.unreachable(error) from error
 

@@ -3,15 +3,14 @@
 Format and signature: https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md
 """
 
-import base64
-import hashlib
-import hmac
 import json
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
+
+from standardwebhooks.webhooks import Webhook as Signer
 
 from headroom.contract.answers.job import Status
 from headroom.contract.webhook import Webhook, WebhookEvent
@@ -126,16 +125,14 @@ def after_attempt(delivery: Delivery, attempt: Attempt, now: datetime, random: C
 
 
 def signed_headers(delivery: Delivery, webhook: Webhook, now: datetime) -> dict[str, str]:
-    """Headers of one attempt. Signature: HMAC-SHA256 over "id.timestamp.body"."""
-    timestamp = str(int(now.timestamp()))
-    signed = f"{delivery.message_id}.{timestamp}.{delivery.payload}".encode()
-    signature = base64.b64encode(hmac.new(webhook.signing_key, signed, hashlib.sha256).digest()).decode()
+    """Headers of one attempt. Signature: HMAC-SHA256 over "id.timestamp.body". now: in UTC."""
+    signature = Signer(webhook.signing_key).sign(delivery.message_id, now, delivery.payload)
     return {
         "Content-Type": "application/json",
         "User-Agent": "headroom-webhooks",
         "webhook-id": delivery.message_id,
-        "webhook-timestamp": timestamp,
-        "webhook-signature": f"v1,{signature}",
+        "webhook-timestamp": str(int(now.timestamp())),
+        "webhook-signature": signature,
     }
 
 

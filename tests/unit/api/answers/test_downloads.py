@@ -18,7 +18,7 @@ from typing import Any, BinaryIO
 import pytest
 import uvicorn
 
-from api.answers import downloads, zero_copy
+from api.answers import downloads, http_protocol
 from api.answers.bounded_threads import BoundedThreads
 from api.answers.zero_copy import ZeroCopyProtocol
 from api.app import create_app
@@ -294,6 +294,16 @@ def test_an_object_of_a_bucket_is_sent_in_chunks(port: int, published: Published
     _wait_until(lambda: published.opened[0].closed)
 
 
+def test_under_uvicorn_s_own_protocol_the_same_bytes_are_read_and_sent(
+    services: Services, published: Published, by_kernel: list[int]
+) -> None:
+    with serving(create_app(services), http="auto") as port:
+        assert get(port, published.url)[1] == CONTENT
+        answer, content = get(port, published.url, Range="bytes=5-99")
+    assert (answer.status, content) == (206, CONTENT[5:100])
+    assert by_kernel == []
+
+
 def test_an_application_may_leave_out_what_the_extension_lets_it(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"0123456789")
     before = b"a" * (16 << 20)  # more than a socket takes at once
@@ -303,7 +313,7 @@ def test_an_application_may_leave_out_what_the_extension_lets_it(tmp_path: Path)
             file.seek(3)
             await send({"type": "http.response.start", "status": 200, "headers": []})
             await send({"type": "http.response.body", "body": before, "more_body": True})
-            await send({"type": zero_copy.EXTENSION, "file": file})
+            await send({"type": http_protocol.EXTENSION, "file": file})
 
     with serving(application, lifespan="off") as port:
         answer, content = get(port, "/")

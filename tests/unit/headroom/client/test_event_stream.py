@@ -20,12 +20,35 @@ from headroom.contract.answers.job import Phase
 Soon = Callable[[Callable[[], None]], None]
 
 
-def test_messages_are_read_as_the_standard_says() -> None:
-    lines = ["retry: 10", "", ":ping", "", "event:status", 'data: {"a":', "data: 1}", "id: 7", "", "data: {}", "id: 8"]
-    assert list(read_messages(lines)) == [
+STREAM = """retry: 10
+
+:ping
+
+event:status
+data: {"a":
+data: 1}
+id: 7
+
+event: progress
+data: {"b": 2}
+
+:ping
+
+data: {}
+id: 8
+"""
+
+
+@pytest.mark.parametrize("ends", ["\n", "\r\n"], ids=["LF", "CRLF"])
+@pytest.mark.parametrize("size", [1, 7, 1000])
+def test_messages_are_read_as_the_standard_says(ends: str, size: int) -> None:
+    content = STREAM.replace("\n", ends).encode()
+    pieces = (content[start : start + size] for start in range(0, len(content), size))
+    told = [message for message in read_messages(httpx.Response(200, content=pieces)) if message.data or message.retry]
+    assert told == [
         Message("ping", {}, retry=10),
-        Message("ping", {}),
         Message("status", {"a": 1}, number=7),
+        Message("progress", {"b": 2}),
     ]  # the last was cut
 
 
@@ -77,8 +100,8 @@ def test_progress_that_is_older_than_what_was_read_is_not_told(
 def test_a_stream_that_breaks_is_taken_up_after_its_last_number(
     client: Client, hand: Any, corpus: Path, soon: Soon, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def cut(lines: Iterator[str]) -> Iterator[Message]:
-        yield from islice(read_messages(lines), 3)
+    def cut(response: httpx.Response, deadline: float | None) -> Iterator[Message]:
+        yield from islice(read_messages(response, deadline), 3)
         raise httpx.RemoteProtocolError("cut")
 
     monkeypatch.setattr(event_stream, "read_messages", cut)
@@ -98,7 +121,7 @@ def test_where_no_stream_comes_through_the_client_polls(
     if way == "no stream":
         monkeypatch.setattr(events_route, "prefers", lambda *_: False)
     else:
-        monkeypatch.setattr(event_stream, "read_messages", lambda _: _silence())
+        monkeypatch.setattr(event_stream, "read_messages", lambda *_: _silence())
     job = client.compress("acme/tiny", corpus, ratio=0.5)
     hand.start(job.id)
     soon(lambda: (time.sleep(0.3), hand.succeed(job.id))[1])
