@@ -8,7 +8,7 @@ ID_OF_ANSWER = "$response.body#/id"
 
 
 def add_links(document: dict[str, Any]) -> None:
-    """To each successful answer of a maker. A route that needs more than the id is left out."""
+    """Add links to each successful answer of a maker. A route that needs more than the id is left out."""
     for maker, parameter in MAKERS.items():
         links = _links(document, f"{maker}/{{{parameter}}}", parameter)
         for status, answer in document["paths"][maker]["post"]["responses"].items():

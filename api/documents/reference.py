@@ -51,7 +51,7 @@ class SchemaRows:
 
 
 def operations_of(document: dict[str, Any]) -> dict[str, list[Operation]]:
-    """By tag, in the order of the document."""
+    """The operations by tag, in the order of the document."""
     found: dict[str, list[Operation]] = {}
     for path, operations in document["paths"].items():
         for method, operation in operations.items():
@@ -119,7 +119,7 @@ def _names(schema: Any) -> Iterator[str]:
 
 
 def _type(schema: Schema) -> str:
-    """In words: "integer 1 to 100", "string or null", the name of a schema."""
+    """A schema in words: "integer 1 to 100", "string or null", the name of a schema."""
     if "$ref" in schema:
         return str(schema["$ref"]).rsplit("/", 1)[-1]
     if "const" in schema:

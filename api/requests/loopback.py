@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 
 
 def is_loopback(host: str) -> bool:
-    """Of a host without its port; the brackets of an IPv6 address may be there."""
+    """Whether a host, without its port, is this machine; the brackets of an IPv6 address may be there."""
     try:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
@@ -15,7 +15,7 @@ def is_loopback(host: str) -> bool:
 
 @lru_cache(maxsize=64)  # the same few come with every request
 def names_loopback(authority: str) -> bool:
-    """Of a Host header: a host, maybe with its port."""
+    """Whether a Host header, a host and maybe its port, names this machine."""
     try:
         return is_loopback(urlsplit(f"//{authority}").hostname or "")
     except ValueError:  # brackets that are no address

@@ -36,5 +36,5 @@ class StrictRoute(APIRoute):
 
 
 def media_type(request: Request) -> str:
-    """Without its parameters, in lower case; empty when there is none."""
+    """The media type without its parameters, in lower case; empty when there is none."""
     return request.headers.get("content-type", "").split(";")[0].strip().lower()

@@ -23,7 +23,7 @@ from headroom.client.key import find_key
 from headroom.contract.answers.dry_run import DryRunView
 from headroom.contract.answers.job import JobView
 from headroom.contract.answers.stored import CorpusView, ModelView
-from headroom.contract.posted import Settings, compress_body, job_body
+from headroom.contract.posted import JobSettings, compress_body, job_body
 from headroom.errors import InvalidArgument
 
 CORPUS_ID = re.compile(r"corpus_[0-9a-f]{32}")
@@ -48,7 +48,7 @@ class Client:
         *,
         text: str | None = None,
         field: str = "text",
-        **settings: Unpack[Settings],
+        **settings: Unpack[JobSettings],
     ) -> "Job":
         """Post a compression job.
 
@@ -80,7 +80,7 @@ class Client:
         *,
         text: str | None = None,
         field: str = "text",
-        **settings: Unpack[Settings],
+        **settings: Unpack[JobSettings],
     ) -> DryRunView:
         """What `compress` would do; raises what it would raise. A corpus file is uploaded, but no job is made."""
         body = compress_body(model, self._corpus(corpus, text, field), self._uploaded(settings, field))
@@ -223,10 +223,10 @@ class Client:
             return corpus
         return self.upload_corpus(corpus, field=field).id
 
-    def _uploaded(self, settings: Settings, field: str) -> Settings:
+    def _uploaded(self, settings: JobSettings, field: str) -> JobSettings:
         """Files of `evaluation` as ids."""
         others = [replace(one, corpus=self._corpus_id(one.corpus, field)) for one in settings.get("evaluation", ())]
-        return Settings(**{**settings, "evaluation": others})
+        return JobSettings(**{**settings, "evaluation": others})
 
 
 def _filter(

@@ -40,7 +40,7 @@ def is_last(message: Message) -> bool:
 
 
 def read_messages(response: httpx.Response, deadline: float | None = None) -> Iterator[Message]:
-    """Of a stream, until it ends; also as soon as something comes, a ping too, while `deadline` is near.
+    """The messages of a stream, until it ends; also as soon as something comes, a ping too, while `deadline` is near.
 
     A message that was cut is not told.
     """

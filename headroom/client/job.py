@@ -107,7 +107,7 @@ class Job:
         return found
 
     def deliveries(self) -> list[dict[str, Any]]:
-        """Of its webhook: every message, as the server tells it."""
+        """Every message to its webhook, as the server tells it."""
         found: list[dict[str, Any]] = self._connection.json("GET", f"{self._route}/deliveries")["data"]
         return found
 

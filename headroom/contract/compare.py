@@ -9,7 +9,7 @@ from headroom.contract.job_recipe import JobRecipe, ModelReference, ReadingOptio
 
 
 class CompareOptions(ReadingOptions):
-    """With the field that names groups of texts."""
+    """How the corpus is read, with the field that names groups of texts."""
 
     group_field: Annotated[str, Field(min_length=1, max_length=64)] | None = None
 

@@ -55,7 +55,7 @@ class DriftBudget(Strict):
 
 
 class CalibratedDriftBudget(DriftBudget):
-    """With a bound on how far groups of texts may lie apart."""
+    """Bounds on drift, and on how far groups of texts may lie apart."""
 
     group_gap: Bound | None = None
 

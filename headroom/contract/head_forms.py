@@ -9,7 +9,7 @@ def form_of(head_dtype: str, bits: int | None = None, rescored: int | None = Non
 
 
 def reading_of(bits: int, rescored: int) -> str:
-    """Of a head in bit planes."""
+    """How a head in bit planes is read."""
     if bits == 8:
         return "planes, all 8 bits"
     return f"planes, {bits} bits" + (f", {rescored:,} rescored" if rescored else "")

@@ -16,7 +16,7 @@ class Evaluation:
     max_drift: float | None = None
 
 
-class Settings(TypedDict, total=False):
+class JobSettings(TypedDict, total=False):
     """Everything about a job but its model and corpus. What is left out takes the server's default."""
 
     revision: str | None  # of a hub model
@@ -36,7 +36,7 @@ class Settings(TypedDict, total=False):
     webhook: str | Mapping[str, Any] | None  # where to tell of the end: an address, or {"url", "secret", "events"}
 
 
-def compress_body(model: str, corpus: str | dict[str, str], settings: Settings) -> dict[str, Any]:
+def compress_body(model: str, corpus: str | dict[str, str], settings: JobSettings) -> dict[str, Any]:
     """`corpus` is the id of an uploaded one, or {"text": ...}; those of `evaluation` are ids."""
     bounds = {
         "max_drift": settings.get("max_drift"),
@@ -65,14 +65,14 @@ BOUNDS = {"max_drift": "perplexity", "kl_budget": "kl", "min_top1": "top1", "max
 
 
 def drift_body(given: Mapping[str, float | None]) -> dict[str, float | None]:
-    """Bounds by the names of `Settings`: None is left to the server, infinity bounds nothing."""
+    """Bounds by the names of `JobSettings`: None is left to the server, infinity bounds nothing."""
     return {BOUNDS[name]: None if value == math.inf else value for name, value in given.items() if value is not None}
 
 
 def job_body(
     kind: str, model: str, corpus: str | dict[str, str], revision: str | None, fields: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Of a job of any kind; `fields` are those of its recipe, and empty ones are left to the server."""
+    """The body for a job of any kind; `fields` are those of its recipe, and empty ones are left to the server."""
     required = {"kind": kind, "model": _present({"id": model, "revision": revision}), "corpus": corpus}
     return required | {key: value for key, value in fields.items() if value not in (None, [], {})}
 

@@ -37,7 +37,7 @@ def require_fingerprint(found: Tensor, stored: list[float], dtype: torch.dtype) 
         )
 
 
-Reading: TypeAlias = Callable[[Tensor], Tensor]  # hidden states -> logits, with another number of columns
+Logits: TypeAlias = Callable[[Tensor], Tensor]  # hidden states -> logits, with another number of columns
 
 
 class SlicedHead(nn.Module):
@@ -62,7 +62,7 @@ class SlicedHead(nn.Module):
         """held: columns that the checkpoint holds, where it says how to read another number of them than `kept`."""
         super().__init__()
         self.nested = held is not None
-        self.reading: Reading | None = None  # None: as stored
+        self.reading: Logits | None = None  # None: as stored
         self.in_features = hidden_size
         self.out_features = vocab_size
         self.permutation = permutation

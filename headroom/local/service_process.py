@@ -28,6 +28,6 @@ def ask_service(
 
 
 def failure_of(done: subprocess.CompletedProcess[str], what: str) -> HeadroomError:
-    """Of a process that did not answer as it should."""
+    """The last words of a process that did not answer as it should."""
     last_words = (done.stderr.strip() or "it said nothing").splitlines()[-1]
     return HeadroomError(f"{what} failed: {last_words.rstrip('.')}.", "server_failed")

@@ -52,7 +52,7 @@ def frontier_view(report: CompressReport) -> RenderableType:
 
 
 def _plain_row(head_dtype: str, one: PlainHead) -> list[str]:
-    """Of plain rows rounded to the nearest, which every job measures beside its own head."""
+    """Cells of plain rows rounded to the nearest, which every job measures beside its own head."""
     return [
         "",
         size(one.head_bytes),

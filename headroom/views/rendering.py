@@ -103,7 +103,7 @@ def encoding_view(report: AnalyzeReport) -> RenderableType:
 
 
 def _largest(found: ColumnFigures) -> str:
-    """Of the largest standardised slopes: number, slope and rank correlation."""
+    """The largest standardised slopes: number, slope and rank correlation."""
     slopes, rho = found.standardised_slopes, found.spearman
     order = sorted(range(len(slopes)), key=lambda index: -abs(slopes[index] or 0))[:3]
     return ", ".join(f"{i} ({number(slopes[i], '+.2f')}, Spearman {number(rho[i], '+.2f')})" for i in order)
@@ -202,7 +202,7 @@ def bytes_view(report: CompressReport) -> RenderableType:
 
 
 def _steps(times: TimesOfReport | None) -> list[tuple[str, StepTime]]:
-    """Of decoding: the head alone, and the whole model where it was timed."""
+    """Times of decoding: of the head alone, and of the whole model where it was timed."""
     if times is None:
         return []
     found: list[tuple[str, StepTime]] = [(f"Head, batch {one.batch}", one) for one in times.head]

@@ -51,7 +51,7 @@ def _sqlite_file(settings: Settings) -> Path:
 
 
 def _copy_database(source: Path, target: Path) -> None:
-    """As of one moment, whoever writes meanwhile."""
+    """A copy as of one moment, whoever writes meanwhile."""
     only_reading = f"{source.absolute().as_uri()}?mode=ro"
     try:
         with (

@@ -39,7 +39,7 @@ class Tracer(Protocol):
         """A span around a block, below `parent` or else below the span that the block is in already."""
 
     def context(self) -> TraceContext:
-        """Of the span that the caller is in."""
+        """The context of the span that the caller is in."""
 
     def close(self) -> None:
         """Export what has not left yet. No spans may follow."""

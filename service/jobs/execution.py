@@ -52,7 +52,7 @@ Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
-class Services:
+class AttemptServices:
     """Everything an attempt works with."""
 
     store: JobStore
@@ -68,7 +68,7 @@ class Services:
     pool_of: Callable[[Job], ShardPool | None] = lambda job: None  # of a job that is spread over workers
 
 
-def execute(job: Job, services: Services, engine: Engine, progress: Progress) -> Job:
+def execute(job: Job, services: AttemptServices, engine: Engine, progress: Progress) -> Job:
     """Run a claimed job to its verdict, and record it: the job as it was left.
 
     A failure is recorded too, or the job put back where a later attempt may succeed. Raises JobCanceled (whoever
@@ -84,7 +84,7 @@ def execute(job: Job, services: Services, engine: Engine, progress: Progress) ->
         return _record_failure(job, services, raised)
 
 
-def _attempt(job: Job, services: Services, engine: Engine, progress: Progress) -> Job:
+def _attempt(job: Job, services: AttemptServices, engine: Engine, progress: Progress) -> Job:
     progress(Phase.FETCHING, 0.0)
     if services.artifacts.files(job.id):
         return _adopt(job, services)  # an attempt before this one died between publishing and finishing
@@ -105,7 +105,7 @@ def _attempt(job: Job, services: Services, engine: Engine, progress: Progress) -
 
 
 def _completed(job: Job, found: Report, fetching_seconds: float) -> Report:
-    """With what the engine does not know."""
+    """The engine's report with what the engine does not know."""
     report = with_timing(found, Phase.FETCHING.value, fetching_seconds)
     if isinstance(report, CompressReport):
         return report.model_copy(update={"rollout": roll_out(report, can_widen=_can_widen(job.recipe, report))})
@@ -121,7 +121,7 @@ def _can_widen(recipe: Recipe, report: CompressReport) -> bool:
     return recipe.options.tied == "keep" and report.head_dtype == "source"
 
 
-def _corpora(job: Job, services: Services) -> list[CorpusFile]:
+def _corpora(job: Job, services: AttemptServices) -> list[CorpusFile]:
     files = []
     for corpus_id in job.recipe.corpora:
         if not isinstance(corpus_id, str):
@@ -131,7 +131,7 @@ def _corpora(job: Job, services: Services) -> list[CorpusFile]:
     return files
 
 
-def _fetch(job: Job, services: Services, progress: Progress) -> list[LocalModel]:
+def _fetch(job: Job, services: AttemptServices, progress: Progress) -> list[LocalModel]:
     references = (job.recipe.model, *job.recipe.other_models)
     models: list[LocalModel] = []
 
@@ -144,7 +144,7 @@ def _fetch(job: Job, services: Services, progress: Progress) -> list[LocalModel]
 
 
 def _prepare(
-    job: Job, services: Services, models: list[LocalModel], corpora: list[CorpusFile]
+    job: Job, services: AttemptServices, models: list[LocalModel], corpora: list[CorpusFile]
 ) -> EngineTask[JobRecipe]:
     services.cache_dir.mkdir(parents=True, exist_ok=True)
     return EngineTask(
@@ -161,7 +161,7 @@ def _prepare(
 
 def _publish(
     job: Job,
-    services: Services,
+    services: AttemptServices,
     task: EngineTask[JobRecipe],
     known: dict[str, HashedFile],
     reports: dict[str, Report],
@@ -196,7 +196,7 @@ def _once(hashed: dict[str, HashedFile]) -> dict[tuple[str, str], HashedFile]:
     return {(path.rpartition("/")[2], file.sha256): file for path, file in hashed.items()}
 
 
-def _adopt(job: Job, services: Services) -> Job:
+def _adopt(job: Job, services: AttemptServices) -> Job:
     """Finish with what another attempt of this job published: report and figures are those of the files."""
     with services.artifacts.open(job.id, REPORT_NAME) as file:
         report: dict[str, Any] = json.load(file)
@@ -204,7 +204,7 @@ def _adopt(job: Job, services: Services) -> Job:
     return _finish(job, services, Status.SUCCEEDED, summarize(open_report(report)).model_dump(mode="json"))
 
 
-def _record_failure(job: Job, services: Services, raised: Exception) -> Job:
+def _record_failure(job: Job, services: AttemptServices, raised: Exception) -> Job:
     error = as_service_error(raised)
     if isinstance(error, StoreUnavailable):
         raise error  # nothing can be recorded; the lease will tell
@@ -224,7 +224,7 @@ def _record_failure(job: Job, services: Services, raised: Exception) -> Job:
 
 
 def _finish(
-    job: Job, services: Services, status: Status, result: dict[str, Any] | None, error: JobError | None = None
+    job: Job, services: AttemptServices, status: Status, result: dict[str, Any] | None, error: JobError | None = None
 ) -> Job:
     files = services.artifacts.files(job.id) if status is Status.SUCCEEDED else []
     size = sum(file.size for file in same_content(files).values())
@@ -239,5 +239,5 @@ def _finish(
     return ended
 
 
-def _write(services: Services, action: Callable[[], Result]) -> Result:
+def _write(services: AttemptServices, action: Callable[[], Result]) -> Result:
     return patiently(action, services.patience_seconds, services.pause)

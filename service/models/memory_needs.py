@@ -24,7 +24,7 @@ def working_bytes(vocab_size: int, hidden_size: int) -> int:
 
 
 def offloaded_bytes(model: ModelInspection) -> int:
-    """Of the model's own weights: what is held at a time when no block stays."""
+    """Bytes of the model's own weights: what is held at a time when no block stays."""
     blocks: Counter[str] = Counter()
     outside = 0
     for name, entry in model.tensors.items():

@@ -21,5 +21,5 @@ OTHER_SUFFIXES = frozenset(
 
 
 def is_side_file(name: str) -> bool:
-    """Of the top folder: copied even if this release of transformers does not read it, as another may."""
+    """Whether a file of the top folder is copied, also one that only another release of transformers reads."""
     return PurePosixPath(name).suffix in SIDE_FILE_SUFFIXES and is_safe_path(name)

@@ -157,7 +157,7 @@ class JobStore(Protocol):
         """The published files of a job are gone. Unknown ids are ignored."""
 
     def stored_bytes(self, owner: str) -> int:
-        """Of the published files of this owner's jobs, as `finish` told them."""
+        """Bytes of the published files of this owner's jobs, as `finish` told them."""
 
     def reserve(self, request: KeyedRequest) -> Reservation | Answer:
         """The right to answer this request, or what it was answered. IdempotencyKeyReused, RequestInFlight."""
@@ -233,7 +233,7 @@ class JobStore(Protocol):
         """Events with a number above `after`, in order. JobNotFound if there is no such job."""
 
     def new_events(self, after: Mapping[str, int]) -> list[Event]:
-        """Of each job, the events with a number above the one given for it; in order within a job."""
+        """The events of each job with a number above the one given for it; in order within a job."""
 
     def versions(self, since: datetime) -> dict[str, int]:
         """Id -> version of every job that is new or whose version grew at `since` or later, by the store's clock."""

@@ -19,7 +19,7 @@ def revision_sizes(recipe: CompressRecipe, hidden_size: int) -> dict[int, float]
 
 
 def revision_name(kept: int) -> str:
-    """Of a point: `k448` keeps 448 columns."""
+    """The name of a point: `k448` keeps 448 columns."""
     return f"k{kept}"
 
 

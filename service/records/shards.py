@@ -46,7 +46,7 @@ Question: TypeAlias = EncodeQuestion | SweepQuestion  # the same for all shards
 
 
 def question_told(question: Question) -> dict[str, Any]:
-    """As JSON: what the database keeps, and what names the question."""
+    """A question as JSON: what the database keeps, and what names the question."""
     return {"operation": "sweep" if isinstance(question, SweepQuestion) else "encode"} | asdict(question)
 
 
@@ -106,7 +106,7 @@ def step_of(question: Question) -> str:
 
 
 def parent_holder(attempt: int) -> str:
-    """As which the job's own attempt holds shards."""
+    """The holder's name under which the job's own attempt holds shards."""
     return f"attempt {attempt}"
 
 
@@ -150,12 +150,12 @@ def ranges(count: int, shards: int) -> list[slice]:
 
 
 def answer_name(shard: Shard) -> str:
-    """Of the file with the answer of this claim."""
+    """The name of the file with the answer of this claim."""
     return f"{shard.step}.{shard.number}.{shard.attempt}"
 
 
 def cache_name(question: AskedWindows, number: int) -> str:
-    """Under which a worker keeps the hidden states of a shard: the same for all questions about the same windows."""
+    """The name of a shard's hidden states in a worker's cache: the same for all questions about the same windows."""
     described = [question.windows, question.shards, number]
     return hashlib.sha256(json.dumps(described).encode()).hexdigest()
 

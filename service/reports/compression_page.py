@@ -8,7 +8,7 @@ from headroom.contract.report.report import CompareReport, CompressReport
 from headroom.contract.report.rollout import Rollout
 from service.reports.encoding_page import encoding_parts
 from service.reports.frontier_page import frontier_figure, frontier_words, in_planes, searched_heads
-from service.reports.page_parts import Page, Row, Table, bounds, facts, number, percent, step_times
+from service.reports.page_parts import Page, TextRow, TextTable, bounds, facts, number, percent, step_times
 from service.reports.refusals import is_not_worth_it, refusals
 from service.reports.report_figures import Figure, bytes_figure, drift_figure, perplexity_figure
 
@@ -29,7 +29,7 @@ class SearchWords:
     """What a search compared."""
 
     compared: str
-    heads: Table
+    heads: TextTable
 
 
 def compression_page(report: CompressReport) -> Page:
@@ -51,7 +51,7 @@ def compression_page(report: CompressReport) -> Page:
         "planes": _planes(report.planes) if report.planes else None,
         "frontier": frontier,
         "has_bytes": sizes is not None,
-        "times": Table.of(times, step_times(report.time)) if report.time else None,
+        "times": TextTable.of(times, step_times(report.time)) if report.time else None,
         "advice": spared,
         "stages": _stages(report.rollout) if report.rollout else None,
         "encoding": encoding,
@@ -60,7 +60,7 @@ def compression_page(report: CompressReport) -> Page:
     return Page("compress.html", parts, figures)
 
 
-def bands(report: CompressReport | CompareReport) -> Table:
+def bands(report: CompressReport | CompareReport) -> TextTable:
     """Figures by frequency of the token: columns that go hurt rare tokens first."""
     head = ("tokens", "positions", "drift", "KL, nats", "same top token")
     rows = [
@@ -73,7 +73,7 @@ def bands(report: CompressReport | CompareReport) -> Table:
         )
         for band in report.bands
     ]
-    return Table.of(head, rows)
+    return TextTable.of(head, rows)
 
 
 def _verdict(report: CompressReport) -> VerdictWords:
@@ -110,11 +110,11 @@ def _changed(report: CompressReport) -> str:
     return columns[0].upper() + columns[1:] if is_stored else f"With {columns}"
 
 
-def _planes(planes: PlanesOfReport) -> Table:
+def _planes(planes: PlanesOfReport) -> TextTable:
     """The head in bit planes as it may be read."""
     head = ("read as", "read", "stored", "drift", "at most (95 %)", "KL, nats", "same top token")
     rows = [
-        Row(
+        TextRow(
             (
                 reading_of(one.bits, one.rescored),
                 f"{one.share:.3f}",
@@ -128,13 +128,13 @@ def _planes(planes: PlanesOfReport) -> Table:
         )
         for one in planes.curve
     ]
-    return Table(head, rows)
+    return TextTable(head, rows)
 
 
-def _curve(report: CompressReport) -> Table:
+def _curve(report: CompressReport) -> TextTable:
     head = ("ratio", "kept columns", "perplexity", "drift", "at most (95 %)", "KL, nats", "same top token")
     rows = [
-        Row(
+        TextRow(
             (
                 f"{point.ratio:.3f}",
                 f"{point.kept_columns:,}",
@@ -148,10 +148,10 @@ def _curve(report: CompressReport) -> Table:
         )
         for point in report.curve
     ]
-    return Table(head, rows)
+    return TextTable(head, rows)
 
 
-def _stages(plan: Rollout) -> Table:
+def _stages(plan: Rollout) -> TextTable:
     head = ("stage", "traffic", "kept columns", "drift to expect", "stop if KL is above", "or the same top token below")
     rows = [
         (
@@ -164,4 +164,4 @@ def _stages(plan: Rollout) -> Table:
         )
         for index, stage in enumerate(plan.stages, start=1)
     ]
-    return Table.of(head, rows)
+    return TextTable.of(head, rows)

@@ -13,7 +13,7 @@ from service.reports.encoding_figures import (
     fitted_figure,
     slopes_figure,
 )
-from service.reports.page_parts import Page, Row, Table, facts, number
+from service.reports.page_parts import Page, TextRow, TextTable, facts, number
 from service.reports.report_figures import Figure
 
 LARGEST = 8  # columns and components that a table names
@@ -21,9 +21,9 @@ LARGEST = 8  # columns and components that a table names
 
 @dataclass(frozen=True)
 class EncodingParts:
-    """Of every report that has an encoding."""
+    """What the page of every report with an encoding shows of it."""
 
-    figures: Table
+    figures: TextTable
     needed: str
 
 
@@ -40,7 +40,7 @@ def analysis_page(report: AnalyzeReport) -> Page:
         "columns": _largest("column", report.columns),
         "needed_components": _needed(components, "components"),
         "components": _largest("component", components, components.explained_variance),
-        "few_examples": Table.of(("tokens of text", "R²", "Spearman", "cosine with the slope of all"), few),
+        "few_examples": TextTable.of(("tokens of text", "R²", "Spearman", "cosine with the slope of all"), few),
         "facts": facts(report),
     }
     return Page("analyze.html", parts, figures | {"components": components_figure(components)})
@@ -52,7 +52,7 @@ def dynamics_page(report: DynamicsReport) -> Page:
     fallen = "" if share is None else f", when {share:.0%} of the fall of the loss was done"
     head = ("checkpoint", "loss", "frequency: Spearman", "R²", "R², held-out rows", "probability: Spearman", "R²")
     cells = [
-        Row(
+        TextRow(
             (
                 checkpoint_name(row.model),
                 number(row.loss, ".3f"),
@@ -69,14 +69,14 @@ def dynamics_page(report: DynamicsReport) -> Page:
     named = checkpoint_name(rows[first.checkpoint].model)
     parts = {
         "first": f"{named} is the first to reach {first.share:.0%} of the last Spearman{fallen}.",
-        "checkpoints": Table(head, cells),
+        "checkpoints": TextTable(head, cells),
         "facts": facts(report),
     }
     return Page("dynamics.html", parts, {"dynamics": dynamics_figure(rows)})
 
 
 def encoding_parts(report: EncodingReport) -> tuple[EncodingParts, dict[str, Figure]]:
-    """With its plots: reports of earlier days have no fitted sample."""
+    """The parts with their plots; reports of earlier days have no fitted sample."""
     encoding = report.encoding
     told = {
         "R²": encoding.r2,
@@ -89,10 +89,10 @@ def encoding_parts(report: EncodingReport) -> tuple[EncodingParts, dict[str, Fig
     figures = {"slopes": slopes_figure(encoding)}
     if report.fitted is not None:
         figures["fitted"] = fitted_figure(report.fitted)
-    return EncodingParts(Table.of(("figure", "value"), rows), _needed(encoding, "columns")), figures
+    return EncodingParts(TextTable.of(("figure", "value"), rows), _needed(encoding, "columns")), figures
 
 
-def _largest(what: str, found: ColumnFigures, variance: Sequence[Measured] = ()) -> Table:
+def _largest(what: str, found: ColumnFigures, variance: Sequence[Measured] = ()) -> TextTable:
     """A table of those with the largest standardised slopes, numbered from 0."""
     slopes = found.standardised_slopes
     head = [what, "standardised slope", "Spearman"] + (["share of the variance"] if variance else [])
@@ -100,7 +100,7 @@ def _largest(what: str, found: ColumnFigures, variance: Sequence[Measured] = ())
     for index in sorted(range(len(slopes)), key=lambda index: -abs(slopes[index] or 0))[:LARGEST]:
         cells = [str(index), number(slopes[index], "+.3f"), number(found.spearman[index], "+.3f")]
         rows.append(cells + ([number(variance[index], ".2%")] if variance else []))
-    return Table.of(head, rows)
+    return TextTable.of(head, rows)
 
 
 def _needed(found: Sparsity, what: str) -> str:

@@ -7,7 +7,7 @@ from headroom.contract.head_forms import NAMES, described_planes, form_of
 from headroom.contract.report.frontier import FrontierOfReport, FrontierPoint, PlanesOfReport
 from headroom.contract.report.report import CompressReport
 from headroom.contract.report.worth import PlainHead
-from service.reports.page_parts import Row, Table, number, percent
+from service.reports.page_parts import TextRow, TextTable, number, percent
 from service.reports.report_figures import BLUE, GREEN, GREY, ORANGE, RED, SMALLEST_DRIFT, Figure
 
 COLOURS = {"source": BLUE, "int8": ORANGE, "int4": GREY, "planes": GREEN}
@@ -27,13 +27,15 @@ def frontier_words(frontier: FrontierOfReport) -> str:
     )
 
 
-def searched_heads(report: CompressReport, frontier: FrontierOfReport) -> Table:
-    """For the page: those worth a row, and plain rows rounded to the nearest."""
+def searched_heads(report: CompressReport, frontier: FrontierOfReport) -> TextTable:
+    """Heads for the page: those worth a row, and plain rows rounded to the nearest."""
     hidden = report.head.hidden_size
     head = ("read", "stored", "columns as", "kept columns", "drift", "at most (95 %)", "KL, nats", "same top token", "")
-    rows = [Row(_cells(one, _mark(one, hidden, "all columns, rounded")), one.chosen) for one in shown(frontier, hidden)]
-    rows += [Row(_cells(one, "plain rows, to the nearest", name)) for name, one in report.plain.items()]
-    return Table(head, rows)
+    rows = [
+        TextRow(_cells(one, _mark(one, hidden, "all columns, rounded")), one.chosen) for one in shown(frontier, hidden)
+    ]
+    rows += [TextRow(_cells(one, "plain rows, to the nearest", name)) for name, one in report.plain.items()]
+    return TextTable(head, rows)
 
 
 def frontier_figure(report: CompressReport, frontier: FrontierOfReport) -> Figure:
@@ -71,7 +73,7 @@ def frontier_figure(report: CompressReport, frontier: FrontierOfReport) -> Figur
 
 
 def chosen_words(frontier: FrontierOfReport) -> str:
-    """For the model card."""
+    """What was chosen, and of what, for the model card."""
     return (
         f"Chosen: {frontier.budget.words}, of {frontier.swept} sizes in the model's own dtype, {_readings(frontier)} "
         f"readings of planes and {frontier.measured} rounded heads. Those that no other beats in both bytes read and "
@@ -79,17 +81,17 @@ def chosen_words(frontier: FrontierOfReport) -> str:
     )
 
 
-def card_heads(report: CompressReport, frontier: FrontierOfReport) -> Table:
-    """For the model card: the same rows, with both ends of the interval."""
+def card_heads(report: CompressReport, frontier: FrontierOfReport) -> TextTable:
+    """Heads for the model card: the same rows, with both ends of the interval."""
     hidden = report.head.hidden_size
     head = ("read", "stored", "columns as", "kept", "drift (95 % interval)", "KL, nats", "same top token", "")
     rows = [_card_cells(one, _mark(one, hidden, "all columns")) for one in shown(frontier, hidden)]
     rows += [_card_cells(one, "plain rows", name) for name, one in report.plain.items()]
-    return Table.of(head, rows)
+    return TextTable.of(head, rows)
 
 
 def in_planes(planes: PlanesOfReport) -> str:
-    """Of the stored head, in two sentences."""
+    """How the stored head reads, in two sentences."""
     return described_planes(planes.bits, planes.rescored, planes.whole_columns)
 
 

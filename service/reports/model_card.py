@@ -113,7 +113,7 @@ def _measured(report: CompressReport) -> list[tuple[str, str, str]]:
 
 
 def _exports(report: CompressReport) -> list[str]:
-    """For engines that do not know the format; empty without any."""
+    """Sentences on what is there for engines that do not know the format."""
     texts = {
         "dense": "`dense/`: the same head at full width, for plain transformers: `from_pretrained(..., "
         'subfolder="dense")`. It saves nothing; it is there for comparisons.',

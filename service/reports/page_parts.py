@@ -21,7 +21,7 @@ TEMPLATES = Path(__file__).parent / "templates"
 
 
 @dataclass(frozen=True)
-class Row:
+class TextRow:
     """Cells as plain text: the template escapes them."""
 
     cells: Sequence[str]
@@ -29,16 +29,16 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Table:
-    """With its titles."""
+class TextTable:
+    """Rows under their titles."""
 
     head: Sequence[str]
-    rows: Sequence[Row]
+    rows: Sequence[TextRow]
 
     @classmethod
-    def of(cls, head: Sequence[str], rows: Iterable[Sequence[str]]) -> "Table":
+    def of(cls, head: Sequence[str], rows: Iterable[Sequence[str]]) -> "TextTable":
         """One in which no row stands out."""
-        return cls(head, [Row(cells) for cells in rows])
+        return cls(head, [TextRow(cells) for cells in rows])
 
 
 @dataclass(frozen=True)

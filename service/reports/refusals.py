@@ -43,7 +43,7 @@ class _Moved:
 
     @classmethod
     def of_size(cls, point: CurvePoint, stored: StoredDriftFigures | None) -> Self:
-        """As stored where that was measured; a report from before that has no more than perplexity there."""
+        """Figures as stored where that was measured; a report from before that has no more than perplexity there."""
         rare = point.rare_perplexity_drift_high
         if stored is None:
             return cls(point.perplexity_drift_high, point.kl_mean, point.top1_agreement, rare)

@@ -3,7 +3,7 @@
 from headroom.contract.report.report import AnalyzeReport, CompareReport, CompressReport, Report, SteerReport
 from service.reports.compression_page import bands, compression_page
 from service.reports.encoding_page import analysis_page, dynamics_page
-from service.reports.page_parts import Page, Table, bounds, number, percent, written
+from service.reports.page_parts import Page, TextTable, bounds, number, percent, written
 from service.reports.report_figures import Figure
 from service.reports.steering_card import steering_page
 
@@ -56,5 +56,5 @@ def _comparison(report: CompareReport) -> Page:
         f"{percent(whole.perplexity_drift_low)} to {percent(whole.perplexity_drift_high)}){allowed}"
     )
     head = ("", "model", perplexity, "head, bytes", "checkpoint, bytes", "seconds a token")
-    parts = {"verdict": words, "drift": drift, "sides": Table.of(head, rows), "by_frequency": bands(report)}
+    parts = {"verdict": words, "drift": drift, "sides": TextTable.of(head, rows), "by_frequency": bands(report)}
     return Page("compare.html", parts)

@@ -22,7 +22,7 @@ SMALLEST_ALARM = 1e-4  # nats; below it rounding is all there is to see
 
 
 def roll_out(report: CompressReport, *, can_widen: bool) -> Rollout | None:
-    """Of a report whose job passed, else None.
+    """The plan for a report whose job passed, else None.
 
     can_widen: whether the stored head holds the columns that it does not read. Each stage: the size, the share of
     traffic, the drift to expect, and the KL and top-1 agreement that stop it.

@@ -5,7 +5,7 @@ from typing import Any
 from headroom.contract.report.report import SteerReport
 from headroom.contract.report.steering import Steering
 from service.reports.encoding_page import encoding_parts
-from service.reports.page_parts import Page, Table, facts, number
+from service.reports.page_parts import Page, TextTable, facts, number
 from service.reports.report_figures import BLUE, GREEN, Figure
 
 
@@ -53,7 +53,7 @@ def steering_page(report: SteerReport) -> Page:
     parts = {
         "verdict": "Refused" if refused else "Stored",
         "moved": moved,
-        "tokens": Table.of(("text", "token", "multiplier wanted", "obtained", "error, nats"), rows),
+        "tokens": TextTable.of(("text", "token", "multiplier wanted", "obtained", "error, nats"), rows),
         "others": others,
         "encoding": encoding,
         "facts": facts(report),

@@ -23,7 +23,7 @@ from headroom.contract.job_recipe import JobRecipe
 from service.adapters.migrate import upgrade
 from service.adapters.sql.job_store import SqlJobStore
 from service.foundation.settings import Settings
-from service.jobs.execution import Services, execute
+from service.jobs.execution import AttemptServices, execute
 from service.ports.jobs import EngineOutcome, EngineTask, Progress
 from service.records.job import Job
 from tests.factories import add_job, add_running_job, claim_job, make_recipe
@@ -113,7 +113,7 @@ def run_again(service: Service, job_id: str) -> Job:
     """What a worker does with a job that is sent to it, without an engine."""
     parts = service.parts
     claimed = claim_job(parts.store, job_id)
-    services = Services(
+    services = AttemptServices(
         store=parts.store,
         artifacts=parts.artifacts,
         corpora=parts.corpora,

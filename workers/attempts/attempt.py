@@ -28,7 +28,7 @@ from service.jobs.retries import STOPPED, clear_away, give_back, retry_or_fail
 from service.ports.jobs import JobStore
 from service.records.job import Job
 from workers.attempts.forked_group import start_module
-from workers.attempts.lease import Lease, Verdict
+from workers.attempts.lease import Lease, LeaseState
 from workers.attempts.phase_spans import attributes_of
 from workers.attempts.process_group import Group, describe_exit
 from workers.wiring import Parts
@@ -109,12 +109,12 @@ def _see_through(
     parent = os.getppid()
     while process.wait(POLL_SECONDS) is None:
         match lease.check():
-            case Verdict.CANCELING:
+            case LeaseState.CANCELING:
                 return Ending.CANCELED, process.end(grace_seconds)
-            case Verdict.SUPERSEDED:
+            case LeaseState.SUPERSEDED:
                 process.wait(LAST_STEPS_SECONDS)  # most often it has just recorded its verdict
                 return Ending.FENCED, process.kill()
-            case Verdict.LAPSED:
+            case LeaseState.LAPSED:
                 return Ending.FENCED, process.kill()
         if is_stopping():
             return Ending.STOPPED, process.end(grace_seconds)

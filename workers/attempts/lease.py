@@ -13,7 +13,7 @@ from service.records.job import Job
 logger = logging.getLogger(__name__)
 
 
-class Verdict(Enum):
+class LeaseState(Enum):
     """What the last heartbeat said."""
 
     HELD = auto()
@@ -40,23 +40,23 @@ class Lease:
         self._monotonic = monotonic
         self._next = monotonic() + interval
         self._until = monotonic() + seconds
-        self._verdict = Verdict.HELD
+        self._state = LeaseState.HELD
 
-    def check(self) -> Verdict:
+    def check(self) -> LeaseState:
         """Send a heartbeat if one is due. Cheap enough to call many times a second."""
         now = self._monotonic()
         if now >= self._next:
             self._next = now + self._interval
-            self._verdict = self._beat(now)
-        return self._verdict
+            self._state = self._beat(now)
+        return self._state
 
-    def _beat(self, now: float) -> Verdict:
+    def _beat(self, now: float) -> LeaseState:
         try:
             job = self._store.heartbeat(self._job.id, self._job.attempt, self._seconds)
         except AttemptSuperseded:
-            return Verdict.SUPERSEDED
+            return LeaseState.SUPERSEDED
         except StoreUnavailable as error:
             logger.warning("no heartbeat for %s: %s", self._job.id, error)
-            return Verdict.LAPSED if self._monotonic() >= self._until else self._verdict
+            return LeaseState.LAPSED if self._monotonic() >= self._until else self._state
         self._until = now + self._seconds
-        return Verdict.CANCELING if job.status is Status.CANCELING else Verdict.HELD
+        return LeaseState.CANCELING if job.status is Status.CANCELING else LeaseState.HELD

@@ -21,7 +21,7 @@ class Group(ABC):
     @property
     @abstractmethod
     def pid(self) -> int:
-        """Of the leader, and of its group."""
+        """The id of the leader, and of its group."""
 
     @abstractmethod
     def wait(self, seconds: float) -> int | None:

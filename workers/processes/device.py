@@ -41,7 +41,7 @@ def free_memory(device: str) -> int:
 
 
 def _left_in_cgroup(folder: Path) -> list[int]:
-    """Of a container's memory limit, where there is one. Cached files count as free, as they do for the machine."""
+    """What is free of a container's memory limit, if it has one. Cached files count as free, as for the machine."""
     with suppress(OSError, ValueError):  # no limit ("max"), or no cgroups of version 2
         limit = int((folder / "memory.max").read_text())
         statistics = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())

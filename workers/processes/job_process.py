@@ -23,7 +23,7 @@ from service.foundation.errors import AttemptSuperseded, JobCanceled
 from service.foundation.logs import configure_logging
 from service.foundation.settings import Settings
 from service.foundation.tracing import from_variables
-from service.jobs.execution import Services, execute
+from service.jobs.execution import AttemptServices, execute
 from service.jobs.progress import ProgressReporter
 from service.ports.jobs import EngineOutcome, EngineTask, Progress
 from workers.attempts.phase_spans import PhaseSpans
@@ -76,9 +76,9 @@ def _run(job_id: str, attempt: int, parts: Parts, stopping: threading.Event) -> 
     logger.info("ended: %s", ended.status.value)
 
 
-def _services(parts: Parts) -> Services:
+def _services(parts: Parts) -> AttemptServices:
     settings = parts.settings
-    return Services(
+    return AttemptServices(
         store=parts.store,
         artifacts=parts.artifacts,
         corpora=parts.corpora,

@@ -15,7 +15,7 @@ from headroom.commands.terminal.options import drift_options, job_options, readi
 from headroom.commands.terminal.output import print_json
 from headroom.commands.terminal.server import connect, server_for
 from headroom.commands.terminal.signals import signals_as_interrupts
-from headroom.contract.posted import Settings
+from headroom.contract.posted import JobSettings
 from headroom.errors import InvalidArgument
 from headroom.views.rendering import console_for, dry_run_view, show
 
@@ -143,14 +143,14 @@ def command(
     return 0
 
 
-def settings_from(values: dict[str, Any]) -> Settings:
+def settings_from(values: dict[str, Any]) -> JobSettings:
     """Options of the command line as settings of the client; what was not given is left to the server."""
     names = ("head_dtype", "tied", "repair", "keep_removed", "refine", "export", "column_multiple", "group_field")
     planes = {name: values[name] for name in ("bits", "rescored", "whole_columns") if values[name] is not None}
     given: dict[str, Any] = {
         name: values[name] for name in (*names, "shards", "publish_ratios") if values[name] not in (None, ())
     }
-    return Settings(
+    return JobSettings(
         revision=values["revision"],
         ratio=values["ratio"],
         budget=values["budget"],

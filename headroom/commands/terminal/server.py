@@ -14,7 +14,7 @@ KEY = "headroom.client.key"  # in the context of the command
 
 
 def connect(url: str) -> Client:
-    """With the key of `--key`, if that was given."""
+    """A client with the key of `--key`, if that was given."""
     return Client(url, click.get_current_context().meta.get(KEY))
 
 

@@ -23,7 +23,7 @@ class ContinuationSample(ReportPart):
 
 
 class ContinuationsOfReport(ReportPart):
-    """From seeded prompts of the evaluation text."""
+    """Continuations of seeded prompts of the evaluation text."""
 
     prompts: int
     prompt_tokens: int

@@ -40,7 +40,7 @@ class RareDrift(ReportPart):
 
 
 class StoredDriftFigures(DriftInterval, RareDrift):
-    """Of the stored model against the source, on the same windows."""
+    """How far the stored model's predictions lie from the source's, on the same windows."""
 
     kl_mean: Measured = Field(default=None, description="KL(source || stored), nats a token; null in older reports")
     top1_agreement: Measured = Field(default=None, description="share of positions with the same most probable token")

@@ -7,7 +7,7 @@ from headroom.contract.report.part import Measured, ReportPart
 
 
 class PartFigures(DriftInterval):
-    """Of the positions in one part of the text; null where it has none. `_low`, `_high`: 95 % interval."""
+    """Drift at the positions in one part of the text; null where it has none. `_low`, `_high`: 95 % interval."""
 
     positions: int
     perplexity_before: Measured
@@ -31,14 +31,14 @@ class PartFigures(DriftInterval):
 
 
 class BandDrift(PartFigures):
-    """Of the tokens of one band of frequency; the first band is all of them."""
+    """Drift at the tokens of one band of frequency; the first band is all of them."""
 
     band: str
     tokens: int = Field(description="of the vocabulary")
 
 
 class GroupDrift(PartFigures):
-    """Of one group of texts."""
+    """Drift on one group of texts."""
 
     group: str
     windows: int

@@ -48,14 +48,14 @@ class FittedSample(ReportPart):
 
 
 class ColumnFigures(ReportPart):
-    """Of each column of the head, in its order."""
+    """Figures of each column of the head, in its order."""
 
     standardised_slopes: tuple[Measured, ...]
     spearman: tuple[Measured, ...]
 
 
 class ComponentFigures(ColumnFigures, Sparsity):
-    """Of each principal component of the head, in order of explained variance."""
+    """Figures of each principal component of the head, in order of explained variance."""
 
     explained_variance: tuple[Measured, ...] = Field(description="shares of the head's variance")
     ranked_rows: int | None = Field(default=None, description="rows that the rank correlations are of")

@@ -50,7 +50,7 @@ class JobReport(ReportPart):
 
 
 class SourceReport(JobReport):
-    """Of a job on the head of one model."""
+    """The report of a job on the head of one model."""
 
     model: LoadedModel
     head: HeadOfReport
@@ -58,14 +58,14 @@ class SourceReport(JobReport):
 
 
 class EncodingReport(SourceReport):
-    """With how token probability is encoded in it."""
+    """The report of a job that measured how token probability is encoded in the head."""
 
     encoding: Encoding
     fitted: FittedSample | None = None
 
 
 class CompressReport(EncodingReport):
-    """Of a compress job, stored or refused."""
+    """The report of a compress job, stored or refused."""
 
     kind: Literal["compress"] = "compress"
     method: str
@@ -107,7 +107,7 @@ class CompressReport(EncodingReport):
 
 
 class AnalyzeReport(EncodingReport):
-    """Of an analyze job."""
+    """The report of an analyze job."""
 
     kind: Literal["analyze"]
     columns: ColumnFigures
@@ -116,7 +116,7 @@ class AnalyzeReport(EncodingReport):
 
 
 class SteerReport(EncodingReport):
-    """Of a steer job, stored or refused."""
+    """The report of a steer job, stored or refused."""
 
     kind: Literal["steer"]
     baseline: Baseline
@@ -126,7 +126,7 @@ class SteerReport(EncodingReport):
 
 
 class DynamicsReport(SourceReport):
-    """Of a dynamics job."""
+    """The report of a dynamics job."""
 
     kind: Literal["dynamics"]
     frequency_tokens: FrequencyTokens
@@ -135,7 +135,7 @@ class DynamicsReport(SourceReport):
 
 
 class CompareReport(JobReport):
-    """Of a compare job."""
+    """The report of a compare job."""
 
     kind: Literal["compare"]
     model: ComparedModel

@@ -14,7 +14,7 @@ class ModelOfReport(ReportPart):
 
 
 class LoadedModel(ModelOfReport):
-    """With the class that loads it."""
+    """The checkpoint that was read, with the class that loads it."""
 
     auto_class: str = Field(default="AutoModelForCausalLM", description="the class of transformers that loads it")
 
@@ -48,7 +48,7 @@ class EvaluatedText(ReportPart):
 
 
 class CorpusOfReport(EvaluatedText):
-    """With the part that calibrates."""
+    """The text, with the part of it that calibrates."""
 
     digest: str
     calibration_tokens: int = Field(description="predicted positions")

@@ -15,7 +15,7 @@ class LoadedAgain(ReportPart):
 
 
 class StoredCheckpoint(LoadedAgain, StoredDriftFigures):
-    """With its drift on the corpus."""
+    """The stored checkpoint, loaded again, with its drift on the corpus."""
 
 
 class RefinementOfReport(ReportPart):
@@ -58,21 +58,21 @@ class Revision(DriftInterval):
 
 
 class Shards(ReportPart):
-    """Of a job that was spread over workers."""
+    """How a job was spread over workers."""
 
     asked: int
     lost: int = Field(description="how often one went with its worker and was done again")
 
 
 class CheckpointBytes(ReportPart):
-    """Of all weights, before and after. Null after: nothing was stored."""
+    """Bytes of all weights, before and after. Null after: nothing was stored."""
 
     checkpoint_before: int
     checkpoint_after: int | None = None
 
 
 class ByteCounts(CheckpointBytes):
-    """With the head's, and what decoding reads."""
+    """Bytes of all weights and of the head, and what decoding reads."""
 
     head_before: int = Field(description="read for a position")
     head_after: int | None = None

@@ -13,7 +13,7 @@ class StepTime(ReportPart):
 
 
 class HeadTime(StepTime):
-    """Of the head alone."""
+    """What a step of the head alone took."""
 
     batch: int = Field(description="tokens at a time")
 

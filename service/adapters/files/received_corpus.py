@@ -66,7 +66,7 @@ def receive(
 
 
 def record_of(corpus: Corpus) -> dict[str, Any]:
-    """As JSON."""
+    """A corpus as JSON."""
     return asdict(corpus) | {"created": corpus.created.isoformat()}
 
 

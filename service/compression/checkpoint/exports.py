@@ -122,7 +122,7 @@ def _dense(
 def _measure(
     model: Any, source: Source, choice: Choice, seed: int, progress: Callable[[float], None]
 ) -> tuple[StoredMeasurement, list[StoredDrift]]:
-    """Of the first evaluation set; the drifts of all."""
+    """The measurement of the first evaluation set, and the drifts of all."""
     measurements: list[StoredMeasurement] = []
     drifts = []
     for one in choice.sets:

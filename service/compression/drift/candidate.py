@@ -38,5 +38,5 @@ class Candidate:
 
     @property
     def kl(self) -> float:
-        """In the set where it is highest."""
+        """KL divergence in the set where it is highest."""
         return max(point.kl_mean for point in self.points)

@@ -19,7 +19,7 @@ from service.models.head_bytes import HeadShape
 
 
 def head_shape(head: LmHead, basis: Basis, *, repair: bool, keep_tied: bool) -> HeadShape:
-    """From which bytes follow. repair: a mean repair gives every head a bias."""
+    """The shape from which bytes follow. repair: a mean repair gives every head a bias."""
     return HeadShape(
         vocab_size=head.vocab_size,
         hidden_size=head.hidden_size,
@@ -32,12 +32,12 @@ def head_shape(head: LmHead, basis: Basis, *, repair: bool, keep_tied: bool) -> 
 
 
 def bytes_before(head: LmHead) -> int:
-    """Of the head as it was."""
+    """Bytes of the head as it was."""
     return head.weight.nbytes + (0 if head.module_bias is None else head.module_bias.nbytes)
 
 
 def candidate_at(choice: Choice, kept: int, head_dtype: ColumnDtype, shape: HeadShape, before: int) -> Candidate:
-    """Of a size that the sweep knows. before: bytes of the head as it was."""
+    """The candidate of a size that the sweep knows. before: bytes of the head as it was."""
     points, nbytes = [one.at(kept) for one in choice.sets], shape.nbytes(kept, head_dtype)
     return Candidate(
         head_dtype=head_dtype,

@@ -16,7 +16,7 @@ WINDOWS_FOR_INTERVAL = 8
 
 
 def is_inside(budget: DriftBudget, perplexity: Measured, kl: Measured, top1: Measured, rare: Measured) -> bool:
-    """Of growths of perplexity the upper ends. A NaN is inside of nothing, nor is what was not measured."""
+    """Whether figures meet a budget; of growths of perplexity the upper ends. What was not measured never does."""
     return (
         _is_below(budget.perplexity, perplexity)
         and _is_below(budget.kl, kl)

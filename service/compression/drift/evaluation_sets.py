@@ -59,7 +59,7 @@ def _part_of(progress: Callable[[float], None], number: int, count: int) -> Call
 
 
 def outside_shares(sets: list[EvaluationSet], statistics: Statistics) -> list[float]:
-    """Of each set, the share of its variance around the calibration's mean that is outside its main subspace.
+    """The share of each set's variance around the calibration's mean that is outside its main subspace.
 
     About 1 - MAIN_SHARE for text like the calibration's, more for text of a kind that it did not hold.
     """

@@ -154,7 +154,7 @@ class Frontier:
                 fails = middle
 
     def _lowest_bytes(self, head_dtype: RoundedDtype) -> float:
-        """Of the narrowest head that can pass in this precision."""
+        """The share of the narrowest head that can pass in this precision."""
         return min((self._share(kept, head_dtype) for kept in self._may_pass()), default=float("inf"))
 
     def _may_pass(self) -> list[int]:

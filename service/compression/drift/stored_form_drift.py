@@ -64,7 +64,7 @@ def _overlap(full: Tensor, raw: Tensor, top: int) -> Tensor:
 def positions_of(
     factors: SlicedFactors, hidden: HiddenStates, head: LmHead, device: torch.device, *, top: int = 0
 ) -> Iterator[Positions]:
-    """Of a head that is not nested, as sweep_positions gives them: full logits of a few positions at a time."""
+    """Figures of a head that is not nested, as sweep_positions gives them: full logits of a few positions at a time."""
     zeros = torch.zeros(head.vocab_size, device=device)
     both = _Both(
         head,

@@ -59,7 +59,7 @@ def token_drift_of(
     device: torch.device,
     progress: Callable[[float], None] = lambda fraction: None,
 ) -> TokenDrift:
-    """Of a head that is not nested: rounded, refined, or in planes."""
+    """The drift of a head that is not nested: rounded, refined, or in planes."""
     if isinstance(made, ReadPlanes):
         reading = PlaneReading(made.bits, made.rescored)
         return _joined(reading_positions(hidden, head, made.planes, [reading], top=TOP), hidden, progress)
@@ -86,7 +86,7 @@ def _joined(found: Iterator[Positions], hidden: HiddenStates, progress: Callable
 
 
 def figures(drift: TokenDrift, where: Tensor, seed: int) -> PartFigures:
-    """Of the positions `where` (positions,) bool is true; all None but the number of positions when it nowhere is.
+    """Figures of the positions where `where`, (positions,) bool, is true; all but their number None when it nowhere is.
 
     delta_p: the probability of the token that came, after less before.
     """

@@ -31,12 +31,12 @@ def encoding_told(encoding: Encoding, floor_rows: int) -> EncodingOfReport:
 
 
 def columns_told(encoding: Encoding, spearman: Tensor) -> ColumnFigures:
-    """Of each raw column, in the order of the head."""
+    """Figures of each raw column, in the order of the head."""
     return ColumnFigures(standardised_slopes=_rounded(encoding.standardised_slope), spearman=_rounded(spearman))
 
 
 def components_told(components: Components) -> ComponentFigures:
-    """Of each principal component, in order of explained variance."""
+    """Figures of each principal component, in order of explained variance."""
     return ComponentFigures(
         **dict(_sparsity(components.sparsity)),
         explained_variance=_rounded(components.explained_variance),
@@ -66,5 +66,5 @@ def _sparsity(found: Sparsity) -> SparsityOfReport:
 
 
 def _rounded(values: Tensor) -> tuple[float, ...]:
-    """To six digits: these lists are long."""
+    """Values to six digits: these lists are long."""
     return tuple(float(f"{value:.6g}") for value in values.tolist())

@@ -115,7 +115,7 @@ class _Parts:
     transform: Callable[[Tensor], Tensor]
 
     def sums(self, rows: Tensor, rest: Tensor, wanted: Tensor, targets: Tensor) -> list[Tensor]:
-        """Of Effect's fields over (n, hidden) positions. rest: (n,) log-sum-exp of all other tokens' logits;
+        """Sums of Effect's fields over (n, hidden) positions. rest: (n,) log-sum-exp of all other tokens' logits;
         wanted: (n,) the target's logit before."""
         raw = rows @ self.weight.T + self.bias
         shift = rows @ self.edit.direction.to(self.device)

@@ -30,7 +30,7 @@ from service.compression.states.model_loading import check_token_ids, load_any_m
 from service.compression.states.offloading import room_of
 from service.compression.text.corpus import Text, WindowSettings
 from service.compression.text.examples import Examples
-from service.compression.text.reading import ReadCorpus, Reading, read_corpus, reading_of
+from service.compression.text.reading import CorpusReading, ReadCorpus, read_corpus, reading_of
 from service.foundation.errors import ModelDrift, ModelsNotComparable
 from service.models.model_files import ModelInspection, digest_model, inspect_model
 from service.ports.jobs import EngineOutcome, EngineTask, LocalModel, Progress, Verdict
@@ -44,7 +44,7 @@ class Side:
 
     local: LocalModel
     inspection: ModelInspection
-    reading: Reading
+    reading: CorpusReading
     tokenizer: Any
     model: Any
 

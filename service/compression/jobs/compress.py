@@ -94,7 +94,7 @@ class Chosen:
 
 
 def compress(task: EngineTask[CompressRecipe], progress: Progress) -> EngineOutcome:
-    """Of a compress job. Leaves a complete checkpoint in task.staging, or nothing when the gate refuses."""
+    """Do a compress job. Leaves a complete checkpoint in task.staging, or nothing when the gate refuses."""
     timer = PhaseTimer(progress)
     opened = _open(task, timer)
     analyzed = _analyze(task.recipe, opened, torch.device(task.device), timer)

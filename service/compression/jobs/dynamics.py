@@ -123,7 +123,7 @@ def _figures(encoding: Encoding) -> RegressionFigures:
 
 
 def _perplexity(source: Source, mean_hidden: Tensor, device: torch.device) -> float:
-    """Of the whole head on the held-out windows."""
+    """Perplexity of the whole head on the held-out windows."""
     size = source.head.hidden_size
     columns = Basis(Method.RANDOM, torch.ones(size), order=torch.arange(size))  # all of them, in the head's own order
     head = prepare(source.head, columns, mean_hidden, repair=False, device=device)

@@ -84,7 +84,7 @@ class JobFindings:
 
 
 def versions() -> dict[str, str]:
-    """Of the packages that figures depend on."""
+    """The versions of the packages that figures depend on."""
     return {name: version(name) for name in ("headroom-lm", "torch", "transformers", "safetensors")}
 
 

@@ -20,7 +20,7 @@ from service.publishing.revisions import revision_folder, revision_name, revisio
 
 @dataclass
 class Revisions:
-    """By folder: what the report of each says, and of all of them hashes by path; and why some were left out."""
+    """Further points: by folder what the report of each says, hashes of their files, and why some were left out."""
 
     found: dict[str, HeadFindings] = field(default_factory=dict)
     told: list[Revision] = field(default_factory=list)  # for the report of the chosen one

@@ -78,7 +78,7 @@ class ShardReader:
         part: str,
         progress: Callable[[float], None] = lambda fraction: None,
     ) -> HiddenStates:
-        """Of a shard. Runs the backbone over both of its parts if this machine's cache lacks them."""
+        """The hidden states of a shard. Runs the backbone over both of its parts if this machine's cache lacks them."""
         name = cache_name(question, number)
         if name not in self._held:
             if not (self._cache.hold(name) and self._cache.is_whole(name)):
@@ -137,7 +137,7 @@ class SpreadHiddenStates(HiddenStates):
     def _sweep(
         self, head: SweepHead, sizes: list[int], top: int, progress: Callable[[float], None]
     ) -> Iterator[Positions]:
-        """Of all shards, in order."""
+        """The positions of all shards, in order."""
         tensors = _tensors_of(head)
         name = f"head-{_digest(tensors)}"
         self.pool.put(name, lambda path: save_file(tensors, path, {"method": head.basis.method.value}))
@@ -151,7 +151,7 @@ class SpreadHiddenStates(HiddenStates):
 
 
 def open_spread_source(task: EngineTask[JobRecipe], device: torch.device, progress: Callable[[float], None]) -> Source:
-    """As open_source, over `task.pool`. There are no more shards than calibration or evaluation windows."""
+    """The source of a job over `task.pool`. There are no more shards than calibration or evaluation windows."""
     pool = task.pool
     assert pool is not None
     inspection = inspect_with_tokenizer(task.model.path)

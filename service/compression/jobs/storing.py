@@ -232,7 +232,7 @@ class Storing:
         return Stored(found, drifts, passes)
 
     def moved_by(self, kept: int, progress: Callable[[float], None], stored: MadeHead | None = None) -> TokenDrift:
-        """Of the nested head of this size, or of what is stored in its place."""
+        """The drift of the nested head of this size, or of what is stored in its place."""
         if stored is not None and not _is_nested(stored):
             return token_drift_of(stored, self.source.evaluation, self.source.head, self.device, progress)
         return token_drift(self.source.evaluation, self.heads.whole(), kept, progress=progress)

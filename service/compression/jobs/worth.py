@@ -96,7 +96,7 @@ def plain_words(plain: dict[str, PlainHead]) -> str:
 
 
 def _searched(sizes: ByteCounts, frontier: FrontierOfReport, plain: dict[str, PlainHead]) -> str:
-    """Of a budget: what was compared, plain rounded heads among it."""
+    """What a search compared, plain rounded heads among it."""
     in_planes = sum(one.head_dtype == "planes" for one in frontier.points)
     compared = f"{frontier.swept} sizes in the model's own dtype, {in_planes} readings of planes and "
     compared += f"{frontier.measured} rounded heads"

@@ -11,7 +11,7 @@ DRAWN_AT_ONCE = 1 << 16  # windows
 
 
 def interval_of_means(sums: Tensor, counts: Tensor, seed: int) -> tuple[Tensor, Tensor]:
-    """Of sums.sum(0) / counts.sum(): low and high, (figures,) each; NaN when no window counts.
+    """The interval of sums.sum(0) / counts.sum(): low and high, (figures,) each; NaN when no window counts.
 
     sums: (windows, figures) float64, over the positions of each window; counts: (windows,) those positions.
     """

@@ -17,7 +17,7 @@ CURVE_SHARES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9, 1.0)
 
 @dataclass(frozen=True, eq=False)
 class Sparsity:
-    """Of columns in one order, largest |standardised slope| first."""
+    """How much columns explain in one order, largest |standardised slope| first."""
 
     gini: float  # of |standardised slope|: 0 all equal, 1 all in one column
     needed: dict[float, int]  # share of the full R^2 -> fewest columns of the order that reach it

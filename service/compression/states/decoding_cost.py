@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from headroom.contract.report.times import HeadTime
-from service.compression.text.reading import Objective, Reading
+from service.compression.text.reading import CorpusReading, Objective
 
 PROMPT_TOKENS, STEPS, WARM_STEPS = 16, 16, 2
 BATCHES = (1, 8)
@@ -45,7 +45,7 @@ def seconds_of_heads(
 
 
 @torch.inference_mode()
-def seconds_per_token(one: Any, other: Any, ids: Tensor, reading: Reading) -> tuple[float | None, float | None]:
+def seconds_per_token(one: Any, other: Any, ids: Tensor, reading: CorpusReading) -> tuple[float | None, float | None]:
     """Medians at batch 1 with a cache of keys and values, in turns, so that a busy machine slows both. ids: windows.
 
     None for models that do not decode token by token, or keep no cache.

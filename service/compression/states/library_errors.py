@@ -52,7 +52,7 @@ def missing_library(error: BaseException, folder: Path) -> str | None:
 
 
 def _vocabulary_kind(folder: Path) -> str | None:
-    """Of a folder without tokenizer.json: what reads its vocabulary. Lines of base64 and ranks are tiktoken's."""
+    """What reads the vocabulary of a folder without tokenizer.json. Lines of base64 and ranks are tiktoken's."""
     if (folder / "tokenizer.json").is_file():
         return None
     for path in sorted(folder.iterdir()):

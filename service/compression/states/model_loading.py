@@ -129,7 +129,7 @@ def _main_float(inspection: ModelInspection) -> torch.dtype:
 
 
 def load_any_model(inspection: ModelInspection, auto_class: str, room: Room) -> Any:
-    """Of a plain or a sliced checkpoint, through the public loader; errors as of load_model."""
+    """The model of a plain or a sliced checkpoint, through the public loader; errors as of load_model."""
     elements = sum(math.prod(entry.shape) for entry in inspection.tensors.values())
     section = inspection.config.get("quantization_config") or {}
     if section.get("quant_method") != "headroom":

@@ -34,7 +34,7 @@ from service.compression.states.statistics import Statistics, calibrate
 from service.compression.states.tokenizer_files import files_of_tokenizer
 from service.compression.text.corpus import Text, WindowSettings
 from service.compression.text.examples import Examples
-from service.compression.text.reading import Reading, read_corpus, reading_of
+from service.compression.text.reading import CorpusReading, read_corpus, reading_of
 from service.foundation.errors import ModelDrift, UnsupportedHead
 from service.models.model_files import ModelInspection, digest_model, inspect_model
 from service.models.side_files import is_side_file
@@ -72,7 +72,7 @@ class Source:
     inspection: ModelInspection
     digest: str  # of config and weights
     corpus_digest: str
-    reading: Reading
+    reading: CorpusReading
     head: LmHead
     stored: StoredNames
     base_model_prefix: str
@@ -201,7 +201,7 @@ def read_windows(
     task: EngineTask[JobRecipe],
     inspection: ModelInspection,
     tokenizer_folder: Path,
-    reading: Reading,
+    reading: CorpusReading,
     text: Text,
     device: torch.device,
 ) -> tuple[Any, dict[str, Examples], dict[str, Any]]:

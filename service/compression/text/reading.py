@@ -47,7 +47,7 @@ OBJECTIVES = {"AutoModelForCausalLM": Objective.CAUSAL, "AutoModelForMaskedLM": 
 
 
 @dataclass(frozen=True)
-class Reading:
+class CorpusReading:
     objective: Objective
     auto_class: str
 
@@ -63,7 +63,7 @@ class ReadCorpus:
     groups: list[str] | None = None  # of each evaluation window, where the corpus names groups
 
 
-def reading_of(config: dict[str, Any], text: Text) -> Reading:
+def reading_of(config: dict[str, Any], text: Text) -> CorpusReading:
     """config: config.json. UnsupportedModel for an architecture that predicts no tokens, or that is not known."""
     from transformers.models.auto import modeling_auto
 
@@ -76,11 +76,13 @@ def reading_of(config: dict[str, Any], text: Text) -> Reading:
                 raise CorpusNotText(
                     f"the field {text.field!r} names pairs; {architecture} reads one text: name one field"
                 )
-            return Reading(objective, auto_class)
+            return CorpusReading(objective, auto_class)
     raise UnsupportedModel(f"{architecture} is no language model that this transformers release knows")
 
 
-def read_corpus(reading: Reading, tokenizer: Any, config: Any, text: Text, settings: WindowSettings) -> ReadCorpus:
+def read_corpus(
+    reading: CorpusReading, tokenizer: Any, config: Any, text: Text, settings: WindowSettings
+) -> ReadCorpus:
     """config: the loaded model's. Raises what make_windows, split_pairs and the reading of a file raise."""
     frame = frame_of(tokenizer)
     if text.group_field and (text.format != "jsonl" or text.pair):

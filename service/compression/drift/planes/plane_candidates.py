@@ -26,7 +26,7 @@ def plane_candidates(
     seed: int,
     progress: Callable[[float], None] = lambda fraction: None,
 ) -> dict[PlaneReading, Candidate]:
-    """By reading. before, stored: bytes of the head as it was, and of what it would have in the checkpoint.
+    """Candidates by reading. before, stored: bytes of the head as it was, and of what it would have in the checkpoint.
 
     Cost: as sweep_readings for each set.
     """

@@ -3,18 +3,18 @@
 import math
 
 from headroom.contract.compress import CompressRecipe
-from headroom.contract.posted import Evaluation, Settings, compress_body
+from headroom.contract.posted import Evaluation, JobSettings, compress_body
 
 CORPUS = "corpus_" + "0" * 32
 
 
 def test_what_is_not_given_is_left_to_the_server() -> None:
-    body = compress_body("acme/tiny", CORPUS, Settings())
+    body = compress_body("acme/tiny", CORPUS, JobSettings())
     assert body == {"kind": "compress", "model": {"id": "acme/tiny"}, "ratio": "auto", "corpus": CORPUS}
 
 
 def test_every_setting_arrives_where_the_server_reads_it() -> None:
-    settings = Settings(
+    settings = JobSettings(
         revision="v1",
         ratio=0.3,
         method="slope",
@@ -45,13 +45,13 @@ def test_every_setting_arrives_where_the_server_reads_it() -> None:
 
 def test_a_webhook_can_be_given_with_its_secret_and_events() -> None:
     given = {"url": "https://ci.example.org/hook", "secret": "whsec_" + "A" * 32, "events": ["job.failed"]}
-    recipe = CompressRecipe.model_validate(compress_body("acme/tiny", CORPUS, Settings(webhook=given)))
+    recipe = CompressRecipe.model_validate(compress_body("acme/tiny", CORPUS, JobSettings(webhook=given)))
     assert recipe.webhook is not None
     assert (recipe.webhook.secret, recipe.webhook.events) == (given["secret"], given["events"])
 
 
 def test_infinity_bounds_nothing_and_what_is_left_out_has_the_servers_bound() -> None:
-    body = compress_body("acme/tiny", CORPUS, Settings(kl_budget=math.inf, min_top1=0.98, max_rare_drift=0.05))
+    body = compress_body("acme/tiny", CORPUS, JobSettings(kl_budget=math.inf, min_top1=0.98, max_rare_drift=0.05))
     assert body["drift"] == {"kl": None, "top1": 0.98, "rare_perplexity": 0.05}
     budget = CompressRecipe.model_validate(body).drift
     assert (budget.perplexity, budget.kl, budget.top1, budget.rare_perplexity) == (0.01, None, 0.98, 0.05)
@@ -59,6 +59,6 @@ def test_infinity_bounds_nothing_and_what_is_left_out_has_the_servers_bound() ->
 
 def test_a_setting_that_is_none_is_not_sent() -> None:
     body = compress_body(
-        "acme/tiny", CORPUS, Settings(revision=None, method=None, max_drift=None, kl_budget=None, webhook=None)
+        "acme/tiny", CORPUS, JobSettings(revision=None, method=None, max_drift=None, kl_budget=None, webhook=None)
     )
     assert set(body) == {"kind", "model", "ratio", "corpus"}

@@ -24,7 +24,7 @@ from service.foundation.errors import (
     StoreUnavailable,
     UnsupportedHead,
 )
-from service.jobs.execution import Services, execute
+from service.jobs.execution import AttemptServices, execute
 from service.jobs.retries import RetryPolicy
 from service.ports.jobs import EngineOutcome, EngineTask, LocalModel, Progress, Verdict
 from service.records.job import Job
@@ -83,7 +83,7 @@ class Bench:
 
     store: MemoryJobStore
     artifacts: DirectoryArtifacts
-    services: Services
+    services: AttemptServices
     job: Job
     root: Path
 
@@ -115,7 +115,7 @@ def bench(tmp_path: Path) -> Bench:
     corpora = DirectoryCorpora(tmp_path / "corpora", 1000, clock)
     corpus = corpora.add(iter([b"some text"]), "text", None)
     claimed = add_running_job(store, recipe=make_recipe(corpus=corpus.id))
-    services = Services(
+    services = AttemptServices(
         store=store,
         artifacts=artifacts,
         corpora=corpora,

@@ -7,7 +7,7 @@ import pytest
 from service.records.job import Job
 from tests.factories import add_running_job
 from tests.in_memory.job_store import MemoryJobStore
-from workers.attempts.lease import Lease, Verdict
+from workers.attempts.lease import Lease, LeaseState
 
 
 class Hands:
@@ -49,7 +49,7 @@ def test_a_heartbeat_is_sent_only_when_it_is_due(lease: Lease, store: MemoryJobS
     assert store.get(job.id).lease_until == datetime.fromtimestamp(30, UTC)
 
     hands.seconds = 2.0
-    assert lease.check() is Verdict.HELD
+    assert lease.check() is LeaseState.HELD
     assert store.get(job.id).lease_until == datetime.fromtimestamp(32, UTC)
 
 
@@ -57,9 +57,9 @@ def test_a_cancellation_is_heard_at_the_next_heartbeat(
     lease: Lease, store: MemoryJobStore, job: Job, hands: Hands
 ) -> None:
     store.request_cancel(job.id)
-    assert lease.check() is Verdict.HELD
+    assert lease.check() is LeaseState.HELD
     hands.seconds = 2.0
-    assert lease.check() is Verdict.CANCELING
+    assert lease.check() is LeaseState.CANCELING
 
 
 def test_a_job_taken_by_another_attempt_is_superseded(
@@ -67,7 +67,7 @@ def test_a_job_taken_by_another_attempt_is_superseded(
 ) -> None:
     store.requeue(job.id, job.attempt, "worker_lost", hands.now())
     hands.seconds = 2.0
-    assert lease.check() is Verdict.SUPERSEDED
+    assert lease.check() is LeaseState.SUPERSEDED
 
 
 def test_a_store_that_is_away_costs_the_lease_only_when_it_has_run_out(
@@ -75,9 +75,9 @@ def test_a_store_that_is_away_costs_the_lease_only_when_it_has_run_out(
 ) -> None:
     store.away = True
     for hands.seconds in (2.0, 15.0, 29.0):
-        assert lease.check() is Verdict.HELD
+        assert lease.check() is LeaseState.HELD
     hands.seconds = 31.0
-    assert lease.check() is Verdict.LAPSED
+    assert lease.check() is LeaseState.LAPSED
 
 
 def test_an_outage_that_ends_in_time_is_forgotten(lease: Lease, store: MemoryJobStore, hands: Hands) -> None:
@@ -86,7 +86,7 @@ def test_an_outage_that_ends_in_time_is_forgotten(lease: Lease, store: MemoryJob
     lease.check()
     store.away = False
     hands.seconds = 31.0
-    assert lease.check() is Verdict.HELD
+    assert lease.check() is LeaseState.HELD
     store.away = True
     hands.seconds = 60.0
-    assert lease.check() is Verdict.HELD
+    assert lease.check() is LeaseState.HELD
