@@ -2,7 +2,7 @@
 
 import math
 
-from headroom.contract.compress import CompressRecipe
+from headroom.contract.compress import CalibratedDriftBudget, CompressRecipe
 from headroom.contract.posted import Evaluation, JobSettings, compress_body
 
 CORPUS = "corpus_" + "0" * 32
@@ -41,6 +41,28 @@ def test_every_setting_arrives_where_the_server_reads_it() -> None:
     assert prose.drift is not None
     assert (prose.name, prose.corpus, prose.drift.perplexity) == ("prose", CORPUS, 0.05)
     assert (code.name, code.drift) == ("code", None)
+
+
+def test_whatever_a_recipe_has_can_be_asked_for() -> None:
+    settings = JobSettings(
+        ratio=0.3,
+        budget={"kl": 0.004},
+        method="slope",
+        max_drift=0.02,
+        kl_budget=0.1,
+        min_top1=0.9,
+        max_rare_drift=0.1,
+        group_gap=0.05,
+        publish="team/slim",
+        ratios=[0.1],
+        evaluation=[Evaluation("prose", CORPUS)],
+        options={"seed": 3},
+        labels={"team": "x"},
+        webhook="https://ci.example.org/hook",
+    )
+    body = compress_body("acme/tiny", CORPUS, settings)
+    assert set(body) == set(CompressRecipe.model_fields)
+    assert set(body["drift"]) == set(CalibratedDriftBudget.model_fields)
 
 
 def test_a_webhook_can_be_given_with_its_secret_and_events() -> None:
