@@ -76,7 +76,7 @@ function rejected(job) {
     ? h("p", {}, "The largest ratio that would have passed is ", h("strong", {}, percent(best)), ".")
     : h("p", {}, "No ratio that was measured would have passed: allow more drift, or send more text, which narrows the interval.");
   const retry = best && h("p", {}, h("a", { class: "button primary", href: `/new?from=${encodeURIComponent(id)}&ratio=${best}` }, `Try again with ${percent(best)}`));
-  const what = job.kind === "compress" ? `With ${columns(result)} the predictions moved too far, so nothing was stored.` : "The predictions moved too far, so nothing was stored.";
+  const what = job.kind === "compress" ? `With ${columns(result)}, the predictions moved too far, so nothing was stored.` : "The predictions moved too far, so nothing was stored.";
   return h("div", { class: "notice warn" }, h("p", {}, h("strong", {}, "Rejected by the drift gate. "), what), h("ul", {}, (result.refusals ?? []).map((reason) => h("li", {}, reason))), text, retry);
 }
 
