@@ -16,7 +16,6 @@ from headroom.contract.answers.results import (
     DynamicsResult,
     SteerResult,
 )
-from headroom.contract.job_recipe import ModelReference
 from headroom.contract.report.part import ReportPart
 
 
@@ -72,6 +71,13 @@ class AttemptRecord:
     outcome: str = ""
 
 
+class ModelOfJob(Answer):
+    """What a job works on."""
+
+    id: str
+    revision: str | None = None
+
+
 class JobLinks(Answer):
     """Where the rest of a job is."""
 
@@ -110,7 +116,7 @@ class JobView(Answer):
     status: ToldStatus
     phase: ToldPhase | None
     progress: float
-    model: ModelReference
+    model: ModelOfJob
     corpus: str
     options: dict[str, Any]
     labels: dict[str, str]

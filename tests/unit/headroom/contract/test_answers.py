@@ -41,7 +41,11 @@ def test_a_result_that_this_version_does_not_know_stays_as_it_came(fields: dict[
 
 def test_words_and_fields_of_a_newer_server_are_borne() -> None:
     told = job_told(status="dreaming", phase="polishing", moonlight=1, result=result_told(moonlight=2))
-    view = JobView.read(told)
+    told |= {"model": {"id": "acme/tiny", "moonlight": 3}, "links": told["links"] | {"moonlight": 4}}
+    told["error"] = {"code": "odd", "message": "It is odd.", "phase": "polishing", "moonlight": 5}
+    started = {"attempt": 1, "worker": "w", "started": "2026-01-31T12:00:00Z", "moonlight": 6}
+    view = JobView.read(told | {"attempts": [started]})
+    assert (view.model.id, view.error and view.error.phase, len(view.attempts)) == ("acme/tiny", "polishing", 1)
     assert (view.status, view.phase, view.is_final) == ("dreaming", "polishing", False)
     assert isinstance(view.result, CompressResult)
     assert view.told["moonlight"] == 1
