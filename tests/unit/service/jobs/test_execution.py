@@ -154,7 +154,7 @@ def test_the_engine_is_given_the_model_the_corpus_and_its_own_staging(bench: Ben
 
     task = engine.tasks[0]
     assert task.model.revision == "abc"
-    assert task.corpus.read_bytes() == b"some text"
+    assert task.corpus.path.read_bytes() == b"some text"
     assert task.cache_dir.is_dir()
     assert task.job_id == bench.job.id
 
