@@ -9,6 +9,8 @@ from typing import Any
 from headroom.errors import InvalidArgument
 from headroom.loading.plane_codes import PREVIEW_BITS
 from headroom.loading.planes_head import PlanesHead
+from headroom.loading.products.product_choice import HeadProducts
+from headroom.loading.quantized_head import RoundedHead
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,32 @@ def head_setting(model: Any) -> HeadSetting:
     """What the head of a loaded model reads now."""
     head = planes_head_of(model)
     return HeadSetting(head.bits, head.rescored, head.preview_columns, head.out_features, head.columns)
+
+
+def head_products(model: Any) -> HeadProducts:
+    """How the head of a loaded model computes on a CPU, for each number of positions that it has had so far."""
+    return _rounded_head_of(model).products
+
+
+def set_wide_copy(model: Any, allowed: bool) -> HeadProducts:
+    """Whether the head may keep a wide copy of all its rows where that is quicker; at first it may.
+
+    A head in planes or of integers that is asked for many positions at once on a CPU can be slower than the head that
+    it replaced. Where it measures so, once for a number of positions up to 64, it makes a wide copy, which takes as
+    much memory as that head. False gives the copy back and takes the quickest way without one.
+    """
+    head = _rounded_head_of(model)
+    head.choice.allow_copy(allowed)
+    return head.products
+
+
+def _rounded_head_of(model: Any) -> PlanesHead | RoundedHead:
+    head = model.get_output_embeddings()
+    if not isinstance(head, (PlanesHead, RoundedHead)):
+        raise InvalidArgument(
+            f"This model's output head is a {type(head).__name__}, neither in planes nor of integers."
+        )
+    return head
 
 
 def planes_head_of(model: Any) -> PlanesHead:

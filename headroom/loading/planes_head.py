@@ -2,7 +2,7 @@
 
 With x = basis @ h the head first takes a preview of all logits from the first `whole` columns and the upper bits of the
 others, then computes the best `rescored` of each position again from all 8 bits. Every smaller setting reads the same
-stored tensors. plane_codes.py says what the codes stand for; which product reads them is plane_products.py's.
+stored tensors. plane_codes.py says what the codes stand for; which product reads them is products/plane_products.py's.
 """
 
 from collections.abc import Iterator
@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from headroom.loading import plane_codes
-from headroom.loading.plane_products import PreviewProducts, Reading
-
-POSITIONS_AT_ONCE = 32  # rescored together
-RESCORED_ENTRIES = 1 << 24  # of rows that are wide in float32 at once: 64 MB
+from headroom.loading.products.plane_products import PlaneProducts, Reading
+from headroom.loading.products.plane_rescoring import rescore
+from headroom.loading.products.plane_table import codes_of, scales_of
+from headroom.loading.products.product_choice import COPY, HeadProducts, ProductChoice
 
 
 class PlanesTable(nn.Module):
@@ -46,17 +46,9 @@ class PlanesTable(nn.Module):
         self.basis = nn.Parameter(torch.empty(columns, hidden_size), requires_grad=False)
         self.unbasis = nn.Parameter(torch.empty(columns, hidden_size), requires_grad=False) if unbasis else None
 
-    def codes_of(self, rows: Tensor | slice) -> Tensor:
-        """(rows, columns) uint8."""
-        return plane_codes.join(plane_codes.Planes(self.whole[rows], self.high[rows], self.low[rows]), self.columns)
-
-    def scales_of(self, rows: Tensor | slice) -> Tensor:
-        """(rows, groups) bfloat16."""
-        return self.scales[rows].view(torch.bfloat16)
-
     def values_of(self, rows: Tensor | slice, dtype: torch.dtype) -> Tensor:
         """(rows, columns) of `dtype`, from all 8 bits."""
-        return plane_codes.values(self.codes_of(rows), self.scales_of(rows), dtype)
+        return plane_codes.values(codes_of(self, rows), scales_of(self, rows), dtype)
 
     def turned_back(self, values: Tensor) -> Tensor:
         """(..., columns) -> (..., hidden): rows of the matrix from rows of values."""
@@ -139,7 +131,7 @@ class PlanesHead(PlanesTable):
         self.stored_setting = (bits, rescored, preview_columns or columns)
         self.bits, self.rescored, self.preview_columns = self.stored_setting
         self._repair: Tensor | None = None  # (vocab,) what the columns that a preview leaves out give on average
-        self._products = PreviewProducts()
+        self.reader = PlaneProducts()
 
     @property
     def table(self) -> PlanesTable:
@@ -154,16 +146,29 @@ class PlanesHead(PlanesTable):
         """transformers 4 ties by setting it; this head shares its table already."""
 
     def forward(self, hidden_states: Tensor) -> Tensor:
-        """(..., hidden) -> logits (..., vocab). Memory beside them: 64 MB, or a block of widened rows."""
-        x = F.linear(hidden_states, self.table.basis.to(hidden_states.dtype)).view(-1, self.columns)
-        logits = self._products.logits(self.table, x, Reading(self.bits, self.preview_columns))
+        """(..., hidden) -> logits (..., vocab). Memory beside them: 8 MB, or a block of widened rows."""
+        h = hidden_states.reshape(-1, self.in_features)
+        reading = self._reading
+        way = self.reader.way(self.table, h, reading)
+        if way == COPY:
+            logits = F.linear(h, self.choice.copy(h.dtype, lambda: self.dense_weight().to(h.dtype)))
+            if self.bias is not None:
+                logits += self.bias
+        else:
+            logits = self._previewed(h, reading, way)
+        return logits.view(*hidden_states.shape[:-1], self.out_features)
+
+    def _previewed(self, h: Tensor, reading: Reading, way: str) -> Tensor:
+        """(positions, hidden) -> (positions, vocab): the preview, with the best rows written over it."""
+        x = F.linear(h, self.table.basis.to(h.dtype))
+        logits = self.reader.logits(self.table, x, reading, way)
         if self._repair is not None:
             logits += self._repair.to(logits)
         if self.bias is not None:
             logits += self.bias
-        if self.rescored and (self.bits < 8 or self.preview_columns < self.columns):
-            self._rescore(x, logits)
-        return logits.reshape(*hidden_states.shape[:-1], self.out_features)
+        if reading.rescored and reading.is_preview(self.columns):
+            rescore(x, self.table, logits, reading.rescored, self.bias)
+        return logits
 
     def read(self, bits: int, rescored: int, columns: int) -> None:
         """From now on. What is asked for must have been checked (head_settings.py)."""
@@ -176,14 +181,14 @@ class PlanesHead(PlanesTable):
         self._repair = (
             None if self.preview_columns == self.columns else self._mean_of_columns_from(self.preview_columns)
         )
-        self._products.prepare(self.table, Reading(self.bits, self.preview_columns))
+        self.reader.prepare(self.table, self._reading)
 
     @contextmanager
     def answering_once(self) -> Iterator[None]:
         """Inside, only the last position of a sequence is answered, and nothing is measured to answer it quicker."""
         handle = self.register_forward_pre_hook(lambda head, inputs: (inputs[0][..., -1:, :],))
         try:
-            with self._products.unmeasured():
+            with self.choice.unmeasured():
                 yield
         finally:
             handle.remove()
@@ -192,18 +197,18 @@ class PlanesHead(PlanesTable):
         """The (vocab, hidden) matrix of all 8 bits, computed in float32, in the basis' dtype."""
         return dense_rows(self.table, self.table.basis)
 
-    def _rescore(self, x: Tensor, logits: Tensor) -> None:
-        """Write over the best rows of each position what all their bits give. x: (positions, columns)."""
-        most = min(self.rescored, self.out_features)
-        step = max(1, min(POSITIONS_AT_ONCE, RESCORED_ENTRIES // (most * self.columns)))
-        for start in range(0, x.shape[0], step):
-            asked, given = x[start : start + step].float(), logits[start : start + step]
-            best = given.topk(most, dim=1, sorted=False).indices
-            rows = self.table.values_of(best.flatten(), torch.float32).view(*best.shape, self.columns)
-            exact = torch.bmm(rows, asked[:, :, None])[:, :, 0]
-            if self.bias is not None:
-                exact += self.bias[best]
-            given.scatter_(1, best, exact.to(given.dtype))
+    @property
+    def choice(self) -> ProductChoice:
+        return self.reader.choice
+
+    @property
+    def products(self) -> HeadProducts:
+        """What was measured so far."""
+        return self.reader.described()
+
+    @property
+    def _reading(self) -> Reading:
+        return Reading(self.bits, self.preview_columns, min(self.rescored, self.out_features))
 
     @torch.no_grad()
     def _mean_of_columns_from(self, columns: int) -> Tensor | None:
@@ -216,7 +221,7 @@ class PlanesHead(PlanesTable):
 
     def _apply(self, *args: Any, **kwargs: Any) -> "PlanesHead":
         """Moved or cast: what was arranged for the old place is made anew."""
-        self._products.forget()
+        self.reader.forget()
         moved: PlanesHead = super()._apply(*args, **kwargs)  # type: ignore[no-untyped-call]
         if self._repair is not None:
             self._repair = self._repair.to(self.table.whole.device)

@@ -1,25 +1,34 @@
 """Sliced heads whose columns are integers of 8 or 4 bits, as users run them. Needs torch; no transformers, no files.
 
-logits = columns @ (basis @ h) + bias, where `columns` stands for integers times scales. The whole head is never written
-out in a floating type: torch's weight-only products read the integers on a CPU, gpu_products.py's on a GPU; with more
-positions a block of rows is widened at a time.
+logits = columns @ (basis @ h) + bias, where `columns` stands for integers times scales. torch's weight-only products
+read the integers on a CPU, products/gpu_products.py's on a GPU; else a block of rows is widened at a time. Where a wide
+copy of all rows is quicker on a CPU, as products/product_choice.py measures once for a number of positions, it is kept.
 """
 
 import functools
 import warnings
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
 from types import ModuleType
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from headroom.loading.products.product_choice import (
+    BLOCKS,
+    COPY,
+    KERNEL,
+    HeadProducts,
+    ProductChoice,
+    Ways,
+    rows_measured,
+    state_of,
+)
+
 ROWS_AT_ONCE = 2048  # of the head: widened, they stay in the cache
 ROWS_AT_ONCE_ON_GPU = 32_768  # it wants large products
-# torch's 8-bit product reads the fewest bytes but handles one position after another (make bench NAME=head).
-POSITIONS_OF_KERNEL = 2
-# Its 4-bit product shares what it unpacks between positions; with more of them a plain product of wide rows is as good.
-POSITIONS_OF_INT4_KERNEL = 64
 GROUP = 32  # columns that share a scale in a head of 4 bits; torch's product knows 32, 64, 128 and 256
 OFFSET = 8  # four bits hold value + 8, of values from -8 to 7
 KERNEL_ROWS = 16  # torch's 4-bit product wants a multiple of them
@@ -28,20 +37,39 @@ KERNEL_ROWS = 16  # torch's 4-bit product wants a multiple of them
 class RoundedHead(nn.Module):
     """What heads of integers share. Shapes: basis (kept, hidden); bias (vocab,) or none."""
 
+    positions_unmeasured: int  # up to which torch's product of integers is taken where nothing may be measured
+
     def __init__(self, hidden_size: int, vocab_size: int, kept: int, *, bias: bool) -> None:
         super().__init__()
         self.in_features = hidden_size
         self.out_features = vocab_size
         self.basis = nn.Parameter(torch.empty(kept, hidden_size), requires_grad=False)
         self.bias = nn.Parameter(torch.empty(vocab_size), requires_grad=False) if bias else None
+        self.choice = ProductChoice()
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         """(..., hidden) -> logits (..., vocab)."""
-        columns = F.linear(hidden_states, self.basis)
-        logits = self._logits(columns.reshape(-1, columns.shape[-1]))
+        h = hidden_states.reshape(-1, self.in_features)
+        way = self._way(h)
+        if way == COPY and self._copies_dense():
+            logits = F.linear(h, self.choice.copy(h.dtype, lambda: self.dense_weight().to(h.dtype)))
+        else:
+            x = F.linear(h, self.basis)
+            logits = F.linear(x, self.choice.copy(x.dtype, self._wide)) if way == COPY else self._logits(x, way)
         if self.bias is not None:
             logits += self.bias
-        return logits.view(*columns.shape[:-1], self.out_features)
+        return logits.view(*hidden_states.shape[:-1], self.out_features)
+
+    @contextmanager
+    def answering_once(self) -> Iterator[None]:
+        """Inside, nothing is measured to answer quicker."""
+        with self.choice.unmeasured():
+            yield
+
+    @property
+    def products(self) -> HeadProducts:
+        """What was measured so far."""
+        return self.choice.described(self._kernel_nbytes())
 
     def dense_weight(self) -> Tensor:
         """The (vocab, hidden) matrix of the same function: rank `kept`, computed in float32, in the basis' dtype."""
@@ -53,28 +81,73 @@ class RoundedHead(nn.Module):
         """(vocab, kept) float32: what the integers stand for."""
         return torch.cat([self._rows(rows, torch.float32) for rows in self._blocks()])
 
-    def _logits(self, x: Tensor) -> Tensor:
-        """(positions, kept) -> (positions, vocab), a block of rows of the head at a time."""
-        logits = x.new_empty(x.shape[0], self.out_features)
-        for rows in self._blocks():
-            logits[:, rows] = F.linear(x, self._rows(rows, x.dtype))
+    def _way(self, h: Tensor) -> str:
+        if h.device.type != "cpu":
+            return BLOCKS
+        self.choice.watch(*self._integers(), self.basis)
+        unmeasured = KERNEL if h.dtype == torch.bfloat16 and h.shape[0] <= self.positions_unmeasured else BLOCKS
+        return self.choice.way(h, self._entries(), unmeasured, lambda: self._ways(h))
+
+    def _ways(self, h: Tensor) -> Ways:
+        """On the first rows. The product with the basis comes to all but a dense copy."""
+        wide = self.in_features if self._copies_dense() else self.basis.shape[0]
+        rows = rows_measured(self.out_features, wide, h.dtype)
+        x = F.linear(h, self.basis)
+        ways: dict[str, Callable[[], object]] = {BLOCKS: lambda: self._by_blocks(x, rows)}
+        if h.dtype == torch.bfloat16:  # in float32 its products of integers are slower than wide rows
+            ways[KERNEL] = self._kernel_on(x, rows)
+        if self.choice.copy_allowed:
+            ways[COPY] = partial(F.linear, h if self._copies_dense() else x, h.new_ones(rows, wide))
+        return ways
+
+    def _copies_dense(self) -> bool:
+        """Whether a wide copy is of the whole matrix: it spares the product with the basis, and has no more entries."""
+        kept = self.basis.shape[0]
+        return self.out_features * self.in_features <= kept * (self.out_features + self.in_features)
+
+    def _wide(self) -> Tensor:
+        return torch.cat([self._rows(rows, self.basis.dtype) for rows in self._blocks()])
+
+    def _entries(self) -> int:
+        return self.out_features * self.basis.shape[0]
+
+    def _logits(self, x: Tensor, way: str) -> Tensor:
+        """(positions, kept) -> (positions, vocab)."""
+        return self._kernel_on(x, self.out_features)() if way == KERNEL else self._by_blocks(x, self.out_features)
+
+    def _by_blocks(self, x: Tensor, rows: int) -> Tensor:
+        """(positions, kept) -> (positions, rows): of the first rows, a block of them widened at a time."""
+        logits = x.new_empty(x.shape[0], rows)
+        for block in self._blocks(rows):
+            logits[:, block] = F.linear(x, self._rows(block, x.dtype))
         return logits
+
+    def _kernel_on(self, x: Tensor, rows: int) -> Callable[[], Tensor]:
+        """torch's product of x and the first rows of integers."""
+        raise NotImplementedError
+
+    def _kernel_nbytes(self) -> int:
+        """Of what is kept for it."""
+        return 0
+
+    def _integers(self) -> tuple[Tensor, Tensor]:
+        """The stored numbers and their scales."""
+        raise NotImplementedError
 
     def _rows(self, rows: slice, dtype: torch.dtype) -> Tensor:
         """(rows, kept): those rows of the head as numbers."""
         raise NotImplementedError
 
-    def _blocks(self) -> list[slice]:
+    def _blocks(self, stop: int | None = None) -> list[slice]:
         step = ROWS_AT_ONCE if self.basis.device.type == "cpu" else ROWS_AT_ONCE_ON_GPU
-        return [slice(start, start + step) for start in range(0, self.out_features, step)]
-
-    def _runs_kernel(self, x: Tensor, most: int) -> bool:
-        """Its products of integers are quick in bfloat16 on a CPU; in float32 they are slower than wide rows."""
-        return x.device.type == "cpu" and x.dtype == torch.bfloat16 and x.shape[0] <= most
+        stop = self.out_features if stop is None else stop
+        return [slice(start, min(start + step, stop)) for start in range(0, stop, step)]
 
 
 class QuantizedHead(RoundedHead):
     """8 bits. Shapes: quantized (vocab, kept) int8; scale (vocab,), the bits of float32 numbers."""
+
+    positions_unmeasured = 2  # torch's 8-bit product handles one position after another
 
     quantized: Tensor
     scale: Tensor
@@ -85,18 +158,26 @@ class QuantizedHead(RoundedHead):
         self.register_buffer("quantized", torch.empty(vocab_size, kept, dtype=torch.int8))
         self.register_buffer("scale", torch.empty(vocab_size, dtype=torch.int32))
 
-    def _logits(self, x: Tensor) -> Tensor:
-        scale = self.scale.view(torch.float32).to(x.dtype)
-        if self._runs_kernel(x, POSITIONS_OF_KERNEL):
-            return torch._weight_int8pack_mm(x, self.quantized, scale)
+    def _logits(self, x: Tensor, way: str) -> Tensor:
         if products := _gpu_products_for(x):
             with suppress(products.OutOfResources):  # a smaller GPU than these blocks want: rows are widened instead
                 found: Tensor = products.int8_product(x, self.quantized, self.scale.view(torch.float32))
                 return found
-        logits = x.new_empty(x.shape[0], self.out_features)
-        for rows in self._blocks():
-            logits[:, rows] = F.linear(x, self.quantized[rows].to(x.dtype)) * scale[rows]
+        return super()._logits(x, way)
+
+    def _by_blocks(self, x: Tensor, rows: int) -> Tensor:
+        scale = self.scale.view(torch.float32).to(x.dtype)
+        logits = x.new_empty(x.shape[0], rows)
+        for block in self._blocks(rows):
+            logits[:, block] = F.linear(x, self.quantized[block].to(x.dtype)) * scale[block]
         return logits
+
+    def _kernel_on(self, x: Tensor, rows: int) -> Callable[[], Tensor]:
+        scale = self.scale[:rows].view(torch.float32).to(x.dtype)
+        return partial(torch._weight_int8pack_mm, x, self.quantized[:rows], scale)
+
+    def _integers(self) -> tuple[Tensor, Tensor]:
+        return self.quantized, self.scale
 
     def _rows(self, rows: slice, dtype: torch.dtype) -> Tensor:
         return self.quantized[rows].to(dtype) * self.scale[rows].view(torch.float32)[:, None].to(dtype)
@@ -111,6 +192,8 @@ class PackedHead(RoundedHead):
     `group_scale` holds the bits of bfloat16 numbers, one for each row and GROUP columns; they may be negative.
     """
 
+    positions_unmeasured = 64  # torch's 4-bit product shares what it unpacks between positions
+
     packed: Tensor
     group_scale: Tensor
 
@@ -121,16 +204,25 @@ class PackedHead(RoundedHead):
         self._arranged: tuple[Tensor, Tensor] | None = None
         self._arranged_from: list[tuple[int, int]] = []
 
-    def _logits(self, x: Tensor) -> Tensor:
+    def _logits(self, x: Tensor, way: str) -> Tensor:
         if products := _gpu_products_for(x):
             with suppress(products.OutOfResources):
                 found: Tensor = products.int4_product(x, self.packed, self.group_scale.view(torch.bfloat16))
                 return found
-        if not self._runs_kernel(x, POSITIONS_OF_INT4_KERNEL):
-            return super()._logits(x)
+        return super()._logits(x, way)
+
+    def _kernel_on(self, x: Tensor, rows: int) -> Callable[[], Tensor]:
         packed, scales = self._for_kernel()
+        if rows < self.out_features:
+            packed, scales = packed[:rows], scales[:, :rows].contiguous()
         padded = F.pad(x, (0, -x.shape[1] % GROUP))
-        return torch._weight_int4pack_mm_for_cpu(padded, packed, GROUP, scales)[:, : self.out_features]
+        return lambda: torch._weight_int4pack_mm_for_cpu(padded, packed, GROUP, scales)[:, :rows]
+
+    def _kernel_nbytes(self) -> int:
+        return 0 if self._arranged is None else sum(part.nbytes for part in self._arranged)
+
+    def _integers(self) -> tuple[Tensor, Tensor]:
+        return self.packed, self.group_scale
 
     def _rows(self, rows: slice, dtype: torch.dtype) -> Tensor:
         scale = self.group_scale[rows].view(torch.bfloat16).to(dtype)
@@ -141,7 +233,7 @@ class PackedHead(RoundedHead):
 
         The order depends on the instructions of the CPU, so it is never stored.
         """
-        held = [_state(self.packed), _state(self.group_scale)]
+        held = [state_of(self.packed), state_of(self.group_scale)]
         if self._arranged is None or held != self._arranged_from:
             self._arranged = arranged(self.packed, self.group_scale, self.basis.shape[0])
             self._arranged_from = held
@@ -163,7 +255,7 @@ def _gpu_products_for(x: Tensor) -> ModuleType | None:
 def _gpu_products(device: torch.device) -> ModuleType | None:
     """Triton compiles a little C at first use: not every machine that runs models has a compiler."""
     try:
-        from headroom.loading import gpu_products
+        from headroom.loading.products import gpu_products
 
         ones = torch.ones(1, GROUP, device=device)
         gpu_products.int8_product(ones, ones.to(torch.int8), ones[0, :1])
@@ -172,11 +264,6 @@ def _gpu_products(device: torch.device) -> ModuleType | None:
         warnings.warn(f"heads of integers run slowly on this GPU, Triton does not work here: {reason}", stacklevel=2)
         return None
     return gpu_products
-
-
-def _state(tensor: Tensor) -> tuple[int, int]:
-    """Differs once the tensor was replaced or written to."""
-    return tensor.data_ptr(), 0 if tensor.is_inference() else tensor._version
 
 
 def pack(integers: Tensor) -> Tensor:

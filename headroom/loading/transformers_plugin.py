@@ -153,7 +153,7 @@ class HeadroomQuantizer(HfQuantizer):  # type: ignore[misc]
             check_scales(head.table)
             head.prepare()
         if self.quantization_config.fingerprint is not None:
-            with head.answering_once() if isinstance(head, PlanesHead) else nullcontext():
+            with head.answering_once() if isinstance(head, (PlanesHead, RoundedHead)) else nullcontext():
                 check_fingerprint(model, self.quantization_config.fingerprint)
         return model
 

@@ -64,7 +64,7 @@ def test_on_a_gpu_too_small_for_a_kernel_rows_are_widened(
 
 def test_without_triton_a_warning_names_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "triton", None)
-    monkeypatch.delitem(sys.modules, "headroom.loading.gpu_products", raising=False)
+    monkeypatch.delitem(sys.modules, "headroom.loading.products.gpu_products", raising=False)
     monkeypatch.delattr(headroom, "gpu_products", raising=False)
     with pytest.warns(UserWarning, match="run slowly on this GPU.*triton"):
         assert quantized_head._gpu_products.__wrapped__(torch.device("cpu")) is None

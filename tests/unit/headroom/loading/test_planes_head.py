@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from headroom.loading import plane_codes, plane_products, product_choice
+from headroom.loading import plane_codes
 from headroom.loading.planes_head import PlanesEmbedding, PlanesHead, PlanesTable
+from headroom.loading.products import plane_products, product_choice
 
 VOCAB, HIDDEN, WHOLE = 301, 75, 32  # no multiple of anything
 
@@ -149,34 +150,98 @@ def test_sixteen_bit_models_get_logits_of_their_dtype_close_to_wide_ones(dtype: 
     assert torch.equal(narrow.scales, head.scales)
 
 
-@pytest.mark.parametrize("way", ["kernel", "blocks", "widened"])
-def test_every_way_that_a_measurement_may_choose_gives_the_same_logits(
+def take(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a measurement find that way to be the quickest."""
+    monkeypatch.setattr(product_choice, "SMALL", 0)
+    monkeypatch.setattr(plane_products, "SMALL", 0)
+    monkeypatch.setattr(product_choice, "quickest", lambda ways: way if way in ways else min(ways))
+
+
+@pytest.mark.parametrize("way", ["kernel", "blocks"])
+def test_every_way_to_a_preview_that_a_measurement_may_choose_gives_the_same_logits(
     way: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     head, h = make_head(rescored=0), hidden_states(4)
     expected = head(h)
-    monkeypatch.setattr(plane_products, "SMALL", 0)
-    monkeypatch.setattr(
-        plane_products, "least_seconds", lambda ways: {name: 0.1 if name == way else 1.0 for name in ways}
-    )
+    take(way, monkeypatch)
     torch.testing.assert_close(head(h), expected, rtol=0.01, atol=0.02 * float(expected.abs().max()))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_wide_copy_gives_the_logits_of_all_eight_bits_whatever_the_setting(
+    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    head, plain = make_head(bits=2, rescored=3).to(dtype), make_head(bits=8, rescored=0)
+    h = hidden_states(4)
+    take("copy", monkeypatch)
+    found = head(h.to(dtype))
+    assert head.products.ways == {(4, str(dtype).removeprefix("torch.")): "copy"}
+    assert head.products.wide_copy_nbytes == VOCAB * HIDDEN * dtype.itemsize
+    tolerance = 1e-4 if dtype == torch.float32 else 0.02 * float(plain(h).abs().max())
+    torch.testing.assert_close(found.float(), plain(h), rtol=0, atol=tolerance)
+
+
+def test_more_than_64_positions_are_previewed_as_the_setting_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    head, h = make_head(rescored=3), hidden_states(65)
+    expected = head(h)
+    take("copy", monkeypatch)
+    torch.testing.assert_close(head(h), expected)
+
+
+def test_a_copy_that_is_forbidden_is_given_back_and_not_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    head, h = make_head(), hidden_states(4)
+    preview = head(h)
+    take("copy", monkeypatch)
+    head(h)
+    assert head.products.wide_copy_nbytes > 0
+    head.choice.allow_copy(False)
+    assert head.products.wide_copy_nbytes == 0
+    torch.testing.assert_close(head(h), preview, rtol=0.01, atol=0.02 * float(preview.abs().max()))
+    assert head.products.wide_copy_nbytes == 0
+    assert set(head.products.ways.values()) == {"blocks"}
+
+
+def test_a_wide_copy_of_planes_that_change_is_made_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    head, h = make_head(), hidden_states(2)
+    take("copy", monkeypatch)
+    before = head(h)
+    head.high.fill_(0x88)
+    assert not torch.allclose(head(h), before)
+
+
 def test_a_way_is_measured_once_for_sizes_that_share_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plane_products, "SMALL", 0)
+    monkeypatch.setattr(product_choice, "SMALL", 0)
     measured = []
 
-    def count(ways: dict[str, object]) -> dict[str, float]:
+    def count(ways: product_choice.Ways) -> str:
         measured.append(sorted(ways))
-        return product_choice.least_seconds(ways)  # type: ignore[arg-type]
+        return min(ways)
 
-    monkeypatch.setattr(plane_products, "least_seconds", count)
+    monkeypatch.setattr(product_choice, "quickest", count)
     head = make_head()
     for positions in (3, 4, 3):
         head(hidden_states(positions))
     assert len(measured) == 1
     head(hidden_states(5))
     assert len(measured) == 2
+    head.read(bits=2, rescored=3, columns=HIDDEN)
+    head(hidden_states(3))
+    assert len(measured) == 3
+
+
+def test_what_is_measured_is_a_smaller_head_that_rescores_as_great_a_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plane_products, "rows_measured", lambda *size: 128)
+    head, h = make_head(rescored=30), hidden_states(2)
+    asked: list[int] = []
+    monkeypatch.setattr(
+        plane_products, "rescore", lambda x, part, logits, most, bias: asked.extend([*logits.shape, most])
+    )
+    ways = head.reader._ways(head, h, head._reading)
+    ways["blocks"]()
+    assert asked == [2, 128, 13]  # of 301 rows 30
+    assert set(ways) == {"blocks", "copy"} | ({"kernel"} if product_choice.has_int4_kernel() else set())
+    for way in ways.values():
+        way()
 
 
 def test_planes_that_change_are_arranged_anew() -> None:
