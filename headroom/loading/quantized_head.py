@@ -32,6 +32,7 @@ ROWS_AT_ONCE_ON_GPU = 32_768  # it wants large products
 GROUP = 32  # columns that share a scale in a head of 4 bits; torch's product knows 32, 64, 128 and 256
 OFFSET = 8  # four bits hold value + 8, of values from -8 to 7
 KERNEL_ROWS = 16  # torch's 4-bit product wants a multiple of them
+COLUMNS_OF_INT8_KERNEL = 16  # its 8-bit one, of these
 
 
 class RoundedHead(nn.Module):
@@ -85,7 +86,7 @@ class RoundedHead(nn.Module):
         if h.device.type != "cpu":
             return BLOCKS
         self.choice.watch(*self._integers(), self.basis)
-        unmeasured = KERNEL if h.dtype == torch.bfloat16 and h.shape[0] <= self.positions_unmeasured else BLOCKS
+        unmeasured = KERNEL if self._has_kernel(h) and h.shape[0] <= self.positions_unmeasured else BLOCKS
         return self.choice.way(h, self._entries(), unmeasured, lambda: self._ways(h))
 
     def _ways(self, h: Tensor) -> Ways:
@@ -94,11 +95,15 @@ class RoundedHead(nn.Module):
         rows = rows_measured(self.out_features, wide, h.dtype)
         x = F.linear(h, self.basis)
         ways: dict[str, Callable[[], object]] = {BLOCKS: lambda: self._by_blocks(x, rows)}
-        if h.dtype == torch.bfloat16:  # in float32 its products of integers are slower than wide rows
+        if self._has_kernel(h):
             ways[KERNEL] = self._kernel_on(x, rows)
         if self.choice.copy_allowed:
             ways[COPY] = partial(F.linear, h if self._copies_dense() else x, h.new_ones(rows, wide))
         return ways
+
+    def _has_kernel(self, h: Tensor) -> bool:
+        """In float32 torch's products of integers are slower than wide rows."""
+        return h.dtype == torch.bfloat16
 
     def _copies_dense(self) -> bool:
         """Whether a wide copy is of the whole matrix: it spares the product with the basis, and has no more entries."""
@@ -171,6 +176,10 @@ class QuantizedHead(RoundedHead):
         for block in self._blocks(rows):
             logits[:, block] = F.linear(x, self.quantized[block].to(x.dtype)) * scale[block]
         return logits
+
+    def _has_kernel(self, h: Tensor) -> bool:
+        """torch's 8-bit product reads sixteen columns at a time, beyond the last one too if there are not as many."""
+        return super()._has_kernel(h) and self.basis.shape[0] % COLUMNS_OF_INT8_KERNEL == 0
 
     def _kernel_on(self, x: Tensor, rows: int) -> Callable[[], Tensor]:
         scale = self.scale[:rows].view(torch.float32).to(x.dtype)

@@ -109,7 +109,7 @@ def _int4_head(hidden: int, vocab: int, kept: int) -> RoundedHead:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("positions", [1, 7, 70])
-@pytest.mark.parametrize(("make", "kept"), [(_int8_head, 16), (_int4_head, 16), (_int4_head, 33)])
+@pytest.mark.parametrize(("make", "kept"), [(_int8_head, 16), (_int8_head, 24), (_int4_head, 16), (_int4_head, 33)])
 def test_the_module_gives_the_logits_of_its_dense_weight(
     dtype: torch.dtype, positions: int, make: Callable[[int, int, int], RoundedHead], kept: int
 ) -> None:
