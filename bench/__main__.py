@@ -12,6 +12,7 @@ NAMES = (
     "sweep",
     "analysis",
     "head",
+    "decode",
     "monitor",
     "methods",
     "precision",
@@ -29,6 +30,7 @@ NAMES = (
 )
 RESULTS = Path(__file__).parent / "results"
 VLLM_PYTHON = Path(os.environ.get("HEADROOM_VLLM_PYTHON", ".venv-vllm/bin/python"))
+MODELS = Path(os.environ.get("HEADROOM_BENCH_MODELS", Path(__file__).resolve().parents[1] / ".models"))
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "models"
 
 
@@ -47,6 +49,8 @@ def main() -> None:
         (RESULTS / f"{name}{where}.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
         sys.stdout.write(json.dumps(record) + "\n")
         sys.stdout.flush()
+        if figures.get("failed"):
+            raise SystemExit(f"bench {name}: not as it must be: {figures['failed']}")
 
 
 def missing() -> dict[str, str]:
@@ -55,6 +59,7 @@ def missing() -> dict[str, str]:
         "precision": ("the reference models in ../shared", SHARED.is_dir()),
         "models": ("the texts in ../shared", SHARED.is_dir()),
         "frontier": ("the reference texts in ../shared", SHARED.is_dir()),
+        "decode": ("the models of `make models`", MODELS.is_dir()),
         "vllm": ("an environment with vLLM (make test-vllm)", VLLM_PYTHON.exists()),
         "download": ("nginx", shutil.which("nginx") is not None),
     }

@@ -1,10 +1,11 @@
-"""Watch the drift of a sliced head while it serves: the full head on a small sample of positions.
+"""Watch the drift of a head while it serves: against the head that reads everything, on a small sample of positions.
 
-The full head needs the columns that were removed: a tied model holds them in its input table; for others give the
-original matrix. Sampling skips a geometric number of positions at a time, so that an unsampled token costs a
-subtraction. Changes nothing unless it is told to raise the kept columns.
+A sliced head needs the columns that were removed for that: a tied model holds them in its input table; for others give
+the original matrix. A head in planes holds all of its bits. Sampling skips a geometric number of positions at a time,
+so that an unsampled token costs a subtraction. Changes nothing unless it is told to adjust the head.
 """
 
+import logging
 import random
 import threading
 from collections import deque
@@ -14,19 +15,12 @@ from types import TracebackType
 from typing import Any, Self
 
 import torch
-from torch import Tensor
-from torch.nn import functional as F
+from torch import Tensor, nn
 
 from headroom.errors import InvalidArgument
-from headroom.loading.column_prefix import (
-    PrefixReading,
-    embedding_with_rest,
-    kept_columns,
-    largest_kept_columns,
-    set_kept_columns,
-    sliced_head_of,
-)
-from headroom.loading.head import SlicedHead
+from headroom.loading.watched_heads import WatchedHead, watched_head
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -38,7 +32,8 @@ class Stats:
     kl_recent: float | None  # over the last `window` sampled positions
     top1_agreement: float | None
     alarms: int
-    kept_columns: int
+    kept_columns: int  # read at that time
+    reads: str  # at that time, in words
 
 
 def monitor(
@@ -48,44 +43,26 @@ def monitor(
     kl_budget: float = 0.02,
     window: int = 256,
     on_alarm: Callable[[Stats], None] | None = None,
-    raise_columns: bool = False,
+    adjust: bool = False,
     full_weight: Tensor | None = None,
     seed: int = 0,
 ) -> "Monitor":
     """Start to sample the positions that pass through the head of a loaded model; close() or a `with` block ends it.
 
     An alarm is a mean KL over the last `window` sampled positions above `kl_budget` (nats a token): `on_alarm` is
-    called with the figures, the window starts anew, and with `raise_columns` the head reads an eighth of its columns
-    more from then on. full_weight: (vocab, hidden), the original lm_head.weight, for a model whose input table does
-    not hold it. InvalidArgument if nothing tells the full head.
+    called with the figures and the window starts anew. With `adjust` the head then reads more, and a warning of the log
+    says what: a sliced head an eighth of its columns, one in planes twice the rescored rows, and when they are many,
+    more bits. full_weight: (vocab, hidden), the original lm_head.weight, for a sliced head whose input table does not
+    hold it. InvalidArgument if nothing tells the full head.
     """
     if not 0 < sample_rate <= 1:
         raise InvalidArgument(f"A sample rate is above 0 and at most 1, not {sample_rate}.")
     if window < 1:
         raise InvalidArgument(f"A window has at least one position, not {window}.")
-    full = _full_head(model, full_weight)
-    if raise_columns and largest_kept_columns(model) == sliced_head_of(model).weight.shape[1]:
-        raise InvalidArgument("This head holds no columns beyond those it reads; none can be raised.")
-    return Monitor(model, full, sample_rate, kl_budget, window, on_alarm, raise_columns, seed)
-
-
-def _full_head(model: Any, full_weight: Tensor | None) -> Callable[[Tensor], Tensor]:
-    head = sliced_head_of(model)
-    if full_weight is not None:
-        if full_weight.shape != (head.out_features, head.in_features):
-            raise InvalidArgument(
-                f"The full weight has shape {tuple(full_weight.shape)}, this head is "
-                f"({head.out_features}, {head.in_features})."
-            )
-        if head.bias is not None and not hasattr(head, "mean_hidden"):
-            raise InvalidArgument("This head has a bias of its own that the full weight alone does not tell.")
-        return lambda hidden: F.linear(hidden, full_weight.to(hidden))
-    embedding = embedding_with_rest(model, head)
-    if embedding is None or not head.nested:
-        raise InvalidArgument(
-            "The columns that were removed are not in this checkpoint; give the original lm_head.weight as full_weight."
-        )
-    return PrefixReading(head, embedding, head.in_features)
+    head = watched_head(model, full_weight)
+    if adjust and not head.can_read_more():
+        raise InvalidArgument(f"This head holds no more than it reads: {head.reads()}. There is nothing to adjust.")
+    return Monitor(model, head, sample_rate, kl_budget, window, on_alarm, adjust, seed)
 
 
 class Monitor:
@@ -94,20 +71,19 @@ class Monitor:
     def __init__(
         self,
         model: Any,
-        full_head: Callable[[Tensor], Tensor],
+        head: WatchedHead,
         sample_rate: float,
         kl_budget: float,
         window: int,
         on_alarm: Callable[[Stats], None] | None,
-        raise_columns: bool,
+        adjust: bool,
         seed: int,
     ) -> None:
-        self._model = model
-        self._full_head = full_head
+        self._head = head
         self._rate = sample_rate
         self._budget = kl_budget
         self._on_alarm = on_alarm
-        self._raise_columns = raise_columns
+        self._adjust = adjust
         self._random = random.Random(seed)
         self._lock = threading.Lock()
         self._recent: deque[float] = deque(maxlen=window)
@@ -115,7 +91,7 @@ class Monitor:
         self._total = 0.0
         self._transform = _transform_of(model)
         self._skip = self._gap()
-        self._handle = sliced_head_of(model).register_forward_hook(self._observe)
+        self._handle = head.module.register_forward_hook(self._observe)
 
     @property
     def stats(self) -> Stats:
@@ -134,8 +110,8 @@ class Monitor:
     ) -> None:
         self.close()
 
-    def _observe(self, head: SlicedHead, inputs: tuple[Tensor, ...], logits: Tensor) -> None:
-        passed = inputs[0].numel() // head.in_features
+    def _observe(self, module: nn.Module, inputs: tuple[Tensor, ...], logits: Tensor) -> None:
+        passed = inputs[0].numel() // self._head.hidden_size
         with self._lock:
             chosen = []
             while self._skip < passed:
@@ -148,7 +124,7 @@ class Monitor:
     @torch.no_grad()
     def _measure(self, hidden: Tensor, served: Tensor) -> None:
         """hidden: (sampled, hidden); served: (sampled, vocab) logits as they were given."""
-        full = self._transform(self._full_head(hidden).float())
+        full = self._transform(self._head.full_logits(hidden).float())
         served = self._transform(served.float())
         log_p = full.log_softmax(-1)
         divergence = (log_p.exp() * (log_p - served.log_softmax(-1))).sum(-1).tolist()
@@ -164,16 +140,16 @@ class Monitor:
             self._alarms += 1
             figures = self._figures()
             self._recent.clear()
-            if self._raise_columns:
-                self._raise()
+            if self._adjust:
+                self._read_more(figures)
         if self._on_alarm is not None:
             self._on_alarm(figures)
 
-    def _raise(self) -> None:
-        most = largest_kept_columns(self._model)
-        now = kept_columns(self._model)
-        if now < most:
-            set_kept_columns(self._model, min(most, now + -(-most // 8)))
+    def _read_more(self, figures: Stats) -> None:
+        self._head.read_more()
+        now = self._head.reads()
+        if now != figures.reads:
+            log.warning("KL %.4f is above its budget of %g: from now on %s", figures.kl_recent, self._budget, now)
 
     def _gap(self) -> int:
         """Positions to pass over before the next sampled one: geometric, so that each has the same chance."""
@@ -190,7 +166,8 @@ class Monitor:
             kl_recent=_mean(self._recent) if self._recent else None,
             top1_agreement=self._agreed / seen if seen else None,
             alarms=self._alarms,
-            kept_columns=kept_columns(self._model),
+            kept_columns=self._head.columns(),
+            reads=self._head.reads(),
         )
 
 

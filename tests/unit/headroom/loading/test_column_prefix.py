@@ -180,7 +180,7 @@ def test_an_alarm_raises_the_columns_until_the_drift_is_inside(store: Store) -> 
     headroom.set_kept_columns(model, 2)
     alarms: list[headroom.Stats] = []
     with headroom.monitor(
-        model, sample_rate=1.0, kl_budget=1e-6, window=16, on_alarm=alarms.append, raise_columns=True
+        model, sample_rate=1.0, kl_budget=1e-6, window=16, on_alarm=alarms.append, adjust=True
     ) as watch:
         for _ in range(30):
             logits_of(model)
