@@ -31,8 +31,10 @@ SHARE_RESCORED = 16  # at most one row in so many
 class WatchedHead(Protocol):
     """One head of a loaded model."""
 
-    module: nn.Module
-    hidden_size: int
+    @property
+    def module(self) -> nn.Module: ...
+    @property
+    def hidden_size(self) -> int: ...
 
     def full_logits(self, hidden: Tensor) -> Tensor:
         """(positions, hidden) -> (positions, vocab) of the head that reads everything."""

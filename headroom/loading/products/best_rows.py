@@ -21,4 +21,5 @@ def best_rows(logits: Tensor, most: int) -> Tensor:
     if STRIDE * run < logits.shape[1]:
         rest = torch.arange(STRIDE * run, logits.shape[1], device=logits.device)
         candidates = torch.cat([candidates, rest.expand(logits.shape[0], -1)], dim=1)
-    return candidates.gather(1, logits.gather(1, candidates).topk(most, dim=1, sorted=False).indices)
+    best: Tensor = candidates.gather(1, logits.gather(1, candidates).topk(most, dim=1, sorted=False).indices)
+    return best

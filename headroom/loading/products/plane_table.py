@@ -39,8 +39,8 @@ class FirstRows:
 
 
 def first_rows(table: Table, rows: int) -> FirstRows:
-    parts = (tensor[:rows] for tensor in (table.whole, table.high, table.low, table.scales))
-    return FirstRows(*parts, table.basis, table.columns)
+    whole, high, low, scales = (tensor[:rows] for tensor in (table.whole, table.high, table.low, table.scales))
+    return FirstRows(whole, high, low, scales, table.basis, table.columns)
 
 
 def codes_of(table: Table, rows: Tensor | slice) -> Tensor:
