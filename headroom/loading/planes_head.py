@@ -130,7 +130,7 @@ class PlanesHead(PlanesTable):
             self.register_buffer("mean_hidden", torch.empty(hidden_size, dtype=torch.int32))
         self.stored_setting = (bits, rescored, preview_columns or columns)
         self.bits, self.rescored, self.preview_columns = self.stored_setting
-        self._repair: Tensor | None = None  # (vocab,) what the columns that a preview leaves out give on average
+        self.repair: Tensor | None = None  # (vocab,) what the columns that a preview leaves out give on average
         self.reader = PlaneProducts()
 
     @property
@@ -148,7 +148,7 @@ class PlanesHead(PlanesTable):
     def forward(self, hidden_states: Tensor) -> Tensor:
         """(..., hidden) -> logits (..., vocab). Memory beside them: 8 MB, or a block of widened rows."""
         h = hidden_states.reshape(-1, self.in_features)
-        reading = self._reading
+        reading = self.reading
         way = self.reader.way(self.table, h, reading)
         if way == COPY:
             logits = F.linear(h, self.choice.copy(h.dtype, lambda: self.dense_weight().to(h.dtype)))
@@ -162,8 +162,8 @@ class PlanesHead(PlanesTable):
         """(positions, hidden) -> (positions, vocab): the preview, with the best rows written over it."""
         x = F.linear(h, self.table.basis.to(h.dtype))
         logits = self.reader.logits(self.table, x, reading, way)
-        if self._repair is not None:
-            logits += self._repair.to(logits)
+        if self.repair is not None:
+            logits += self.repair.to(logits)
         if self.bias is not None:
             logits += self.bias
         if reading.rescored and reading.is_preview(self.columns):
@@ -173,15 +173,13 @@ class PlanesHead(PlanesTable):
     def read(self, bits: int, rescored: int, columns: int) -> None:
         """From now on. What is asked for must have been checked (head_settings.py)."""
         if columns != self.preview_columns:
-            self._repair = None if columns == self.columns else self._mean_of_columns_from(columns)
+            self.repair = None if columns == self.columns else self._mean_of_columns_from(columns)
         self.bits, self.rescored, self.preview_columns = bits, rescored, columns
 
     def prepare(self) -> None:
         """Make now what the first use would make: after loading, and before torch.compile captures the head."""
-        self._repair = (
-            None if self.preview_columns == self.columns else self._mean_of_columns_from(self.preview_columns)
-        )
-        self.reader.prepare(self.table, self._reading)
+        self.repair = None if self.preview_columns == self.columns else self._mean_of_columns_from(self.preview_columns)
+        self.reader.prepare(self.table, self.reading)
 
     @contextmanager
     def answering_once(self) -> Iterator[None]:
@@ -207,7 +205,7 @@ class PlanesHead(PlanesTable):
         return self.reader.described()
 
     @property
-    def _reading(self) -> Reading:
+    def reading(self) -> Reading:
         return Reading(self.bits, self.preview_columns, min(self.rescored, self.out_features))
 
     @torch.no_grad()
@@ -223,8 +221,8 @@ class PlanesHead(PlanesTable):
         """Moved or cast: what was arranged for the old place is made anew."""
         self.reader.forget()
         moved: PlanesHead = super()._apply(*args, **kwargs)  # type: ignore[no-untyped-call]
-        if self._repair is not None:
-            self._repair = self._repair.to(self.table.whole.device)
+        if self.repair is not None:
+            self.repair = self.repair.to(self.table.whole.device)
         return moved
 
     def extra_repr(self) -> str:

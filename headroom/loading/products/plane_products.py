@@ -200,14 +200,14 @@ def arranged(table: Table, reading: Reading, start: int, stop: int) -> Arranged:
         for rows in plane_codes.blocks_of(stop - start, plane_codes.ROWS_AT_ONCE):
             block = slice(start + rows.start, start + rows.stop)
             codes = codes_of(table, block)[:, : reading.columns]
-            parts, factors = _in_nibbles(codes, scales_of(table, block), twice, reading.bits)
+            parts, factors = in_nibbles(codes, scales_of(table, block), twice, reading.bits)
             filling = (0, 0, 0, -codes.shape[0] % KERNEL_ROWS)  # rows are the last dimension but one
             packed.append(torch._convert_weight_to_int4pack_for_cpu(F.pad(parts, filling).int(), 1))
             scales.append(F.pad(factors, filling))
     return Arranged(torch.cat(packed), torch.cat(scales, dim=1))
 
 
-def _in_nibbles(codes: Tensor, step: Tensor, twice: int, bits: int) -> tuple[Tensor, Tensor]:
+def in_nibbles(codes: Tensor, step: Tensor, twice: int, bits: int) -> tuple[Tensor, Tensor]:
     """(rows, K) nibbles of first high, first low, rest high, each filled up to GROUP; (K / GROUP, rows, 2) factors."""
     first, rest = codes[:, :twice], codes[:, twice:]
     first, rest = (F.pad(part, (0, -part.shape[1] % GROUP)) for part in (first, rest))

@@ -39,18 +39,22 @@ def exact_logits(x: Tensor, table: Table, rows: Tensor) -> Tensor:
     codes = torch.cat([table.whole.index_select(0, chosen), even, odd], dim=1).float()
     scales = table.scales.index_select(0, chosen).view(torch.bfloat16).float().view(*rows.shape, -1)
 
-    compiling = torch.compiler.is_compiling()
-    ordered = _order.__wrapped__ if compiling else _order
-    order, groups = ordered(table.columns, table.whole.shape[1], x.device)
+    order_of = _order if torch.compiler.is_compiling() else _kept_order
+    order, groups = order_of(table.columns, table.whole.shape[1], x.device)
     spread = F.pad(x, (0, 1)).index_select(1, order)[:, :, None] * groups  # (positions, columns as gathered, groups)
     sums = torch.bmm(codes.view(*rows.shape, -1), spread) - CENTRE * spread.sum(1, keepdim=True)
     return (sums * scales).sum(2)
 
 
-@functools.lru_cache(maxsize=16)
 def _order(columns: int, whole: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """The column of each gathered code, `columns` for one that pads, and (codes, groups) float32 ones for its group."""
-    padded = columns + (columns - whole) % 2
-    order = torch.cat([torch.arange(whole), torch.arange(whole, padded, 2), torch.arange(whole + 1, padded, 2)])
+    rest = torch.arange(whole, columns + (columns - whole) % 2)
+    order = torch.cat([torch.arange(whole), rest[::2], rest[1::2]])
     groups = order[:, None] // GROUP == torch.arange(groups_of(columns))
     return order.to(device), groups.float().to(device)
+
+
+@functools.lru_cache(maxsize=16)
+def _kept_order(columns: int, whole: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    with torch.inference_mode(False):
+        return _order(columns, whole, device)

@@ -1,9 +1,11 @@
-"""A sliced model as an ONNX graph with its own k: columns are taken, then multiplied, with standard operators only.
+"""A model as an ONNX graph: a sliced head with its own k, in standard operators only; a head in planes as planes.
 
 float32, batch and sequence of any length, checked with onnxruntime against torch. Needs the extra `onnx`.
 """
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from headroom.loading.head import SlicedHead
+from headroom.loading.planes_head import PlanesHead
 from headroom.loading.quantized_head import RoundedHead
+from service.compression.checkpoint.onnx_planes import graph_modules
 from service.compression.states.hidden_states import forward
 from service.foundation.errors import ExportUnavailable
 
@@ -53,6 +57,40 @@ def write(model: Any, path: Path, ids: Tensor) -> float:
     if isinstance(head, RoundedHead):
         model.set_output_embeddings(_widened(head))
     wrapped = _Logits(model).eval()
+    with _as_graph(model, head):
+        _export(wrapped, path, ids)
+    with _one_way(head):
+        return _checked(wrapped, path, ids, head)
+
+
+@contextmanager
+def _as_graph(model: Any, head: nn.Module) -> Iterator[None]:
+    """Inside, a head in planes is what a graph computes of it."""
+    if not isinstance(head, PlanesHead):
+        yield
+        return
+    table = model.get_input_embeddings()
+    graph_head, graph_table = graph_modules(head)
+    model.set_output_embeddings(graph_head)
+    if graph_table is not None:
+        model.set_input_embeddings(graph_table)
+    yield
+    model.set_output_embeddings(head)
+    model.set_input_embeddings(table)
+
+
+@contextmanager
+def _one_way(head: nn.Module) -> Iterator[None]:
+    """Inside, a head in planes widens rows in float32: no product of this machine's rounds more."""
+    if isinstance(head, PlanesHead):
+        head.reader.forget()
+        with head.choice.unmeasured():
+            yield
+    else:
+        yield
+
+
+def _export(wrapped: _Logits, path: Path, ids: Tensor) -> None:
     sample = torch.stack([ids[0], ids[-1]])[:, : max(2, ids.shape[1] // 2)]
     dynamic = {name: {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC} for name in INPUTS}
     try:
@@ -72,7 +110,6 @@ def write(model: Any, path: Path, ids: Tensor) -> float:
     except torch.onnx.OnnxExporterError as error:
         reason = str(error).strip().splitlines()[0][:300]
         raise ExportUnavailable(f"torch cannot write this model as ONNX ({reason}): leave out the export") from error
-    return _checked(wrapped, path, ids)
 
 
 def _widened(head: RoundedHead) -> SlicedHead:
@@ -86,7 +123,7 @@ def _widened(head: RoundedHead) -> SlicedHead:
 
 
 @torch.inference_mode()
-def _checked(wrapped: _Logits, path: Path, ids: Tensor) -> float:
+def _checked(wrapped: _Logits, path: Path, ids: Tensor, head: nn.Module) -> float:
     """On one token, an odd length and the whole window, in several batches, with padding at the end."""
     import onnxruntime
 
@@ -101,7 +138,8 @@ def _checked(wrapped: _Logits, path: Path, ids: Tensor) -> float:
         expected = wrapped(rows, mask)
         (found,) = session.run(None, {"input_ids": rows.numpy(), "attention_mask": mask.numpy()})
         here = mask.bool()
-        difference = float((torch.from_numpy(found) - expected)[here].abs().max())
+        differences = (torch.from_numpy(found) - expected).abs() * _settled(wrapped, head, rows, mask)
+        difference = float(differences[here].max())
         if not difference <= TOLERANCE * max(1.0, float(expected[here].abs().max())):
             raise ExportUnavailable(
                 f"the ONNX graph's logits are off by {difference:.2g} at {batch} x {length} tokens: leave out the "
@@ -109,3 +147,15 @@ def _checked(wrapped: _Logits, path: Path, ids: Tensor) -> float:
             )
         worst = max(worst, difference)
     return worst
+
+
+def _settled(wrapped: _Logits, head: nn.Module, rows: Tensor, mask: Tensor) -> Tensor | float:
+    """(batch, tokens, vocab) bool: logits that are rescored, or not, whatever rounding does to a preview."""
+    if not isinstance(head, PlanesHead) or not 0 < head.rescored < head.out_features:
+        return 1.0
+    setting = head.bits, head.rescored, head.preview_columns
+    head.read(head.bits, 0, head.preview_columns)
+    preview = wrapped(rows, mask)
+    head.read(*setting)
+    last = preview.topk(head.rescored, dim=-1).values[..., -1:]
+    return (preview - last).abs() > TOLERANCE * preview.abs().amax(-1, keepdim=True).clamp_min(1.0)

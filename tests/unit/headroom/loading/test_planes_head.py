@@ -84,6 +84,19 @@ def test_logits_are_those_of_the_oracle(bits: int, rescored: int) -> None:
     torch.testing.assert_close(head(h).double(), oracle(head, h), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("whole", [0, 64])
+@pytest.mark.parametrize("size", [64, 75])
+def test_no_columns_or_all_of_them_may_be_whole(whole: int, size: int) -> None:
+    matrix = torch.randn(VOCAB, size, generator=torch.Generator().manual_seed(0))
+    h = torch.randn(3, size, generator=torch.Generator().manual_seed(3))
+    heads = [PlanesHead(size, VOCAB, size, whole, bits=bits, rescored=VOCAB, bias=False) for bits in (4, 8)]
+    for head in heads:
+        fill(head, matrix, random_basis(size))
+    rescored, plain = (head(h) for head in heads)
+    torch.testing.assert_close(rescored, plain, rtol=1e-5, atol=1e-4)
+    assert float((plain - h @ matrix.T).norm() / plain.norm()) < 0.01
+
+
 def test_rescoring_every_row_is_the_plain_head_of_eight_bits() -> None:
     head, h = make_head(rescored=VOCAB), hidden_states()
     plain = make_head(bits=8, rescored=0)
@@ -236,7 +249,7 @@ def test_what_is_measured_is_a_smaller_head_that_rescores_as_great_a_part(monkey
     monkeypatch.setattr(
         plane_products, "rescore", lambda x, part, logits, most, bias: asked.extend([*logits.shape, most])
     )
-    ways = head.reader._ways(head, h, head._reading)
+    ways = head.reader._ways(head, h, head.reading)
     ways["blocks"]()
     assert asked == [2, 128, 13]  # of 301 rows 30
     assert set(ways) == {"blocks", "copy"} | ({"kernel"} if product_choice.has_int4_kernel() else set())
