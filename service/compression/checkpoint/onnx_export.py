@@ -91,7 +91,7 @@ def _one_way(head: nn.Module) -> Iterator[None]:
 
 
 def _export(wrapped: _Logits, path: Path, ids: Tensor) -> None:
-    sample = torch.stack([ids[0], ids[-1]])[:, : max(2, ids.shape[1] // 2)]
+    sample = torch.stack([ids[0], ids[-1]])[:, : max(2, ids.shape[1] // 2)].contiguous()
     dynamic = {name: {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC} for name in INPUTS}
     try:
         with warnings.catch_warnings():
@@ -158,4 +158,5 @@ def _settled(wrapped: _Logits, head: nn.Module, rows: Tensor, mask: Tensor) -> T
     preview = wrapped(rows, mask)
     head.read(*setting)
     last = preview.topk(head.rescored, dim=-1).values[..., -1:]
-    return (preview - last).abs() > TOLERANCE * preview.abs().amax(-1, keepdim=True).clamp_min(1.0)
+    settled: Tensor = (preview - last).abs() > TOLERANCE * preview.abs().amax(-1, keepdim=True).clamp_min(1.0)
+    return settled

@@ -34,7 +34,8 @@ class GraphTable(nn.Module):
         super().__init__()
         self.columns, self.whole = table.columns, table.whole.shape[1]
         self.read, self.twice = reading.columns, columns_in_two_planes(self.whole, reading)
-        self.is_exact = not reading.is_preview(table.columns)
+        # Without columns that are not whole a preview leaves nothing out.
+        self.is_exact = not reading.is_preview(table.columns) or self.whole == self.read == table.columns
         self.halves_rest = reading.bits == 4 and reading.columns == table.columns
         shared = 1 << (8 - reading.bits)  # codes that a preview does not tell apart
         blocks = [self._block(table, reading, rows, shared) for rows in _blocks(table)]
@@ -115,7 +116,8 @@ class GraphEmbedding(nn.Module):
     def forward(self, input_ids: Tensor) -> Tensor:
         """ids (batch, tokens) -> (batch, tokens, hidden)."""
         rows = self.planes.values(input_ids.flatten()) @ self.back
-        return (rows * self.scale).unflatten(0, (input_ids.shape[0], input_ids.shape[1]))
+        found: Tensor = (rows * self.scale).unflatten(0, (input_ids.shape[0], input_ids.shape[1]))
+        return found
 
 
 class GraphHead(nn.Module):
@@ -145,7 +147,8 @@ class GraphHead(nn.Module):
             rows = self.planes.values(best.flatten()).unflatten(0, (-1, self.rescored))
             exact = (rows @ x[:, :, None])[:, :, 0]
             logits = logits.scatter(1, best, exact if self.bias is None else exact + self.bias[best])
-        return logits.unflatten(0, (hidden_states.shape[0], hidden_states.shape[1]))
+        found: Tensor = logits.unflatten(0, (hidden_states.shape[0], hidden_states.shape[1]))
+        return found
 
 
 def graph_modules(head: PlanesHead) -> tuple[GraphHead, GraphEmbedding | None]:
