@@ -34,7 +34,7 @@ RECIPES_SHOWN: dict[str, dict[str, Any]] = {
     "In bit planes": {
         "model": "acme/tiny",
         "corpus": CORPUS_ID,
-        "options": {"head_dtype": "planes", "planes": {"bits": 4, "rescored": 256}},
+        "options": {"head_dtype": "planes", "planes": {"bits": 4, "rescored": 1024}},
     },
     "Rounded to 8 bits": {"model": "acme/tiny", "corpus": CORPUS_ID, "options": {"head_dtype": "int8"}},
     "Told when it ends": {"model": "acme/tiny", "corpus": CORPUS_ID, "webhook": {"url": "https://ci.example.org/hook"}},

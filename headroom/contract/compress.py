@@ -104,7 +104,7 @@ class PlanesOptions(Strict):
         default=4, description="upper bits of every entry that the preview of all logits reads"
     )
     rescored: Annotated[int, Field(ge=0, le=1_000_000)] = Field(
-        default=256,
+        default=1024,
         description="best rows of each position that are computed again from all 8 bits, at most the vocabulary",
     )
     whole_columns: Annotated[int, Field(ge=0, le=4096, multiple_of=32)] | None = Field(

@@ -89,7 +89,7 @@ def read_budget(context: click.Context, option: click.Parameter, value: str | No
     help="Keep columns in the model's own dtype, round them, or store all of them in bit planes.",
 )
 @click.option("--bits", type=int, metavar="4", help="Of planes: bits that the preview of all logits reads: 8, 4, 3, 2.")
-@click.option("--rescored", type=int, metavar="256", help="Of planes: best rows computed again from all 8 bits.")
+@click.option("--rescored", type=int, metavar="1024", help="Of planes: best rows computed again from all 8 bits.")
 @click.option("--whole-columns", type=int, metavar="32", help="Of planes: columns that the preview reads whole.")
 @click.option("--repair", type=click.Choice(["mean", "none"]), help="Fold the mean of what is removed into the bias?")
 @click.option("--keep-removed", is_flag=True, default=None, help="Store what `headroom restore` needs.")

@@ -50,7 +50,7 @@ def check_planes(recipe: CompressRecipe, vocab_size: int, hidden_size: int) -> N
     if recipe.head_dtype != "planes":
         return
     asked = recipe.planes
-    if asked.rescored > vocab_size:
+    if "rescored" in asked.model_fields_set and asked.rescored > vocab_size:  # the default is cut to it
         raise InvalidSelection(
             f"options.planes.rescored is {asked.rescored}, but the vocabulary has {vocab_size} rows: ask for at most "
             "these"

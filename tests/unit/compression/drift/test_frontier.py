@@ -203,6 +203,25 @@ def frontier_with_planes(budget: Budget | None) -> tuple[Frontier, Candidate, li
     return frontier, planes, asked
 
 
+def test_without_a_budget_rows_that_cost_a_few_bytes_are_rescored_too() -> None:
+    base, _ = make_frontier(Budget(head_bytes=0.4), allowed=0.01)
+    drifts = {(0, 0.30): 0.009, (256, 0.31): 0.005, (1024, 0.32): 0.001, (4096, 0.36): 0.0005}
+    planes = []
+    for (rescored, share), drift in drifts.items():
+        points = [make_point(128, drift)]
+        reading = PlaneReading(4, rescored)
+        planes.append(Candidate("planes", points, points, int(share * BEFORE), share, 0.55, True, reading))
+    for passing, expected in ((planes, 1024), (planes[:1] + planes[3:], 0)):
+        frontier = Frontier(base.choice, SHAPE, BEFORE, None, lambda kept, head_dtype: [], passing)
+        frontier.search()
+        reading = frontier.serving[0].reading
+        assert reading is not None
+        assert reading.rescored == expected
+    searched = Frontier(base.choice, SHAPE, BEFORE, Budget(drift=0.01), lambda *asked: [make_point(128, 0.02)], planes)
+    searched.search()
+    assert searched.serving[0].reading == PlaneReading(4, 0)  # the fewest bytes, as asked
+
+
 def test_planes_are_taken_where_they_have_the_least_kl_at_the_bytes() -> None:
     frontier, planes, _ = frontier_with_planes(Budget(read_bytes=0.4))
     assert frontier.serving[0] is planes

@@ -38,7 +38,7 @@ def test_planes_are_asked_for_with_or_without_settings() -> None:
         make_recipe(ratio="auto", options=PLANES),
         make_recipe(ratio=0, options=PLANES | {"planes": {"bits": 8}}),
     )
-    assert (plain.planes.bits, plain.planes.rescored, plain.planes.whole_columns) == (4, 256, None)
+    assert (plain.planes.bits, plain.planes.rescored, plain.planes.whole_columns) == (4, 1024, None)
     assert set_.planes.bits == 8
     assert plain.head_dtype == set_.head_dtype == "planes"
     for recipe in (plain, set_):
