@@ -3,9 +3,12 @@
 Every model of HEADROOM_BENCH_MODELS (default: .models of this checkout, which `make models` fills), on wikitext-2, and
 the causal reference models of ../shared, on prose. Calibrated on one part of the text and measured on another. `read`
 is what a position reads of the head's bytes, `stored` what stands for head and, in a tied model, table together (the
-others keep a table of their own beside the head). Of 3 and 2 bits `read` counts these bits.
+others keep a table of their own beside the head). Of 3 and 2 bits `read` counts these bits. A model takes minutes, one
+with a large vocabulary on fewer tokens. What was measured lies in bench/results/frontier.json after each model, and a
+run leaves out what is there with the same options. HEADROOM_BENCH_FRESH=1 measures everything again.
 """
 
+import json
 import os
 import sys
 import tempfile
@@ -33,7 +36,10 @@ RATIOS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5)
 SHOWN = (PlaneReading(4, 256), PlaneReading(4, 1024), PlaneReading(3, 1024), PlaneReading(2, 1024), PlaneReading(8, 0))
 BITS, RESCORED = (8, 4, 3, 2), (0, 256, 512, 1024, 2048)
 AIMS = {PlaneReading(3, 1024): 0.004, PlaneReading(2, 1024): 0.015}  # KL in nats
-OPTIONS = {"calibration_tokens": 8192, "evaluation_tokens": int(os.environ.get("HEADROOM_BENCH_TOKENS", 4096))}
+TOKENS = {"calibration_tokens": 8192, "evaluation_tokens": 4096}
+FEWER_TOKENS = {"calibration_tokens": 4096, "evaluation_tokens": 1024}  # where a position has LARGE logits or more
+LARGE = 100_000
+RESULT = Path(__file__).parent / "results" / "frontier.json"
 CPU = torch.device("cpu")
 
 
@@ -44,16 +50,39 @@ def run() -> dict[str, Any]:
     models = [(path, corpus) for path, corpus in models if path.is_dir() and corpus.is_file()]
     if not models:
         raise SystemExit("bench frontier needs the models of `make models`, or ../shared, and the texts of ../shared")
-    found: dict[str, Any] = {}
+    found = _measured_before()
     for path, corpus in models:
-        with tempfile.TemporaryDirectory() as folder:
-            found[path.name] = {"corpus": corpus.name} | _measure(path, corpus, Path(folder))
+        options = _options(path)
+        if found.get(path.name, {}).get("options") != options:
+            with tempfile.TemporaryDirectory() as folder:
+                found[path.name] = {"corpus": corpus.name, "options": options} | _measure(
+                    path, corpus, Path(folder), options
+                )
+            _keep(found)
         _print_table(path.name, found[path.name])
-    return {"device": CPU.type, "options": OPTIONS, "models": found}
+    return {"device": CPU.type, "models": found}
 
 
-def _measure(model: Path, corpus: Path, folder: Path) -> dict[str, Any]:
-    fields = {"model": f"bench/{model.name}", "corpus": "corpus_" + "0" * 32, "options": OPTIONS}
+def _options(model: Path) -> dict[str, int]:
+    config = json.loads((model / "config.json").read_text(encoding="utf-8"))
+    return FEWER_TOKENS if config["vocab_size"] >= LARGE else TOKENS
+
+
+def _measured_before() -> dict[str, Any]:
+    if os.environ.get("HEADROOM_BENCH_FRESH") or not RESULT.is_file():
+        return {}
+    models: dict[str, Any] = json.loads(RESULT.read_text(encoding="utf-8"))["models"]
+    return models
+
+
+def _keep(found: dict[str, Any]) -> None:
+    """As far as it came: a run that is stopped goes on from here."""
+    RESULT.parent.mkdir(exist_ok=True)
+    RESULT.write_text(json.dumps({"device": CPU.type, "models": found}, indent=1) + "\n", encoding="utf-8")
+
+
+def _measure(model: Path, corpus: Path, folder: Path, options: dict[str, int]) -> dict[str, Any]:
+    fields = {"model": f"bench/{model.name}", "corpus": "corpus_" + "0" * 32, "options": options}
     recipe = CompressRecipe.model_validate(fields)
     local = LocalModel(recipe.model.id, None, model)
     task = EngineTask("job_bench", recipe, (local,), (CorpusFile(corpus, "text", None),), folder, folder, CPU.type)
