@@ -24,7 +24,7 @@ BATCHES = (1, 8, 64)
 DTYPES = (torch.float32, torch.bfloat16)
 RESCORED = (256, 1024)
 LIMIT, TRIES = 1.05, 3
-ROUNDS, SECONDS = 31, 0.5  # of a figure: the fewer of both, at least MIN_ROUNDS
+ROUNDS, SECONDS = 31, 0.3  # of a figure: the fewer of both, at least MIN_ROUNDS
 MIN_ROUNDS = 7
 
 
