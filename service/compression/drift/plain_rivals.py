@@ -1,7 +1,8 @@
 """What anyone would do instead: the head's own rows as 8-bit integers, or as 4-bit ones in groups, to the nearest.
 
-Measured on the same hidden states as the planes, and as cheaply: the rounded matrix is never held, a block of rows is
-rounded when it is multiplied. Cost: one product positions x hidden x vocabulary for each and one for the full head.
+Rounded once; a tile of rows is widened when it is multiplied. Measured on the same hidden states as the planes. Cost:
+one product positions x hidden x vocabulary for each and one for the full head. Memory: a byte for each entry of the
+head and rival, and what full_block.py takes.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,15 +14,15 @@ from torch import Tensor
 from headroom.contract.compress import RoundedDtype
 from headroom.loading.quantized_head import GROUP, scaled
 from service.compression.drift.drift_points import DriftPoint, drift_curve
-from service.compression.drift.sweep import TIE, Sweep, per_window
+from service.compression.drift.full_block import Buffers, Form, FullBlock, rows_at_once
+from service.compression.drift.sweep import Positions, swept_of
 from service.compression.heads.precision import round_groups, round_rows
 from service.compression.numerics.block_parallel import map_blocks
 from service.compression.states.hidden_cache import HiddenStates
 from service.compression.states.lm_head import LmHead
 
-BLOCK_ELEMENTS = 1 << 25  # positions x vocabulary at a time, 128 MB, three times in each thread
-MOST_POSITIONS = 512  # rounding costs as much as a product of a hundred
-ROWS_AT_ONCE = 4096
+ROWS_AT_ONCE = 1024
+CPU = torch.device("cpu")
 
 
 @torch.inference_mode()
@@ -35,42 +36,30 @@ def measure_rivals(
     progress: Callable[[float], None] = lambda fraction: None,
 ) -> dict[RoundedDtype, DriftPoint]:
     """Drift of plain `int8` rows and plain `int4` groups, with intervals."""
-    likelihood, agreement, divergence, done = [], [], [], 0
-    at_once = max(1, min(MOST_POSITIONS, BLOCK_ELEMENTS // head.vocab_size))
+    device = torch.device(device)
+    forms = rival_forms(head, names, device)
+    at_once, buffers = rows_at_once(head.vocab_size, device), Buffers()
     blocks = zip(hidden.blocks(at_once, device), hidden.targets.split(at_once), strict=True)
-    for found in map_blocks(lambda block: _measured(*block, head, names), blocks, torch.device(device)):
-        likelihood.append(found[0])
-        agreement.append(found[1])
-        divergence.append(found[2])
-        done += found[0].shape[0]
+
+    def measured(block: tuple[Tensor, Tensor]) -> Positions:
+        rows, targets = block
+        full = FullBlock(rows, targets.to(device), head, buffers)
+        return full.positions(full.against([(form, rows, None) for form in forms]))
+
+    found: list[Positions] = []
+    done = 0
+    for block in map_blocks(measured, blocks, device):
+        found.append(block)
+        done += block.likelihood.shape[0]
         progress(done / hidden.positions)
-    swept = Sweep(
-        list(range(len(names))),
-        per_window(torch.cat(likelihood), hidden),
-        per_window(torch.cat(agreement), hidden),
-        torch.cat(divergence),
-        hidden.lengths,
-    )
+    every = Positions.joined(found)
+    swept = swept_of(list(range(len(names))), every.likelihood, every.agreement, every.divergence, hidden, None)
     return dict(zip(names, drift_curve(swept, dict.fromkeys(swept.kept, 0.0), seed), strict=True))
 
 
-def _measured(
-    hidden: Tensor, targets: Tensor, head: LmHead, names: Sequence[RoundedDtype]
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Likelihood (rows, rivals + 1), the full head's last; agreement and divergence (rows, rivals); on the CPU."""
-    targets = targets.to(hidden.device)
-    full = _logits(hidden, head, lambda rows: rows.float()).log_softmax(1)
-    best = full.argmax(1, keepdim=True)
-    likelihood, agreement, divergence = [], [], []
-    for name in names:
-        log_q = _logits(hidden, head, ROUNDINGS[name])
-        chosen, largest = log_q.gather(1, best), log_q.amax(1, keepdim=True)
-        agreement.append(chosen >= largest - TIE * largest.abs())
-        log_q = log_q.log_softmax(1)
-        divergence.append(torch.linalg.vecdot(full.exp(), full - log_q)[:, None].clamp_min(0))
-        likelihood.append(-log_q.gather(1, targets[:, None]))
-    likelihood.append(-full.gather(1, targets[:, None]))
-    return torch.cat(likelihood, 1).cpu(), torch.cat(agreement, 1).cpu(), torch.cat(divergence, 1).cpu()
+def rival_forms(head: LmHead, names: Sequence[RoundedDtype], device: torch.device) -> list[Form]:
+    """The head with its rows rounded in each way."""
+    return [Form(_rounded(head.weight, name, device), head.module_bias, lambda hidden: hidden.float()) for name in names]
 
 
 def rival_nbytes(name: RoundedDtype, head: LmHead) -> int:
@@ -82,24 +71,11 @@ def rival_nbytes(name: RoundedDtype, head: LmHead) -> int:
     return rows * (-(-columns // 2) + 2 * -(-columns // GROUP)) + bias
 
 
-def _logits(hidden: Tensor, head: LmHead, rounding: Callable[[Tensor], Tensor]) -> Tensor:
-    """(positions, vocab) float32 of the head with its rows rounded."""
-    device = hidden.device
-    logits = torch.empty(hidden.shape[0], head.vocab_size, device=device)
-    for start in range(0, head.vocab_size, ROWS_AT_ONCE):
-        part = slice(start, min(start + ROWS_AT_ONCE, head.vocab_size))
-        logits[:, part] = hidden.float() @ rounding(head.weight[part].to(device)).T
-    return head.logits_of(logits if head.module_bias is None else logits.add_(head.module_bias.to(device).float()))
-
-
-def _in_8_bits(rows: Tensor) -> Tensor:
-    integers, scale = round_rows(rows.float())
-    return integers.float() * scale[:, None]
-
-
-def _in_4_bits(rows: Tensor) -> Tensor:
-    integers, scale = round_groups(rows.float())
-    return scaled(integers, scale.float())
-
-
-ROUNDINGS: dict[RoundedDtype, Callable[[Tensor], Tensor]] = {"int8": _in_8_bits, "int4": _in_4_bits}
+def _rounded(weight: Tensor, name: RoundedDtype, device: torch.device) -> Callable[[slice], Tensor]:
+    """Gives rows, (tokens, hidden) float32, from integers and scales that are held."""
+    rounding = round_rows if name == "int8" else round_groups
+    blocks = list(map_blocks(lambda rows: rounding(rows.float()), weight.detach().cpu().split(ROWS_AT_ONCE), CPU))
+    integers, scales = (torch.cat(parts).to(device) for parts in zip(*blocks, strict=True))
+    if name == "int8":
+        return lambda part: integers[part].float() * scales[part, None]
+    return lambda part: scaled(integers[part], scales[part].float())

@@ -1,34 +1,34 @@
 """Heads in bit planes, measured as they run: every number of preview bits and of rescored rows from one pass.
 
-A block of positions has its full logits and those of one preview at a time. Rescoring changes few of them, so all
-numbers of rescored rows follow from one read of the preview: with t the best `most` rows, E_p[z_m] is E_p[z] plus a
-cumulative sum over t, and the log-sum-exp of what stays is that of the rows outside t, taken once, with the rows of t
-beyond m added from the far end. Nothing is subtracted that could cancel.
+A block of positions has its full logits and those of one preview at a time (full_block.py). Rescoring changes few of
+them, so all numbers of rescored rows follow from one read of the preview: with t the best `most` rows, E_p[z - z_m] is
+E_p[z - z_0] less a cumulative sum over t, and the log-sum-exp of what stays is that of the rows outside t,
+taken once, with the rows of t beyond m added. Nothing is subtracted that could cancel. What all 8 bits give of t is
+gathered from the 8-bit reading where that is measured too; else the rows of t are widened for each position.
 
 Cost: a product positions x hidden x vocabulary for the full head and one for each number of bits, whose rows are
-widened once a block; `most` x hidden products a position. Memory in each thread: BLOCK_ELEMENTS logits in float32, five
+widened once a block; `most` x hidden products a position. Memory in each thread: BLOCK_ELEMENTS logits in float32, three
 times, and widened rows of at most RESCORED_ELEMENTS; the codes are never held in float32 at once.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from service.compression.drift.drift_points import DriftPoint, drift_curve
-from service.compression.drift.sweep import TIE, Positions, Sweep, swept_of
+from service.compression.drift.full_block import Against, Buffers, Form, FullBlock, rows_at_once
+from service.compression.drift.sweep import LN_2, LOG2_E, Positions, Sweep, swept_of
 from service.compression.heads.plane_fit import FittedPlanes
 from service.compression.numerics.block_parallel import map_blocks
 from service.compression.states.hidden_cache import HiddenStates
 from service.compression.states.lm_head import LmHead
 
-BLOCK_ELEMENTS = 1 << 24  # positions x vocabulary at a time, 64 MB
-MOST_POSITIONS = 256
-ROWS_AT_ONCE = 4096  # widened: 10 MB at 640 columns
-RESCORED_ELEMENTS = 1 << 23  # positions x rescored rows x hidden, 32 MB
+RESCORED_ELEMENTS = 1 << 20  # positions x rescored rows x hidden, 4 MB: what is widened stays in the cache
+WIDENING = 40  # multiplications that a rescored entry costs: with more than vocabulary / 40 rows all of them are cheaper
 CPU = torch.device("cpu")
-
 
 @dataclass(frozen=True, order=True)
 class PlaneReading:
@@ -86,15 +86,22 @@ def readings_of(bits: Sequence[int], rescored: Sequence[int]) -> list[PlaneReadi
 
 
 def reading_positions(
-    hidden: HiddenStates, head: LmHead, planes: FittedPlanes, readings: Sequence[PlaneReading], *, top: int = 0
+    hidden: HiddenStates,
+    head: LmHead,
+    planes: FittedPlanes,
+    readings: Sequence[PlaneReading],
+    *,
+    top: int = 0,
 ) -> Iterator[Positions]:
     """Block after block as `sweep_positions` gives them: a column for each reading, likelihood also of the full head.
 
     top: share of the full head's `top` most probable tokens among each reading's; 0 leaves `overlap` without columns.
     """
-    rows = max(1, min(MOST_POSITIONS, BLOCK_ELEMENTS // head.vocab_size))
+    rows, buffers = rows_at_once(head.vocab_size, CPU), Buffers()
     blocks = zip(hidden.blocks(rows), hidden.targets.split(rows), strict=True)
-    yield from map_blocks(lambda block: positions_of_rows(*block, head, planes, readings, top=top), blocks, CPU)
+    yield from map_blocks(
+        lambda block: positions_of_rows(*block, head, planes, readings, buffers, top=top), blocks, CPU
+    )
 
 
 @torch.inference_mode()
@@ -104,116 +111,121 @@ def positions_of_rows(
     head: LmHead,
     planes: FittedPlanes,
     readings: Sequence[PlaneReading],
+    buffers: Buffers,
     *,
     top: int = 0,
 ) -> Positions:
     """One block: hidden (rows, hidden), targets (rows,) on the CPU."""
-    raw = _products(hidden.float(), lambda part: head.weight[part].float(), head.vocab_size)
-    full = head.logits_of(raw if head.module_bias is None else raw.add_(head.module_bias.float())).log_softmax(1)
-    del raw
-    best = full.argmax(1)
-    likelihood, agreement, divergence, overlap = (
-        torch.empty(hidden.shape[0], len(readings), dtype=dtype)
-        for dtype in (torch.float32, torch.bool, torch.float32, torch.float32)
-    )
+    return read_against(FullBlock(hidden, targets, head, buffers), hidden, planes, readings, top=top)
+
+
+def read_against(
+    block: FullBlock, hidden: Tensor, planes: FittedPlanes, readings: Sequence[PlaneReading], *, top: int = 0
+) -> Positions:
+    """hidden: (rows, hidden) what the planes are given, which a rounded input table makes another than the block's."""
+    columns: dict[PlaneReading, tuple[Tensor, Tensor, Tensor]] = {}
+    overlap: dict[PlaneReading, Tensor] = {}
     x = planes.project(hidden)
-    for bits in dict.fromkeys(reading.bits for reading in readings):
-        places = [place for place, reading in enumerate(readings) if reading.bits == bits]
-        preview = _Preview.of(x, head, planes, bits, max(readings[place].rescored for place in places), full)
-        for place in places:
-            m = readings[place].rescored
-            lse = preview.log_sum_exp(m)
-            likelihood[:, place] = lse - preview.logit_of(targets, m)
-            chosen, largest = preview.logit_of(best, m), preview.largest(m)
-            agreement[:, place] = chosen >= largest - TIE * largest.abs()
-            divergence[:, place] = (preview.expected_difference(m) + lse).clamp_min(0)
+    every_bits = {reading.bits for reading in readings}
+    if max(reading.rescored for reading in readings) * WIDENING > planes.vocab_size:
+        every_bits.add(8)
+    whole: Against | None = None
+    for bits in sorted(every_bits, reverse=True):
+        most = max((reading.rescored for reading in readings if reading.bits == bits), default=0)
+        keep = "whole" if bits == 8 else "preview"
+        (found,) = block.against([(planes_form(planes, bits), x, keep)])
+        if bits == 8:
+            whole, most = found, 0
+        preview = _Preview(block, found, x, planes, most, whole)
+        for reading in (each for each in readings if each.bits == bits):
+            columns[reading] = preview.figures(reading.rescored)
             if top:
-                overlap[:, place] = _shared(full, preview.logits(m), min(top, full.shape[1]))
-        del preview
-    own = -full.gather(1, targets[:, None])
-    return Positions(torch.cat([likelihood, own], 1), agreement, divergence, overlap if top else overlap[:, :0])
+                overlap[reading] = block.share_of(preview.most_probable(reading.rescored, top), top)
+    shares = torch.stack([overlap[reading] for reading in readings], 1) if top else torch.empty(block.rows, 0)
+    return block.joined([columns[reading] for reading in readings], shares)
+
+
+def planes_form(planes: FittedPlanes, bits: int) -> Form:
+    """Of coordinates x, (positions, hidden) -> the same: `project` is done once for all numbers of bits."""
+    return Form(partial(planes.preview_rows, bits=bits), planes.bias, lambda x: x)
 
 
 class _Preview:
-    """The preview's logits at a block of positions, and what its best rows become."""
+    """The preview's logits at a block of positions, in base 2, and what its best rows become."""
 
-    def __init__(self, given: Tensor, best: Tensor, exact: Tensor, full: Tensor) -> None:
-        """given: (rows, vocab) logits; best: (rows, most) tokens, best first; exact: theirs from all 8 bits.
+    def __init__(
+        self, block: FullBlock, found: Against, x: Tensor, planes: FittedPlanes, most: int, whole: Against | None
+    ) -> None:
+        """most: rows of each position that are rescored at most; whole: what all 8 bits give, if it is known."""
+        self._block, self._found, self._most = block, found, min(most, planes.vocab_size)
+        self._outside_tokens: dict[int, tuple[Tensor, Tensor]] = {}
+        if not self._most:
+            return
+        assert found.kept is not None and found.raw is not None
+        # Sought among the module's own outputs; what the model adds after it comes later, as it runs.
+        self._best = found.raw.topk(self._most, dim=1).indices
+        self._before = found.kept.gather(1, self._best)
+        self._exact = self._rescored(x, planes, whole)
+        p = torch.exp2(block.logits.gather(1, self._best) - (block.largest + block.lse)[:, None])
+        self._moved = (p * (self._exact - self._before)).cumsum(1, dtype=torch.float64).float()
+        found.kept.scatter_(1, self._best, -torch.inf)
+        self._rest_lse, self._rest_largest = block.lse_of(found.kept)
 
-        full: (rows, vocab) log p of the full head.
-        """
-        self.given, self.best, self.exact = given, best, exact
-        self.before = given.gather(1, best)
-        p = full.exp()
-        self.difference = torch.linalg.vecdot(p, full - given)  # E_p[log p - z]
-        self.moved = (p.gather(1, best) * (exact - self.before)).cumsum(1, dtype=torch.float64).float()
-        outside = given.scatter(1, best, -torch.inf)
-        # Over the rows that are not rescored with m = most, most - 1, ..., 0; turned round, index m is of m.
-        taken = torch.cat([outside.logsumexp(1, keepdim=True), self.before.flip(1)], 1)
-        self.rest_lse = taken.logcumsumexp(1).flip(1)
-        self.rest_largest = torch.cat([outside.amax(1, keepdim=True), self.before.flip(1)], 1).cummax(1).values.flip(1)
+    def figures(self, m: int) -> tuple[Tensor, Tensor, Tensor]:
+        """With the best m rows computed again: as FullBlock.figures."""
+        found = self._found
+        if not self._most:
+            return self._block.figures(found.lse, found.largest, found.at_target, found.at_best, found.difference)
+        taken = torch.cat([self._exact[:, :m], self._before[:, m:]], 1)
+        lse = torch.logaddexp2(self._rest_lse, _lse(taken - self._block.largest[:, None]))
+        largest = torch.maximum(self._rest_largest, taken.amax(1))
+        difference = found.difference - self._moved[:, min(m, self._most) - 1] if m else found.difference
+        at_target, at_best = (
+            self._logit_of(tokens, given, m)
+            for tokens, given in ((self._block.targets, found.at_target), (self._block.best, found.at_best))
+        )
+        return self._block.figures(lse, largest, at_target, at_best, difference)
 
-    @classmethod
-    def of(cls, x: Tensor, head: LmHead, planes: FittedPlanes, bits: int, most: int, full: Tensor) -> "_Preview":
-        """The best are sought among the module's own outputs; what the model adds after it comes later, as it runs."""
-        raw = _products(x, lambda part: planes.preview_rows(part, bits), planes.vocab_size)
-        if planes.bias is not None:
-            raw.add_(planes.bias.float())
-        best = raw.topk(min(most, planes.vocab_size), dim=1).indices
+    def most_probable(self, m: int, top: int) -> Tensor:
+        """(rows, top) tokens."""
+        kept = self._found.kept
+        assert kept is not None
+        top = min(top, kept.shape[1])
+        if top not in self._outside_tokens:
+            self._outside_tokens[top] = kept.topk(top)
+        logits, tokens = self._outside_tokens[top]
+        if not self._most:
+            return tokens
+        logits = torch.cat([self._exact[:, :m], self._before[:, m:], logits], 1)
+        return torch.cat([self._best, tokens], 1).gather(1, logits.topk(top).indices)
+
+    def _logit_of(self, tokens: Tensor, given: Tensor, m: int) -> Tensor:
+        """(rows,) of one token a position, whose preview is `given`."""
+        hit = self._best[:, :m] == tokens[:, None]
+        return torch.where(hit.any(1), self._exact[:, :m].where(hit, 0.0).sum(1), given)
+
+    def _rescored(self, x: Tensor, planes: FittedPlanes, whole: Against | None) -> Tensor:
+        """(positions, most) logits of all 8 bits, in base 2."""
+        if whole is not None:
+            assert whole.kept is not None
+            return whole.kept.gather(1, self._best)
+        head, best = self._block.head, self._best
         exact = _rescored(x, planes, best)
-        outside = None if head.outside is None else head.outside.float()[best]
-        return cls(head.logits_of(raw), best, head.transform(exact if outside is None else exact + outside), full)
-
-    def log_sum_exp(self, m: int) -> Tensor:
-        """(rows,) with the best m rows computed again."""
-        rest = self.rest_lse[:, min(m, self.best.shape[1])]
-        return torch.logaddexp(rest, self.exact[:, :m].logsumexp(1)) if m else rest
-
-    def largest(self, m: int) -> Tensor:
-        rest = self.rest_largest[:, min(m, self.best.shape[1])]
-        return torch.maximum(rest, self.exact[:, :m].amax(1)) if m else rest
-
-    def logit_of(self, tokens: Tensor, m: int) -> Tensor:
-        """(rows,) of one token a position."""
-        found: Tensor = self.given.gather(1, tokens[:, None])[:, 0]
-        if not m:
-            return found
-        hit = self.best[:, :m] == tokens[:, None]
-        return torch.where(hit.any(1), (self.exact[:, :m] * hit).sum(1), found)
-
-    def expected_difference(self, m: int) -> Tensor:
-        """(rows,) E_p[log p - z_m]."""
-        m = min(m, self.best.shape[1])
-        expected: Tensor = self.difference - self.moved[:, m - 1] if m else self.difference
-        return expected
-
-    def logits(self, m: int) -> Tensor:
-        """(rows, vocab)."""
-        return self.given.scatter(1, self.best[:, :m], self.exact[:, :m]) if m else self.given
+        if head.outside is not None:
+            exact += head.outside.float()[best]
+        return head.transform(exact) * LOG2_E
 
 
-def _products(x: Tensor, rows_of: Callable[[slice], Tensor], vocab_size: int) -> Tensor:
-    """(positions, vocab) float32; the rows are widened a block at a time."""
-    logits = torch.empty(x.shape[0], vocab_size)
-    for start in range(0, vocab_size, ROWS_AT_ONCE):
-        part = slice(start, min(start + ROWS_AT_ONCE, vocab_size))
-        logits[:, part] = x @ rows_of(part).T
-    return logits
+def _lse(logits: Tensor) -> Tensor:
+    """(rows, n) -> (rows,), both in base 2."""
+    return (LN_2 * logits).logsumexp(1) * LOG2_E
 
 
 def _rescored(x: Tensor, planes: FittedPlanes, best: Tensor) -> Tensor:
     """(positions, most) of all 8 bits, with the bias."""
     exact = torch.empty(best.shape, dtype=torch.float32)
-    if not exact.numel():
-        return exact
-    at_once = max(1, RESCORED_ELEMENTS // max(1, best.shape[1] * planes.hidden_size))
-    for own, rows, into in zip(x.split(at_once), best.split(at_once), exact.split(at_once), strict=True):
-        wide = planes.whole_rows(rows.flatten()).view(*rows.shape, -1)
-        torch.bmm(wide, own[:, :, None], out=into[:, :, None])
-    return exact if planes.bias is None else exact + planes.bias.float()[best]
-
-
-def _shared(full: Tensor, other: Tensor, top: int) -> Tensor:
-    """(rows,) share of the `top` most probable tokens of the one that are among the other's."""
-    wanted, found = full.topk(top).indices, other.topk(top).indices
-    return (wanted[:, :, None] == found[:, None, :]).any(2).float().mean(1)
+    at_once = max(1, RESCORED_ELEMENTS // (best.shape[1] * planes.hidden_size))
+    for some, into, given in zip(best.split(at_once), exact.split(at_once), x.split(at_once), strict=True):
+        rows = planes.whole_rows(some.flatten()).view(*some.shape, -1)
+        torch.bmm(rows, given[:, :, None], out=into[:, :, None])
+    return exact if planes.bias is None else exact + planes.bias[best].float()

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from service.compression.drift.full_block import Buffers, rows_at_once
 from service.compression.drift.planes.rescored_drift import CPU, PlaneReading, positions_of_rows
 from service.compression.heads.plane_fit import WHOLE_COLUMNS, FittedPlanes, fit_planes
 from service.compression.numerics.block_parallel import map_blocks
@@ -19,7 +20,7 @@ from service.compression.states.statistics import Statistics, probability_sum
 
 TAUS = (0.0, 0.25, 0.5, 1.0)
 HELD_OUT = 512  # positions
-POSITIONS_AT_ONCE = 64
+POSITIONS_AT_ONCE = 256  # so that threads share them out
 
 
 @dataclass(frozen=True)
@@ -59,8 +60,9 @@ def choose_tau(
 
 def _divergence(held: Tensor, targets: Tensor, head: LmHead, planes: FittedPlanes, reading: PlaneReading) -> float:
     """Mean KL(full || planes) at rows (n, hidden)."""
-    blocks = zip(held.split(POSITIONS_AT_ONCE), targets.split(POSITIONS_AT_ONCE), strict=True)
-    walked = map_blocks(lambda block: positions_of_rows(*block, head, planes, [reading]).divergence, blocks, CPU)
+    rows, buffers = min(POSITIONS_AT_ONCE, rows_at_once(head.vocab_size, CPU)), Buffers()
+    blocks = zip(held.split(rows), targets.split(rows), strict=True)
+    walked = map_blocks(lambda block: positions_of_rows(*block, head, planes, [reading], buffers).divergence, blocks, CPU)
     return float(torch.cat(list(walked)).double().mean())
 
 

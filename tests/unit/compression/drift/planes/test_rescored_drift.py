@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from headroom.loading.plane_codes import round_to_codes
+from service.compression.drift import full_block
 from service.compression.drift.plain_rivals import measure_rivals, rival_nbytes
 from service.compression.drift.planes import rescored_drift
 from service.compression.drift.planes.rescored_drift import (
@@ -19,6 +20,7 @@ from service.compression.drift.planes.rescored_drift import (
 from service.compression.drift.planes.tempering import choose_tau, without
 from service.compression.heads.plane_fit import FittedPlanes, fit_planes
 from service.compression.heads.precision import round_groups, round_rows
+from service.compression.numerics.tiles import Tiles
 from service.compression.states.hidden_cache import HiddenStates
 from service.compression.states.lm_head import LmHead, Transform
 from service.compression.states.statistics import Statistics, calibrate
@@ -92,15 +94,23 @@ def slow_full(h: Tensor, head: LmHead) -> Tensor:
 
 @pytest.mark.parametrize("transform", TRANSFORMS)
 @pytest.mark.parametrize("outside", [False, True])
+@pytest.mark.parametrize("widening", [0, 40])  # rescored rows widened for each position, or gathered from all 8 bits
+@pytest.mark.parametrize("bits", [BITS, (4, 2)])
 def test_every_reading_is_what_a_loop_over_all_logits_finds(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, transform: Transform, outside: bool
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    transform: Transform,
+    outside: bool,
+    widening: int,
+    bits: tuple[int, ...],
 ) -> None:
-    monkeypatch.setattr(rescored_drift, "BLOCK_ELEMENTS", VOCAB * 8)  # several blocks, the last one short
-    monkeypatch.setattr(rescored_drift, "ROWS_AT_ONCE", 50)
+    monkeypatch.setitem(full_block.BLOCK_ELEMENTS, "cpu", VOCAB * 8)  # several blocks, the last one short
+    monkeypatch.setattr(full_block, "tiles_for", lambda device: Tiles(8, 50))
     monkeypatch.setattr(rescored_drift, "RESCORED_ELEMENTS", 3 * 40 * HIDDEN)
+    monkeypatch.setattr(rescored_drift, "WIDENING", widening)
     hidden, head = make_hidden(tmp_path), make_head(transform, outside=outside)
     planes = make_planes(make_hidden(tmp_path, seed=1), head)
-    readings = readings_of(BITS, RESCORED)
+    readings = readings_of(bits, RESCORED)
     blocks = list(reading_positions(hidden, head, planes, readings, top=5))
     likelihood, agreement, divergence, overlap = (
         torch.cat([getattr(block, name) for block in blocks])
@@ -143,7 +153,7 @@ def test_of_8_bits_there_is_one_reading() -> None:
 
 
 def test_progress_ends_at_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rescored_drift, "BLOCK_ELEMENTS", VOCAB * 16)
+    monkeypatch.setitem(full_block.BLOCK_ELEMENTS, "cpu", VOCAB * 16)
     hidden, head, seen = make_hidden(tmp_path), make_head(bias=False), list[float]()
     sweep_readings(hidden, head, make_planes(hidden, head), (4,), (3,), progress=seen.append)
     assert seen == sorted(seen)
