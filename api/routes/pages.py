@@ -18,7 +18,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
 from api.documents.reference import operations_of, problems_of, schemas_of
-from headroom.contract.compress import CompressOptions, Method
+from headroom.contract.compress import Method
 
 router = APIRouter(include_in_schema=False)
 
@@ -74,12 +74,7 @@ def jobs_page(request: Request) -> Response:
 
 @router.get("/new")
 def new_page(request: Request) -> Response:
-    return _page(
-        request,
-        "new",
-        methods=[method.value for method in Method],
-        compared=[one.value for one in CompressOptions().compare],
-    )
+    return _page(request, "new", methods=[method.value for method in Method])
 
 
 @router.get("/models")

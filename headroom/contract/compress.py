@@ -130,9 +130,7 @@ class CompressOptions(ReadingOptions):
     planes: PlanesOptions | None = Field(default=None, description="settings of head_dtype planes")
     repair: Literal["mean", "none"] = "mean"
     tied: Literal["keep", "untie"] = "keep"
-    compare: list[Annotated[Method, Field(strict=False)]] = Field(
-        default_factory=lambda: [Method.SLOPE, Method.RANDOM], max_length=8
-    )
+    compare: list[Annotated[Method, Field(strict=False)]] = Field(default_factory=list, max_length=8)
     group_field: Annotated[str, Field(min_length=1, max_length=64)] | None = None
     continuations: Annotated[int, Field(ge=0, le=64)] = 8  # 0: none
     keep_removed: bool = False

@@ -248,7 +248,7 @@ def test_further_texts_groups_revisions_and_a_webhook_are_asked_for_and_its_secr
     assert job["options"]["publish_ratios"] == [0.1, 0.5]
     assert job["options"]["shards"] == 2
     assert job["options"]["group_field"] == "language"
-    assert sorted(job["options"]["compare"]) == ["fisher", "random", "slope"]
+    assert job["options"]["compare"] == ["fisher"]
     assert job["webhook"]["url"] == "https://127.0.0.1:9/hook"
     httpx.post(f"{route}/cancel", trust_env=False)
 

@@ -6,7 +6,6 @@ const PERCENTS = new Set(["drift.perplexity", "drift.top1", "drift.rare_perplexi
 const UNBOUNDED = new Set(["drift.perplexity", "drift.kl"]); // have a default: an empty field says that there is no bound
 const DEFAULTS = { "options.head_dtype": "source", "options.repair": "mean", "options.tied": "keep", method: "probability", kind: "compress" };
 const APART = new Set(["amount", "source", "corpus", "corpus.text", "file", "field", "do", "labels", "tokens", "checkpoints", "other", "model", "model.revision", "options.export", "options.keep_removed", "options.compare", "options.publish_ratios", "webhook.secret"]);
-const COMPARED = ["slope", "random"]; // by default
 const EVALUATION = /^evaluation\.(\d+)\.(.+)$/;
 
 // A mistake in one field, in words.
@@ -31,7 +30,7 @@ export function bodyOf(entries, corpus) {
   if (exported.length) place(body, "options.export", exported);
   if (values.kind === "compress") {
     const compared = entries.filter(([name]) => name === "options.compare").map(([, value]) => value);
-    if (String(compared.toSorted()) !== String(COMPARED.toSorted())) place(body, "options.compare", compared);
+    if (compared.length) place(body, "options.compare", compared);
     const evaluation = evaluationOf(entries);
     if (evaluation.length) body.evaluation = evaluation;
     if (values["options.publish_ratios"]?.trim()) place(body, "options.publish_ratios", ratiosOf(values["options.publish_ratios"]));

@@ -1,7 +1,8 @@
 """Greedy continuations of evaluation text, with the full head and with the stored one on the same stored backbone.
 
 Drift of single predictions adds up when a model reads what it wrote; here it shows. Causal models only.
-Cost: prompts x (prompt + continuation) tokens through the backbone, twice.
+Cost: prompts x (prompt + continuation) tokens through the backbone, twice, both as one batch: a step reads the weights
+once.
 """
 
 import copy
@@ -45,8 +46,12 @@ def continue_text(
     weight = head.weight.to(model.device).float()
     bias = 0.0 if head.module_bias is None else head.module_bias.to(model.device).float()
     stored = copy.deepcopy(model.get_output_embeddings()).float()  # as it is measured: rounding is the runtime's
-    before = greedy(model, prompts, tokens, lambda h: h.float() @ weight.T + bias, lambda done: progress(done / 2))
-    after = greedy(model, prompts, tokens, lambda h: stored(h.float()), lambda done: progress(0.5 + done / 2))
+
+    def logits_of(hidden: Tensor) -> Tensor:
+        before, after = hidden.float().chunk(2)
+        return torch.cat([before @ weight.T + bias, stored(after)])
+
+    before, after = greedy(model, prompts.repeat(2, 1), tokens, logits_of, progress).chunk(2)
     return Continuations(prompts, before, after)
 
 

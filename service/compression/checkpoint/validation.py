@@ -1,7 +1,7 @@
 """Load a stored checkpoint as a user would, and measure it end to end. Writes nothing."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import repeat
 from pathlib import Path
@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from service.compression.drift.stored_form_drift import positions_between
+from service.compression.checkpoint.stored_reading import StoredReading, stored_reading
+from service.compression.drift.full_block import Buffers, FullBlock, rows_at_once
 from service.compression.drift.sweep import Positions
 from service.compression.states.hidden_cache import HiddenStates
 from service.compression.states.hidden_states import stopped_at_lm_head
@@ -69,12 +70,16 @@ def measure_stored(
     progress: Callable[[float], None],
     source: HiddenStates | None = None,
 ) -> StoredMeasurement:
-    """The model's own head module computes the logits, a few rows at a time; what its code does after is `head`'s.
+    """Losses of the loaded model's windows; what its code does after its head module is `head`'s.
 
-    source: hidden states of the same windows in the model that was compressed; with them its logits are made beside.
+    source: hidden states of the same windows in the model that was compressed. With them its logits are made beside,
+    and those of the stored head tile by tile from the tensors of its loaded module (stored_reading.py); without them,
+    and for `first_logits`, the module itself computes them.
     """
     # In float32, as the sweep: rounding of logits is the runtime's, and the full head has it too.
     lm_head = copy.deepcopy(model.get_output_embeddings()).float()
+    stored = stored_reading(lm_head)
+    buffers = Buffers()
     sums: list[Tensor] = []
     first: list[Tensor] = []
     found: list[Positions] = []
@@ -88,7 +93,12 @@ def measure_stored(
             hidden = block.predicting(hidden_states(block.inputs))
             if block is blocks[0]:
                 first.append(head.logits_of(lm_head(hidden[:first_positions].float())).cpu())
-            losses, positions = _positions(hidden, original, block.targets.to(hidden.device), lm_head, head)
+            targets = block.targets.to(hidden.device)
+            if original is None:
+                losses, positions = _losses(hidden, targets, lm_head, head), []
+            else:
+                positions = list(_beside(hidden, original.to(hidden.device), targets, stored, head, buffers))
+                losses = Positions.joined(positions).likelihood[:, 0].double()
             return [window.sum() for window in losses.split(block.lengths.tolist())], positions
 
         for losses, positions in map_windows(measure, zip(blocks, originals, strict=False), model):
@@ -99,20 +109,22 @@ def measure_stored(
     return StoredMeasurement(torch.stack(sums), first[0], examples.lengths, beside)
 
 
-def _positions(
-    hidden: Tensor, original: Tensor | None, targets: Tensor, lm_head: Any, head: LmHead
-) -> tuple[Tensor, list[Positions]]:
-    """(positions,) nats, float64, and the same beside the source's; hidden, original: (positions, hidden)."""
-    losses, found = [], []
-    for start in range(0, hidden.shape[0], ROWS_AT_ONCE):
-        here = slice(start, start + ROWS_AT_ONCE)
-        logits, wanted = head.logits_of(lm_head(hidden[here].float())), targets[here]
-        if original is None:
-            losses.append(torch.nn.functional.cross_entropy(logits, wanted, reduction="none").double().cpu())
-        else:
-            found.append(positions_between(head.logits(original[here].to(hidden.device)), logits, wanted))
-            losses.append(found[-1].likelihood[:, 0].double())
-    return torch.cat(losses), found
+def _losses(hidden: Tensor, targets: Tensor, lm_head: Any, head: LmHead) -> Tensor:
+    """(positions,) nats, float64. hidden: (positions, hidden)."""
+    losses = []
+    for rows, wanted in zip(hidden.split(ROWS_AT_ONCE), targets.split(ROWS_AT_ONCE), strict=True):
+        logits = head.logits_of(lm_head(rows.float()))
+        losses.append(torch.nn.functional.cross_entropy(logits, wanted, reduction="none").double().cpu())
+    return torch.cat(losses)
+
+
+def _beside(
+    hidden: Tensor, original: Tensor, targets: Tensor, stored: StoredReading, head: LmHead, buffers: Buffers
+) -> Iterator[Positions]:
+    """hidden, original: (positions, hidden) of the stored model and of its source."""
+    rows = rows_at_once(head.vocab_size, hidden.device)
+    for here, before, wanted in zip(hidden.split(rows), original.split(rows), targets.split(rows), strict=True):
+        yield stored(FullBlock(before, wanted, head, buffers), here)
 
 
 def check_reproduces(stored: StoredMeasurement, predicted_perplexity: float, tolerance: float) -> None:

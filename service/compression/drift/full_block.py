@@ -90,8 +90,11 @@ class FullBlock:
         self.largest, self.lse = running.largest, running.lse_above(running.largest)
         self.at_target = self.logits.gather(1, targets[:, None])[:, 0]
 
-    def against(self, forms: Sequence[tuple[Form, Tensor, str | None]]) -> list[Against]:
-        """forms: a head, the hidden states (rows, hidden) that it is given, and the name of a buffer for its logits."""
+    def against(self, forms: Sequence[tuple[Form | Tensor, Tensor, str | None]]) -> list[Against]:
+        """forms: a head, the hidden states (rows, hidden) that it is given, and the name of a buffer for its logits.
+
+        In place of a head its module's outputs (rows, vocab) may be given.
+        """
         level = (self.largest + self.lse)[:, None]
         beside = [_Beside(self, form, hidden, keep) for form, hidden, keep in forms]
         for part in self._parts():
@@ -114,7 +117,11 @@ class FullBlock:
     ) -> tuple[Tensor, Tensor, Tensor]:
         """All (rows,), in base 2 -> negative log-likelihood, agreement, KL divergence, in nats."""
         agreement = at_best >= largest - TIE * largest.abs()
-        return LN_2 * (lse + (self.largest - at_target)), agreement, (LN_2 * (difference - (self.lse - lse))).clamp_min(0)
+        return (
+            LN_2 * (lse + (self.largest - at_target)),
+            agreement,
+            (LN_2 * (difference - (self.lse - lse))).clamp_min(0),
+        )
 
     def joined(self, columns: Sequence[tuple[Tensor, Tensor, Tensor]], overlap: Tensor) -> Positions:
         """columns: what `figures` gave for each head; overlap: (rows, heads), or (rows, 0)."""
@@ -158,15 +165,21 @@ class FullBlock:
 class _Outputs:
     """Logits of one head at a block of positions, a tile at a time."""
 
-    def __init__(self, form: Form, hidden: Tensor, head: LmHead) -> None:
+    def __init__(self, form: Form | Tensor, hidden: Tensor, head: LmHead) -> None:
         self._transform = head.transform
         self._is_linear = head.transform.soft_cap is None
         factor = LOG2_E * head.transform.scale if self._is_linear else 1.0
-        self._x = form.coordinates(hidden) * factor
-        self._rows = form.rows
-        added = [each.to(hidden.device).float() * factor for each in (form.bias, head.outside) if each is not None]
-        self._bias = None if form.bias is None else added[0]
-        self._outside = None if head.outside is None else added[-1]
+        self._outside = None if head.outside is None else head.outside.to(hidden.device).float() * factor
+        self._product: Callable[[slice, Tensor], Tensor]
+        if isinstance(form, Tensor):
+            self._product = lambda part, into: torch.mul(form[:, part], factor, out=into)
+            return
+        x, rows = form.coordinates(hidden) * factor, form.rows
+        if form.bias is None:
+            self._product = lambda part, into: torch.mm(x, rows(part).T, out=into)
+        else:
+            bias = form.bias.to(hidden.device).float() * factor
+            self._product = lambda part, into: torch.addmm(bias[part], x, rows(part).T, out=into)
 
     @property
     def are_as_logits(self) -> bool:
@@ -175,11 +188,7 @@ class _Outputs:
 
     def logits(self, part: slice, into: Tensor, raw: Tensor | None = None) -> Tensor:
         """`into`, in base 2. into, raw: (rows, tokens); `raw` gets the module's outputs, up to a factor."""
-        rows = self._rows(part)
-        if self._bias is None:
-            torch.mm(self._x, rows.T, out=into)
-        else:
-            torch.addmm(self._bias[part], self._x, rows.T, out=into)
+        self._product(part, into)
         if raw is not None:
             raw.copy_(into)
         if self._outside is not None:
@@ -210,7 +219,7 @@ class _Running:
 class _Beside:
     """What `Against` says, so far."""
 
-    def __init__(self, block: FullBlock, form: Form, hidden: Tensor, keep: str | None) -> None:
+    def __init__(self, block: FullBlock, form: Form | Tensor, hidden: Tensor, keep: str | None) -> None:
         self._block, self._outputs = block, _Outputs(form, hidden, block.head)
         self._kept = block.buffer(keep) if keep else None
         self._raw = block.buffer(f"{keep}, raw") if keep and not self._outputs.are_as_logits else None

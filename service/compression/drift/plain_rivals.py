@@ -59,7 +59,9 @@ def measure_rivals(
 
 def rival_forms(head: LmHead, names: Sequence[RoundedDtype], device: torch.device) -> list[Form]:
     """The head with its rows rounded in each way."""
-    return [Form(_rounded(head.weight, name, device), head.module_bias, lambda hidden: hidden.float()) for name in names]
+    return [
+        Form(_rounded(head.weight, name, device), head.module_bias, lambda hidden: hidden.float()) for name in names
+    ]
 
 
 def rival_nbytes(name: RoundedDtype, head: LmHead) -> int:

@@ -11,10 +11,8 @@ from torch import Tensor
 
 from headroom.contract.report.drift_parts import PartFigures
 from service.compression.drift.drift_points import quantiles
-from service.compression.drift.planes.rescored_drift import PlaneReading, reading_positions
 from service.compression.drift.stored_form_drift import positions_of
 from service.compression.drift.sweep import Positions, SweepHead, sweep_positions
-from service.compression.heads.read_planes import ReadPlanes
 from service.compression.heads.slicing import SlicedFactors
 from service.compression.numerics.bootstrap import interval_of_means
 from service.compression.numerics.tiles import Tiles
@@ -53,16 +51,13 @@ def token_drift(
 
 
 def token_drift_of(
-    made: SlicedFactors | ReadPlanes,
+    made: SlicedFactors,
     hidden: HiddenStates,
     head: LmHead,
     device: torch.device,
     progress: Callable[[float], None] = lambda fraction: None,
 ) -> TokenDrift:
-    """The drift of a head that is not nested: rounded, refined, or in planes."""
-    if isinstance(made, ReadPlanes):
-        reading = PlaneReading(made.bits, made.rescored)
-        return _joined(reading_positions(hidden, head, made.planes, [reading], top=TOP), hidden, progress)
+    """The drift of a head that is not nested: rounded, or refined."""
     return _joined(positions_of(made, hidden, head, device, top=TOP), hidden, progress)
 
 
@@ -73,15 +68,19 @@ def _joined(found: Iterator[Positions], hidden: HiddenStates, progress: Callable
         blocks.append(block)
         done += block.likelihood.shape[0]
         progress(done / hidden.positions)
-    likelihood = torch.cat([block.likelihood for block in blocks]).double()
+    return token_drift_at(Positions.joined(blocks), hidden, 0)
+
+
+def token_drift_at(found: Positions, hidden: HiddenStates, column: int) -> TokenDrift:
+    """Of one of the heads that were measured together, the full one's likelihood last; with their `overlap`."""
     return TokenDrift(
         window=torch.arange(hidden.lengths.numel()).repeat_interleave(hidden.lengths),
         target=hidden.targets,
-        before=likelihood[:, -1],
-        after=likelihood[:, 0],
-        divergence=torch.cat([block.divergence[:, 0] for block in blocks]),
-        agreement=torch.cat([block.agreement[:, 0] for block in blocks]),
-        overlap=torch.cat([block.overlap[:, 0] for block in blocks]),
+        before=found.likelihood[:, -1].double(),
+        after=found.likelihood[:, column].double(),
+        divergence=found.divergence[:, column],
+        agreement=found.agreement[:, column],
+        overlap=found.overlap[:, column],
     )
 
 

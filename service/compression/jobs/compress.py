@@ -88,7 +88,7 @@ class Chosen:
     planes: MeasuredPlanes | None  # where they are considered
     waiting: list[Candidate]  # best first; none: the gate refuses
     nearest: Candidate | None  # where nothing that was searched may be stored
-    moved: TokenDrift  # of the selected size of the curve
+    moved: TokenDrift  # of the best head in planes, where that is the best of all; else of the curve's selected size
     comparisons: dict[str, list[DriftPoint]]
     plain: dict[str, PlainHead]  # all columns rounded, measured beside
 
@@ -161,15 +161,18 @@ def _choose(recipe: CompressRecipe, opened: Opened, heads: JobHeads, timer: Phas
         # Planes hold all columns: the curve stands beside them, and nothing is sought on it.
         sought = recipe.model_copy(update={"ratio": 0.0}) if recipe.head_dtype == "planes" else recipe
         choice = choose(opened.sets, head, sought, lambda done: progress(0.3 * done), further)
-        kept = choice.selected.kept_columns
-        moved = token_drift(source.evaluation, head, kept, progress=lambda done: progress(0.3 + 0.05 * done))
         del head  # in float32 it is twice the model's own: planes and slicing need the room
         planes = None
         if recipe.is_open or recipe.head_dtype == "planes":
-            planes = measure_planes(
-                recipe, choice, source, opened.statistics, lambda done: progress(0.35 + 0.25 * done)
-            )
+            planes = measure_planes(recipe, choice, source, opened.statistics, lambda done: progress(0.3 + 0.3 * done))
         candidates, frontier, nearest = _candidates(recipe, choice, source, heads, planes, lambda done: progress(0.6))
+        best = (candidates or [nearest])[0]
+        if planes is not None and best is not None and best.reading is not None:
+            moved = planes.moved[best.reading]  # known already; the curve's would not be told
+        else:
+            kept, head = choice.selected.kept_columns, heads.whole()
+            moved = token_drift(source.evaluation, head, kept, progress=lambda done: progress(0.6 + 0.1 * done))
+            del head
         comparisons = compare_methods(
             source.evaluation,
             source.head,

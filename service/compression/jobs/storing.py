@@ -233,7 +233,10 @@ class Storing:
 
     def moved_by(self, kept: int, progress: Callable[[float], None], stored: MadeHead | None = None) -> TokenDrift:
         """The drift of the nested head of this size, or of what is stored in its place."""
-        if stored is not None and not _is_nested(stored):
+        if isinstance(stored, ReadPlanes):
+            assert self.measured_planes is not None
+            return self.measured_planes.moved[PlaneReading(stored.bits, stored.rescored)]
+        if stored is not None and not stored.is_nested:
             return token_drift_of(stored, self.source.evaluation, self.source.head, self.device, progress)
         return token_drift(self.source.evaluation, self.heads.whole(), kept, progress=progress)
 

@@ -12,6 +12,7 @@ from service.compression.drift.gate import Choice
 from service.compression.drift.planes.plane_candidates import BITS, RESCORED, plane_candidates
 from service.compression.drift.planes.rescored_drift import PlaneReading
 from service.compression.drift.planes.tempering import Tempering, choose_tau
+from service.compression.drift.token_drift import TokenDrift
 from service.compression.heads.plane_fit import WHOLE_COLUMNS, FittedPlanes, fit_planes
 from service.compression.states.source import Source
 from service.compression.states.statistics import Statistics
@@ -28,6 +29,7 @@ class MeasuredPlanes:
     fitted: FittedPlanes
     tempering: Tempering
     candidates: dict[PlaneReading, Candidate]
+    moved: dict[PlaneReading, TokenDrift]  # of the calibrated corpus
 
     def asked(self, recipe: CompressRecipe) -> Candidate:
         return self.candidates[reading_of(recipe, self.fitted.vocab_size)]
@@ -88,7 +90,7 @@ def measure_planes(
     )
     fitted = fit_planes(head, statistics, seed=options.seed, tau=tempering.tau, whole_columns=whole)
     separate = head.is_tied and options.tied != "keep"
-    candidates = plane_candidates(
+    candidates, moved = plane_candidates(
         choice,
         head,
         fitted,
@@ -99,7 +101,7 @@ def measure_planes(
         seed=options.seed,
         progress=lambda done: progress(0.5 + 0.5 * done),
     )
-    return MeasuredPlanes(fitted, tempering, candidates)
+    return MeasuredPlanes(fitted, tempering, candidates, moved)
 
 
 def _told(reading: PlaneReading, one: Candidate) -> PlanesPoint:

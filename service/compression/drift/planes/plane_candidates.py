@@ -6,6 +6,7 @@ from service.compression.drift.candidate import Candidate
 from service.compression.drift.drift_points import DriftPoint
 from service.compression.drift.gate import Choice
 from service.compression.drift.planes.rescored_drift import PlaneReading, sweep_readings
+from service.compression.drift.token_drift import TOP, TokenDrift, token_drift_at
 from service.compression.heads.plane_fit import FittedPlanes
 from service.compression.heads.read_planes import ReadPlanes
 from service.compression.states.lm_head import LmHead
@@ -25,13 +26,15 @@ def plane_candidates(
     stored: int,
     seed: int,
     progress: Callable[[float], None] = lambda fraction: None,
-) -> dict[PlaneReading, Candidate]:
-    """Candidates by reading. before, stored: bytes of the head as it was, and of what it would have in the checkpoint.
+) -> tuple[dict[PlaneReading, Candidate], dict[PlaneReading, TokenDrift]]:
+    """Candidates by reading, and what each token of the calibrated corpus became.
 
-    Cost: as sweep_readings for each set.
+    before, stored: bytes of the head as it was, and of what it would have in the checkpoint. Cost: as sweep_readings
+    for each set.
     """
     numbers = sorted({min(number, head.vocab_size) for number in rescored})
     found: list[dict[PlaneReading, DriftPoint]] = []
+    moved: dict[PlaneReading, TokenDrift] = {}
     for one in choice.sets:
         swept = sweep_readings(
             one.set.hidden,
@@ -40,9 +43,13 @@ def plane_candidates(
             bits,
             numbers,
             rare=one.set.rare,
+            top=0 if moved else TOP,
             progress=lambda done: progress((len(found) + done) / len(choice.sets)),
         )
         found.append(swept.points(head.hidden_size, seed))
+        if not moved:
+            of_column = (token_drift_at(swept.positions, one.set.hidden, place) for place in range(len(swept.readings)))
+            moved = dict(zip(swept.readings, of_column, strict=True))
     candidates = {}
     for reading in found[0]:
         points = [of_set[reading] for of_set in found]
@@ -57,4 +64,4 @@ def plane_candidates(
             passes=choice.allows(points),
             reading=reading,
         )
-    return candidates
+    return candidates, moved

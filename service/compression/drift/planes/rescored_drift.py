@@ -7,8 +7,8 @@ taken once, with the rows of t beyond m added. Nothing is subtracted that could 
 gathered from the 8-bit reading where that is measured too; else the rows of t are widened for each position.
 
 Cost: a product positions x hidden x vocabulary for the full head and one for each number of bits, whose rows are
-widened once a block; `most` x hidden products a position. Memory in each thread: BLOCK_ELEMENTS logits in float32, three
-times, and widened rows of at most RESCORED_ELEMENTS; the codes are never held in float32 at once.
+widened once a block; `most` x hidden products a position. Memory in each thread: BLOCK_ELEMENTS logits in float32,
+three times, and widened rows of at most RESCORED_ELEMENTS; the codes are never held in float32 at once.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -27,8 +27,11 @@ from service.compression.states.hidden_cache import HiddenStates
 from service.compression.states.lm_head import LmHead
 
 RESCORED_ELEMENTS = 1 << 20  # positions x rescored rows x hidden, 4 MB: what is widened stays in the cache
-WIDENING = 40  # multiplications that a rescored entry costs: with more than vocabulary / 40 rows all of them are cheaper
+WIDENING = (
+    40  # multiplications that a rescored entry costs: with more than vocabulary / 40 rows all of them are cheaper
+)
 CPU = torch.device("cpu")
+
 
 @dataclass(frozen=True, order=True)
 class PlaneReading:
@@ -44,6 +47,7 @@ class RescoredSweep:
 
     readings: list[PlaneReading]
     swept: Sweep  # its `kept` are places in `readings`
+    positions: Positions  # the same at every position, 13 bytes a reading
 
     def points(self, hidden_size: int, seed: int) -> dict[PlaneReading, DriftPoint]:
         """Drift of each with its interval. The ratio is 0: no column is removed."""
@@ -60,25 +64,24 @@ def sweep_readings(
     rescored: Sequence[int],
     *,
     rare: Tensor | None = None,
+    top: int = 0,
     progress: Callable[[float], None] = lambda fraction: None,
 ) -> RescoredSweep:
-    """Every pair of bits and rescored rows; of 8 bits one: rescoring cannot change it. rare: (positions,) bool."""
+    """Every pair of bits and rescored rows; of 8 bits one: rescoring cannot change it. rare: (positions,) bool.
+
+    top: as of `reading_positions`.
+    """
     readings = readings_of(bits, rescored)
     found: list[Positions] = []
     done = 0
-    for block in reading_positions(hidden, head, planes, readings):
+    for block in reading_positions(hidden, head, planes, readings, top=top):
         found.append(block)
         done += block.likelihood.shape[0]
         progress(done / hidden.positions)
-    swept = swept_of(
-        list(range(len(readings))),
-        torch.cat([block.likelihood for block in found]),
-        torch.cat([block.agreement for block in found]),
-        torch.cat([block.divergence for block in found]),
-        hidden,
-        rare,
-    )
-    return RescoredSweep(readings, swept)
+    every = Positions.joined(found)
+    places = list(range(len(readings)))
+    swept = swept_of(places, every.likelihood, every.agreement, every.divergence, hidden, rare)
+    return RescoredSweep(readings, swept, every)
 
 
 def readings_of(bits: Sequence[int], rescored: Sequence[int]) -> list[PlaneReading]:
@@ -161,7 +164,8 @@ class _Preview:
         self._outside_tokens: dict[int, tuple[Tensor, Tensor]] = {}
         if not self._most:
             return
-        assert found.kept is not None and found.raw is not None
+        assert found.kept is not None
+        assert found.raw is not None
         # Sought among the module's own outputs; what the model adds after it comes later, as it runs.
         self._best = found.raw.topk(self._most, dim=1).indices
         self._before = found.kept.gather(1, self._best)

@@ -62,7 +62,9 @@ def _divergence(held: Tensor, targets: Tensor, head: LmHead, planes: FittedPlane
     """Mean KL(full || planes) at rows (n, hidden)."""
     rows, buffers = min(POSITIONS_AT_ONCE, rows_at_once(head.vocab_size, CPU)), Buffers()
     blocks = zip(held.split(rows), targets.split(rows), strict=True)
-    walked = map_blocks(lambda block: positions_of_rows(*block, head, planes, [reading], buffers).divergence, blocks, CPU)
+    walked = map_blocks(
+        lambda block: positions_of_rows(*block, head, planes, [reading], buffers).divergence, blocks, CPU
+    )
     return float(torch.cat(list(walked)).double().mean())
 
 

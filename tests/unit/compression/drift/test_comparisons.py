@@ -26,7 +26,7 @@ def test_a_compared_method_has_the_drift_of_a_job_of_its_own(make_task: Make, ru
 
 
 def test_the_chosen_method_is_not_compared_with_itself(make_task: Make, run: Run) -> None:
-    report = run(make_task(ratio=0.5, method="random")).report
+    report = run(make_task(ratio=0.5, method="random", options={"compare": ["slope", "random"]})).report
 
     assert set(report["comparisons"]) == {"slope"}
 

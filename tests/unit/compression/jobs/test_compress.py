@@ -390,13 +390,18 @@ def test_what_was_stored_is_judged_in_kl_and_in_the_most_probable_token_as_it_wa
     stored, selected = found["stored"], found["selected"]
     assert stored["kl_mean"] == pytest.approx(selected["kl_mean"], rel=0.02, abs=1e-5)
     assert stored["top1_agreement"] == pytest.approx(selected["top1_agreement"], abs=0.01)
-    between = validation.positions_between
+    reading = validation.stored_reading
 
-    def moved(full: Tensor, raw: Tensor, targets: Tensor) -> Any:
-        measured = between(full, raw, targets)
-        return replace(measured, divergence=measured.divergence + 1.0)
+    def moved(lm_head: Any) -> Any:
+        read = reading(lm_head)
 
-    monkeypatch.setattr(validation, "positions_between", moved)
+        def read_worse(block: Any, hidden: Tensor) -> Any:
+            found = read(block, hidden)
+            return replace(found, divergence=found.divergence + 1.0)
+
+        return read_worse
+
+    monkeypatch.setattr(validation, "stored_reading", moved)
     task = make_task(ratio=0.25, drift={"perplexity": 9.0, "kl": 0.9})
     outcome = run(task)
     assert outcome.verdict is Verdict.REJECT
