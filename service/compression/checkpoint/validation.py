@@ -11,8 +11,10 @@ import torch
 from torch import Tensor
 
 from service.compression.checkpoint.stored_reading import StoredReading, stored_reading
-from service.compression.drift.full_block import Buffers, FullBlock, rows_at_once
+from service.compression.drift.full_block import FullBlock
 from service.compression.drift.sweep import Positions
+from service.compression.numerics.buffers import Buffers
+from service.compression.numerics.tiles import rows_at_once
 from service.compression.states.hidden_cache import HiddenStates
 from service.compression.states.hidden_states import stopped_at_lm_head
 from service.compression.states.lm_head import LmHead

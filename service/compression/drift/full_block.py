@@ -9,19 +9,17 @@ Cost: a product positions x columns x vocabulary for each head, two exponentials
 each. Memory in each thread: BLOCK_ELEMENTS of logits in float32, once more for each head that is kept, and a few tiles.
 """
 
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from service.compression.drift.sweep import LN_2, LOG2_E, TIE, Positions
+from service.compression.drift.sweep import TIE, Positions
+from service.compression.numerics.buffers import Buffers
+from service.compression.numerics.running_lse import LN_2, LOG2_E, RunningLogSumExp
 from service.compression.numerics.tiles import tiles_for
 from service.compression.states.lm_head import LmHead
-
-BLOCK_ELEMENTS = {"cpu": 1 << 24, "cuda": 1 << 28}  # positions x vocabulary at a time: 64 MB, 1 GB
-MOST_POSITIONS = {"cpu": 512, "cuda": 4096}
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,9 +31,11 @@ class Form:
     coordinates: Callable[[Tensor], Tensor]  # (positions, hidden) -> (positions, columns) float32
 
 
-def form_of(head: LmHead) -> Form:
+def form_of(head: LmHead, device: torch.device) -> Form:
     """The head itself; its rows are widened a tile at a time."""
-    return Form(lambda part: head.weight[part].float(), head.module_bias, lambda hidden: hidden.float())
+    return Form(
+        lambda part: head.weight[part].to(device, torch.float32), head.module_bias, lambda hidden: hidden.float()
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,26 +51,6 @@ class Against:
     raw: Tensor | None  # likewise its module's outputs, up to a factor
 
 
-class Buffers(threading.local):
-    """Memory that every block of a thread uses again."""
-
-    def __init__(self) -> None:
-        self._held: dict[str, Tensor] = {}
-
-    def take(self, name: str, rows: int, columns: int, device: torch.device) -> Tensor:
-        """(rows, columns) float32 of any content; the same memory whenever the name is the same."""
-        held = self._held.get(name)
-        if held is None or held.numel() < rows * columns or held.device != device:
-            self._held[name] = held = torch.empty(rows * columns, device=device)
-        return held[: rows * columns].view(rows, columns)
-
-
-def rows_at_once(vocab_size: int, device: torch.device) -> int:
-    """Positions of a block."""
-    elements, most = (by.get(device.type, by["cuda"]) for by in (BLOCK_ELEMENTS, MOST_POSITIONS))
-    return max(1, min(most, elements // vocab_size))
-
-
 class FullBlock:
     """Built of hidden (rows, hidden) and targets (rows,), both on the device of the head."""
 
@@ -79,15 +59,15 @@ class FullBlock:
         self._tiles = tiles_for(hidden.device)
         self.rows = targets.numel()
         self.logits = self.buffer("full")  # (rows, vocab)
-        outputs = _Outputs(form_of(head), hidden, head)
-        running = _Running(hidden.shape[0], hidden.device)
+        outputs = _Outputs(form_of(head, hidden.device), hidden, head)
+        running = RunningLogSumExp(hidden.shape[0], hidden.device)
         self.best = torch.zeros_like(targets)
         for part in self._parts():
             tile, before = outputs.logits(part, self.logits[:, part]), running.largest
             running.fold(tile, self.scratch("exponentials", tile))
             higher = (running.largest > before).nonzero()[:, 0]  # few rows after the first tiles: arg-max is slow
             self.best[higher] = tile[higher].argmax(1) + part.start
-        self.largest, self.lse = running.largest, running.lse_above(running.largest)
+        self.largest, self.lse = running.largest, running.above(running.largest)
         self.at_target = self.logits.gather(1, targets[:, None])[:, 0]
 
     def against(self, forms: Sequence[tuple[Form | Tensor, Tensor, str | None]]) -> list[Against]:
@@ -145,10 +125,10 @@ class FullBlock:
 
     def lse_of(self, logits: Tensor) -> tuple[Tensor, Tensor]:
         """(rows, vocab) -> log-sum-exp, above the full head's largest logit, and largest, (rows,), in base 2."""
-        running = _Running(self.rows, logits.device)
+        running = RunningLogSumExp(self.rows, logits.device)
         for part in self._parts():
             running.fold(logits[:, part], self.scratch("exponentials", logits[:, part]))
-        return running.lse_above(self.largest), running.largest
+        return running.above(self.largest), running.largest
 
     def buffer(self, name: str) -> Tensor:
         """(rows, vocab) of any content, on the targets' device."""
@@ -198,24 +178,6 @@ class _Outputs:
         return into
 
 
-class _Running:
-    """Largest logit and log-sum-exp so far, (rows,), in base 2."""
-
-    def __init__(self, rows: int, device: torch.device) -> None:
-        # Not -inf: rows that hold nothing but -inf, as where all are rescored, must not become NaN.
-        self.largest = torch.full((rows,), torch.finfo(torch.float32).min, device=device)
-        self.total = torch.zeros(rows, device=device)
-
-    def fold(self, tile: Tensor, scratch: Tensor) -> None:
-        largest = torch.maximum(self.largest, tile.amax(1))
-        shifted = torch.sub(tile, largest[:, None], out=scratch).exp2_()
-        self.total = self.total * torch.exp2(self.largest - largest) + shifted.sum(1)
-        self.largest = largest
-
-    def lse_above(self, reference: Tensor) -> Tensor:
-        return (self.largest - reference) + self.total.log2()
-
-
 class _Beside:
     """What `Against` says, so far."""
 
@@ -223,7 +185,7 @@ class _Beside:
         self._block, self._outputs = block, _Outputs(form, hidden, block.head)
         self._kept = block.buffer(keep) if keep else None
         self._raw = block.buffer(f"{keep}, raw") if keep and not self._outputs.are_as_logits else None
-        self._running = _Running(block.rows, hidden.device)
+        self._running = RunningLogSumExp(block.rows, hidden.device)
         self._wanted = torch.stack([block.targets, block.best], 1)
         self._at = torch.zeros(block.rows, 2, device=hidden.device)
         self._difference = torch.zeros(block.rows, device=hidden.device)
@@ -241,5 +203,5 @@ class _Beside:
 
     def found(self) -> Against:
         running, raw = self._running, self._kept if self._raw is None else self._raw
-        lse = running.lse_above(self._block.largest)
+        lse = running.above(self._block.largest)
         return Against(running.largest, lse, *self._at.unbind(1), self._difference, self._kept, raw)

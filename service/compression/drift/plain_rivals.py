@@ -14,10 +14,12 @@ from torch import Tensor
 from headroom.contract.compress import RoundedDtype
 from headroom.loading.quantized_head import GROUP, scaled
 from service.compression.drift.drift_points import DriftPoint, drift_curve
-from service.compression.drift.full_block import Buffers, Form, FullBlock, rows_at_once
+from service.compression.drift.full_block import Form, FullBlock
 from service.compression.drift.sweep import Positions, swept_of
 from service.compression.heads.precision import round_groups, round_rows
 from service.compression.numerics.block_parallel import map_blocks
+from service.compression.numerics.buffers import Buffers
+from service.compression.numerics.tiles import rows_at_once
 from service.compression.states.hidden_cache import HiddenStates
 from service.compression.states.lm_head import LmHead
 

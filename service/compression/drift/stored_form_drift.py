@@ -10,11 +10,13 @@ import torch
 from torch import Tensor
 
 from service.compression.drift.drift_points import DriftPoint, drift_curve
-from service.compression.drift.full_block import Buffers, Form, FullBlock, rows_at_once
+from service.compression.drift.full_block import Form, FullBlock
 from service.compression.drift.sweep import Positions, swept_of
 from service.compression.heads.precision import projection_of
 from service.compression.heads.slicing import SlicedFactors
 from service.compression.numerics.block_parallel import map_blocks
+from service.compression.numerics.buffers import Buffers
+from service.compression.numerics.tiles import rows_at_once
 from service.compression.states.hidden_cache import HiddenStates
 from service.compression.states.lm_head import LmHead
 

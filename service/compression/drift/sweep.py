@@ -9,7 +9,6 @@ Cost: one product positions x hidden x vocabulary, and sizes x positions x vocab
 Memory: the head in float32, a tile for each size (64 MB a thread on a CPU), (positions x sizes) float32 for quantiles.
 """
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from itertools import pairwise
@@ -19,12 +18,11 @@ from torch import Tensor
 
 from service.compression.heads.basis import Basis
 from service.compression.numerics.block_parallel import map_blocks
+from service.compression.numerics.running_lse import LN_2, LOG2_E
 from service.compression.numerics.tiles import Tiles, tiles_for
 from service.compression.states.hidden_cache import HiddenStates
 from service.compression.states.lm_head import LmHead
 
-# Logits are carried in base 2 inside a block: torch's exp2 takes a third of the time of its exp on many CPUs.
-LOG2_E, LN_2 = math.log2(math.e), math.log(2.0)
 # Sums of the same products in another order differ in the last bits: logits this close (relative) count as equal.
 TIE = 1e-5
 

@@ -15,10 +15,13 @@ from torch import Tensor
 
 from headroom.contract.compress import Method
 from service.compression.heads.basis import build_basis
+from service.compression.numerics.block_parallel import map_blocks
 from service.compression.states.statistics import Statistics
 
 # precision.py's own is 1/2, of whitened columns; of orthogonal ones 1/4 does as well (docs/decisions/0030)
 POWER = 0.25
+ROWS_AT_ONCE = 1024  # in float32 they stay in the cache
+CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,9 +55,10 @@ def plane_basis(
 def _evening(weight: Tensor, turn: Tensor, statistics: Statistics) -> Tensor:
     """(hidden,) float64 what each column of W Q is multiplied by."""
     size = (turn.T @ statistics.second_moment @ turn).diagonal().clamp_min(0).sqrt()
-    square = torch.zeros_like(size)
-    for some in weight.detach().cpu().split(8192):
-        square += (some.float() @ turn.float()).square().sum(0, dtype=torch.float64)
+    square, narrow = torch.zeros_like(size), turn.float()
+    blocks = weight.detach().cpu().split(ROWS_AT_ONCE)
+    for part in map_blocks(lambda rows: (rows.float() @ narrow).square().sum(0), blocks, CPU):
+        square += part
     wanted = (size / (square / weight.shape[0]).sqrt()) ** POWER
     return torch.where(wanted.isfinite() & (wanted > 0), wanted, 1.0)  # a direction that is void here or there
 

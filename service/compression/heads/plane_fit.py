@@ -12,13 +12,14 @@ from torch import Tensor
 
 from headroom.loading import plane_codes
 from service.compression.heads.plane_basis import plane_basis
+from service.compression.numerics.block_parallel import map_blocks
 from service.compression.states.lm_head import LmHead
 from service.compression.states.statistics import Statistics
 from service.foundation.errors import InvalidSelection
 
 WHOLE_COLUMNS = 32
 TAU = 0.25
-ROWS_AT_ONCE = 4096
+ROWS_AT_ONCE = 1024  # in float32 they stay in the cache
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,7 +99,11 @@ def fit_planes(
         weight, statistics, tau=tau, whole_columns=whole_columns, seed=seed, dtype=_stored_dtype(weight.dtype)
     )
     synthesis = basis.synthesis.float()
-    blocks = [plane_codes.round_to_codes(rows.float() @ synthesis) for rows in weight.split(ROWS_AT_ONCE)]
+    blocks = list(
+        map_blocks(
+            lambda rows: plane_codes.round_to_codes(rows.float() @ synthesis), weight.split(ROWS_AT_ONCE), weight.device
+        )
+    )
     codes, scales = map(torch.cat, zip(*blocks, strict=True))
     return FittedPlanes(
         codes=codes,

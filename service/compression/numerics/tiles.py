@@ -5,6 +5,9 @@ from dataclasses import dataclass
 
 import torch
 
+BLOCK_ELEMENTS = {"cpu": 1 << 24, "cuda": 1 << 28}  # positions x vocabulary that are held at a time: 64 MB, 1 GB
+MOST_POSITIONS = {"cpu": 512, "cuda": 4096}
+
 
 @dataclass(frozen=True)
 class Tiles:
@@ -26,3 +29,9 @@ class Tiles:
 def tiles_for(device: torch.device) -> Tiles:
     """On a CPU a tile should stay in the cache; a GPU wants large products."""
     return Tiles(512, 1024) if device.type == "cpu" else Tiles(4096, 8192, 1 << 28)
+
+
+def rows_at_once(vocab_size: int, device: torch.device) -> int:
+    """Positions of a block of which all logits are held."""
+    elements, most = (by.get(device.type, by["cuda"]) for by in (BLOCK_ELEMENTS, MOST_POSITIONS))
+    return max(1, min(most, elements // vocab_size))

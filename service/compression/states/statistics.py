@@ -1,17 +1,20 @@
 """What the calibration windows say about a head: averaged token probability, mean and second moment of h.
 
-Everything is a sum over positions in float64, so parts of a corpus add up (`+`). Cost: two products positions x
-hidden x vocabulary (four with `fisher`). Memory: one tile, the head in float32, two hidden x hidden matrices.
+Everything is a sum over positions in float64, so parts of a corpus add up (`+`). Cost: a product positions x hidden x
+vocabulary (three with `fisher`). Memory: the head in float32, two hidden x hidden matrices, and in each thread the
+logits of a block of positions.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
 
 from service.compression.numerics.block_parallel import map_blocks
-from service.compression.numerics.tiles import Tiles, tiles_for
+from service.compression.numerics.buffers import Buffers
+from service.compression.numerics.running_lse import LOG2_E, RunningLogSumExp
+from service.compression.numerics.tiles import Tiles, rows_at_once, tiles_for
 from service.compression.states.hidden_cache import HiddenStates
 from service.compression.states.lm_head import LmHead, Transform
 
@@ -61,27 +64,23 @@ def calibrate(
     hidden: HiddenStates, head: LmHead, *, with_fisher: bool, device: torch.device, progress: Callable[[float], None]
 ) -> Statistics:
     """One read of the calibration positions, or two with `with_fisher` (its centre E[h] must be known first)."""
-    tiles = tiles_for(device)
     weight = head.weight.to(device, torch.float32)
     bias = torch.zeros(head.vocab_size, device=device) if head.bias is None else head.bias.to(device, torch.float32)
-    center = mean_of(hidden, device) if with_fisher else None
+    center, buffers = mean_of(hidden, device) if with_fisher else None, Buffers()
 
     def of_block(block: Tensor) -> Statistics:
         rows = block.float()
-        lse = log_sum_exp(rows, weight, bias, head.transform, tiles)
         probability = torch.empty(head.vocab_size, dtype=torch.float64, device=device)
         first, second = torch.zeros_like(rows), torch.zeros_like(rows)  # E_p[W], E_p[W^2]
-        for part in tiles.vocabulary(head.vocab_size):
-            p = torch.exp(_logits(rows, weight, bias, head.transform, part) - lse[:, None])
-            probability[part] = p.sum(0, dtype=torch.float64)
+        for part, p in _probabilities(rows, weight, bias, head.transform, buffers):
+            probability[part] = p.sum(0)
             if center is not None:
                 first.addmm_(p, weight[part])
                 second.addmm_(p, weight[part].square())
         return _sums(block.double(), probability, center, (second - first.square()).clamp_min(0))
 
     total: Statistics | None = None
-    # Large blocks: the float64 product of `_sums` likes them, and only rows x columns of logits exist at a time.
-    for part in map_blocks(of_block, hidden.blocks(4 * tiles.rows, device), device):
+    for part in map_blocks(of_block, hidden.blocks(rows_at_once(head.vocab_size, device), device), device):
         total = part if total is None else total + part
         progress(int(total.positions) / hidden.positions)
     assert total is not None
@@ -91,16 +90,31 @@ def calibrate(
 @torch.inference_mode()
 def probability_sum(rows: Tensor, head: LmHead, device: torch.device) -> Tensor:
     """(vocab,) float64 on the CPU: the predicted distributions at a few positions, rows: (n, hidden), added up."""
-    tiles = tiles_for(device)
     weight = head.weight.to(device, torch.float32)
     bias = torch.zeros(head.vocab_size, device=device) if head.bias is None else head.bias.to(device, torch.float32)
-    total = torch.zeros(head.vocab_size, dtype=torch.float64, device=device)
-    for some in rows.float().split(tiles.rows):
-        lse = log_sum_exp(some, weight, bias, head.transform, tiles)
-        for part in tiles.vocabulary(head.vocab_size):
-            logits = _logits(some, weight, bias, head.transform, part)
-            total[part] += torch.exp(logits - lse[:, None]).sum(0, dtype=torch.float64)
+    total, buffers = torch.zeros(head.vocab_size, dtype=torch.float64, device=device), Buffers()
+    for some in rows.float().split(rows_at_once(head.vocab_size, device)):
+        for part, p in _probabilities(some, weight, bias, head.transform, buffers):
+            total[part] += p.sum(0)
     return total.cpu()
+
+
+def _probabilities(
+    rows: Tensor, weight: Tensor, bias: Tensor, transform: Transform, buffers: Buffers
+) -> Iterator[tuple[slice, Tensor]]:
+    """softmax(f(W h + b)) at rows (n, hidden), a tile (n, tokens) after the other; each is gone at the next."""
+    tiles = tiles_for(rows.device)
+    logits = buffers.take("logits", rows.shape[0], weight.shape[0], rows.device)
+    scratch = buffers.take("exponentials", rows.shape[0], tiles.columns, rows.device)
+    running = RunningLogSumExp(rows.shape[0], rows.device)
+    for part in tiles.vocabulary(weight.shape[0]):
+        tile = logits[:, part]
+        torch.mul(_logits(rows, weight, bias, transform, part), LOG2_E, out=tile)
+        running.fold(tile, scratch[:, : tile.shape[1]])
+    level = (running.largest + running.above(running.largest))[:, None]
+    for part in tiles.vocabulary(weight.shape[0]):
+        tile = logits[:, part]
+        yield part, torch.sub(tile, level, out=scratch[:, : tile.shape[1]]).exp2_()
 
 
 def _sums(hidden: Tensor, probability: Tensor, center: Tensor | None, variance: Tensor) -> Statistics:

@@ -19,10 +19,13 @@ import torch
 from torch import Tensor
 
 from service.compression.drift.drift_points import DriftPoint, drift_curve
-from service.compression.drift.full_block import Against, Buffers, Form, FullBlock, rows_at_once
-from service.compression.drift.sweep import LN_2, LOG2_E, Positions, Sweep, swept_of
+from service.compression.drift.full_block import Against, Form, FullBlock
+from service.compression.drift.sweep import Positions, Sweep, swept_of
 from service.compression.heads.plane_fit import FittedPlanes
 from service.compression.numerics.block_parallel import map_blocks
+from service.compression.numerics.buffers import Buffers
+from service.compression.numerics.running_lse import LN_2, LOG2_E
+from service.compression.numerics.tiles import rows_at_once
 from service.compression.states.hidden_cache import HiddenStates
 from service.compression.states.lm_head import LmHead
 

@@ -10,10 +10,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from service.compression.drift.full_block import Buffers, rows_at_once
 from service.compression.drift.planes.rescored_drift import CPU, PlaneReading, positions_of_rows
 from service.compression.heads.plane_fit import WHOLE_COLUMNS, FittedPlanes, fit_planes
 from service.compression.numerics.block_parallel import map_blocks
+from service.compression.numerics.buffers import Buffers
+from service.compression.numerics.tiles import rows_at_once
 from service.compression.states.hidden_cache import HiddenStates
 from service.compression.states.lm_head import LmHead
 from service.compression.states.statistics import Statistics, probability_sum

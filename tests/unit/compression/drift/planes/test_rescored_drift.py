@@ -20,6 +20,7 @@ from service.compression.drift.planes.rescored_drift import (
 from service.compression.drift.planes.tempering import choose_tau, without
 from service.compression.heads.plane_fit import FittedPlanes, fit_planes
 from service.compression.heads.precision import round_groups, round_rows
+from service.compression.numerics import tiles
 from service.compression.numerics.tiles import Tiles
 from service.compression.states.hidden_cache import HiddenStates
 from service.compression.states.lm_head import LmHead, Transform
@@ -104,7 +105,7 @@ def test_every_reading_is_what_a_loop_over_all_logits_finds(
     widening: int,
     bits: tuple[int, ...],
 ) -> None:
-    monkeypatch.setitem(full_block.BLOCK_ELEMENTS, "cpu", VOCAB * 8)  # several blocks, the last one short
+    monkeypatch.setitem(tiles.BLOCK_ELEMENTS, "cpu", VOCAB * 8)  # several blocks, the last one short
     monkeypatch.setattr(full_block, "tiles_for", lambda device: Tiles(8, 50))
     monkeypatch.setattr(rescored_drift, "RESCORED_ELEMENTS", 3 * 40 * HIDDEN)
     monkeypatch.setattr(rescored_drift, "WIDENING", widening)
@@ -153,7 +154,7 @@ def test_of_8_bits_there_is_one_reading() -> None:
 
 
 def test_progress_ends_at_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(full_block.BLOCK_ELEMENTS, "cpu", VOCAB * 16)
+    monkeypatch.setitem(tiles.BLOCK_ELEMENTS, "cpu", VOCAB * 16)
     hidden, head, seen = make_hidden(tmp_path), make_head(bias=False), list[float]()
     sweep_readings(hidden, head, make_planes(hidden, head), (4,), (3,), progress=seen.append)
     assert seen == sorted(seen)
