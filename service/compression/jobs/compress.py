@@ -185,14 +185,17 @@ def _choose(recipe: CompressRecipe, opened: Opened, heads: JobHeads, timer: Phas
             progress=lambda done: progress(0.7 + 0.2 * done),
         )
         # Beside a search both are shown; else the one that anyone would take.
-        searched = frontier is not None or planes is not None
-        rivals = measure_rivals(
-            source.evaluation,
-            source.head,
-            seed,
-            names=("int8", "int4") if searched else ("int8",),
-            device=heads.device,
-            progress=lambda done: progress(0.9 + 0.1 * done),
+        rivals = (
+            planes.rivals
+            if planes
+            else measure_rivals(
+                source.evaluation,
+                source.head,
+                seed,
+                names=("int8",) if frontier is None else ("int8", "int4"),
+                device=heads.device,
+                progress=lambda done: progress(0.9 + 0.1 * done),
+            )
         )
     if frontier is not None and not planes:
         choice = replace(choice, asked=(nearest or candidates[0]).unrounded[0])

@@ -3,11 +3,12 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from headroom.contract.compress import CompressRecipe
+from headroom.contract.compress import CompressRecipe, RoundedDtype
 from headroom.contract.report.frontier import PlanesOfReport, PlanesPoint, TemperedKl
 from headroom.loading.plane_codes import GROUP
 from service.compression.drift.candidate import Candidate
 from service.compression.drift.candidates import bytes_before
+from service.compression.drift.drift_points import DriftPoint
 from service.compression.drift.gate import Choice
 from service.compression.drift.planes.plane_candidates import BITS, RESCORED, plane_candidates
 from service.compression.drift.planes.rescored_drift import PlaneReading
@@ -30,6 +31,7 @@ class MeasuredPlanes:
     tempering: Tempering
     candidates: dict[PlaneReading, Candidate]
     moved: dict[PlaneReading, TokenDrift]  # of the calibrated corpus
+    rivals: dict[RoundedDtype, DriftPoint]  # plain integers, measured on the way
 
     def asked(self, recipe: CompressRecipe) -> Candidate:
         return self.candidates[reading_of(recipe, self.fitted.vocab_size)]
@@ -90,7 +92,7 @@ def measure_planes(
     )
     fitted = fit_planes(head, statistics, seed=options.seed, tau=tempering.tau, whole_columns=whole)
     separate = head.is_tied and options.tied != "keep"
-    candidates, moved = plane_candidates(
+    measured = plane_candidates(
         choice,
         head,
         fitted,
@@ -101,7 +103,7 @@ def measure_planes(
         seed=options.seed,
         progress=lambda done: progress(0.5 + 0.5 * done),
     )
-    return MeasuredPlanes(fitted, tempering, candidates, moved)
+    return MeasuredPlanes(fitted, tempering, measured.candidates, measured.moved, measured.rivals)
 
 
 def _told(reading: PlaneReading, one: Candidate) -> PlanesPoint:

@@ -46,17 +46,25 @@ class PlaneReading:
 
 @dataclass(frozen=True, eq=False)
 class RescoredSweep:
-    """What was measured of each reading, in the order of `readings`; the full head's column comes last."""
+    """What was measured of each reading, in the order of `readings`, then of other heads; the full one's comes last."""
 
     readings: list[PlaneReading]
-    swept: Sweep  # its `kept` are places in `readings`
+    swept: Sweep  # its `kept` are places in `readings` and, after them, those of the other heads
     positions: Positions  # the same at every position, 13 bytes a reading
 
     def points(self, hidden_size: int, seed: int) -> dict[PlaneReading, DriftPoint]:
         """Drift of each with its interval. The ratio is 0: no column is removed."""
+        curve = self._curve(seed)
+        return {reading: replace(curve[place], kept_columns=hidden_size) for place, reading in enumerate(self.readings)}
+
+    def others(self, seed: int) -> list[DriftPoint]:
+        """Of the other heads, in their order; their ratio is 0 too."""
+        curve = self._curve(seed)
+        return [curve[place] for place in self.swept.kept[len(self.readings) :]]
+
+    def _curve(self, seed: int) -> dict[int, DriftPoint]:
         curve = drift_curve(self.swept, dict.fromkeys(self.swept.kept, 0.0), seed)
-        found = {self.readings[point.kept_columns]: replace(point, kept_columns=hidden_size) for point in curve}
-        return {reading: found[reading] for reading in self.readings}
+        return {point.kept_columns: point for point in curve}
 
 
 def sweep_readings(
@@ -68,21 +76,22 @@ def sweep_readings(
     *,
     rare: Tensor | None = None,
     top: int = 0,
+    others: Sequence[Form] = (),
     progress: Callable[[float], None] = lambda fraction: None,
 ) -> RescoredSweep:
     """Every pair of bits and rescored rows; of 8 bits one: rescoring cannot change it. rare: (positions,) bool.
 
-    top: as of `reading_positions`.
+    top, others: as of `reading_positions`.
     """
     readings = readings_of(bits, rescored)
     found: list[Positions] = []
     done = 0
-    for block in reading_positions(hidden, head, planes, readings, top=top):
+    for block in reading_positions(hidden, head, planes, readings, top=top, others=others):
         found.append(block)
         done += block.likelihood.shape[0]
         progress(done / hidden.positions)
     every = Positions.joined(found)
-    places = list(range(len(readings)))
+    places = list(range(len(readings) + len(others)))
     swept = swept_of(places, every.likelihood, every.agreement, every.divergence, hidden, rare)
     return RescoredSweep(readings, swept, every)
 
@@ -98,15 +107,17 @@ def reading_positions(
     readings: Sequence[PlaneReading],
     *,
     top: int = 0,
+    others: Sequence[Form] = (),
 ) -> Iterator[Positions]:
     """Block after block as `sweep_positions` gives them: a column for each reading, likelihood also of the full head.
 
     top: share of the full head's `top` most probable tokens among each reading's; 0 leaves `overlap` without columns.
+    others: heads that are measured on the way, after the readings, without an overlap.
     """
     rows, buffers = rows_at_once(head.vocab_size, CPU), Buffers()
     blocks = zip(hidden.blocks(rows), hidden.targets.split(rows), strict=True)
     yield from map_blocks(
-        lambda block: positions_of_rows(*block, head, planes, readings, buffers, top=top), blocks, CPU
+        lambda block: positions_of_rows(*block, head, planes, readings, buffers, top=top, others=others), blocks, CPU
     )
 
 
@@ -120,9 +131,20 @@ def positions_of_rows(
     buffers: Buffers,
     *,
     top: int = 0,
+    others: Sequence[Form] = (),
 ) -> Positions:
     """One block: hidden (rows, hidden), targets (rows,) on the CPU."""
-    return read_against(FullBlock(hidden, targets, head, buffers), hidden, planes, readings, top=top)
+    block = FullBlock(hidden, targets, head, buffers)
+    read = read_against(block, hidden, planes, readings, top=top)
+    if not others:
+        return read
+    beside = block.positions(block.against([(form, hidden, None) for form in others]))
+    return Positions(
+        likelihood=torch.cat([read.likelihood[:, :-1], beside.likelihood], 1),
+        agreement=torch.cat([read.agreement, beside.agreement], 1),
+        divergence=torch.cat([read.divergence, beside.divergence], 1),
+        overlap=read.overlap,
+    )
 
 
 def read_against(
