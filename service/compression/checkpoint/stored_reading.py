@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 from torch import Tensor
 
 from headroom.loading.planes_head import PlanesHead
+from headroom.loading.products.plane_table import codes_of, scales_of
 from service.compression.drift.full_block import FullBlock
 from service.compression.drift.planes.rescored_drift import PlaneReading, read_against
 from service.compression.drift.sweep import Positions
@@ -37,8 +38,8 @@ def _planes_of(lm_head: PlanesHead) -> FittedPlanes:
     """What was loaded, joined: a byte for each entry."""
     table = lm_head.table
     return FittedPlanes(
-        codes=table.codes_of(slice(None)),
-        scales=table.scales_of(slice(None)),
+        codes=codes_of(table, slice(None)),
+        scales=scales_of(table, slice(None)),
         basis=table.basis.detach(),
         bias=None if lm_head.bias is None else lm_head.bias.detach(),
         mean_hidden=table.basis.new_zeros(0),  # of previews of fewer columns
