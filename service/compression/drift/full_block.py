@@ -204,4 +204,5 @@ class _Beside:
     def found(self) -> Against:
         running, raw = self._running, self._kept if self._raw is None else self._raw
         lse = running.above(self._block.largest)
-        return Against(running.largest, lse, *self._at.unbind(1), self._difference, self._kept, raw)
+        at_target, at_best = self._at.unbind(1)
+        return Against(running.largest, lse, at_target, at_best, self._difference, self._kept, raw)

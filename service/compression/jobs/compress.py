@@ -166,7 +166,7 @@ def _choose(recipe: CompressRecipe, opened: Opened, heads: JobHeads, timer: Phas
         if recipe.is_open or recipe.head_dtype == "planes":
             planes = measure_planes(recipe, choice, source, opened.statistics, lambda done: progress(0.3 + 0.3 * done))
         candidates, frontier, nearest = _candidates(recipe, choice, source, heads, planes, lambda done: progress(0.6))
-        best = (candidates or [nearest])[0]
+        best = candidates[0] if candidates else nearest
         if planes is not None and best is not None and best.reading is not None:
             moved = planes.moved[best.reading]  # known already; the curve's would not be told
         else:
