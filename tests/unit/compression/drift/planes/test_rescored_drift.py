@@ -95,7 +95,7 @@ def slow_full(h: Tensor, head: LmHead) -> Tensor:
 
 @pytest.mark.parametrize("transform", TRANSFORMS)
 @pytest.mark.parametrize("outside", [False, True])
-@pytest.mark.parametrize("widening", [0, 40])  # rescored rows widened for each position, or gathered from all 8 bits
+@pytest.mark.parametrize("widening", [0, 100])  # rescored rows widened for each position, or gathered from all 8 bits
 @pytest.mark.parametrize("bits", [BITS, (4, 2)])
 def test_every_reading_is_what_a_loop_over_all_logits_finds(
     tmp_path: Path,
