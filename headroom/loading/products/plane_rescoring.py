@@ -15,12 +15,14 @@ from headroom.loading.plane_codes import CENTRE, GROUP, groups_of
 from headroom.loading.products.best_rows import best_rows
 from headroom.loading.products.plane_table import Table
 
-ENTRIES_AT_ONCE = 1 << 21  # of rows that are wide in float32 at once: 8 MB
+ENTRIES_AT_ONCE = 1 << 21  # of rows that are wide in float32 at once: 8 MB, which stay in the cache
+ENTRIES_IN_GRAPH = 1 << 24  # on a GPU, or in a graph, where each round is operators of its own
 
 
 def rescore(x: Tensor, table: Table, logits: Tensor, most: int, bias: Tensor | None) -> None:
     """Write over the `most` best logits (positions, vocab) of each position. x: (positions, columns), floats."""
-    step = max(1, ENTRIES_AT_ONCE // (most * table.columns))
+    in_cache = x.device.type == "cpu" and not torch.compiler.is_compiling()
+    step = max(1, (ENTRIES_AT_ONCE if in_cache else ENTRIES_IN_GRAPH) // (most * table.columns))
     for start in range(0, x.shape[0], step):
         given = logits[start : start + step]
         best = best_rows(given, most)
