@@ -41,7 +41,7 @@ SEED = int(os.environ.get("HEADROOM_CHAOS_SEED", str(secrets.randbelow(10**6))))
 LEASE_SECONDS = 6.0
 PAUSE_SECONDS = (1.0, 6.0)  # between two faults
 FULL_SECONDS = 4.0
-DISK_BYTES = 400 << 20
+DISK_BYTES = (300 << 20) + JOBS * (8 << 20)  # a job publishes 5 MB, most of them its page: only faults may fill it
 FINAL = {"succeeded", "failed", "canceled", "rejected"}
 # What a fault may end a job with. Anything else is a defect.
 EXCUSED = {"worker_lost", "disk_full"}
