@@ -22,11 +22,12 @@ from fastapi import FastAPI
 
 from api.live.live_jobs import StoreLooks
 from bench.published import publish, serve, serve_api, served
+from headroom.contract.answers.job import Phase
 from headroom.contract.compress import CompressRecipe
 from service.adapters.migrate import upgrade
 from service.adapters.sql.job_store import SqlJobStore
 from service.foundation.settings import Settings
-from service.records.job import Job, Phase, new_job_id
+from service.records.job import Job, new_job_id
 
 CONNECTIONS = 16
 SECONDS = 0.5
