@@ -17,7 +17,7 @@ SMALL = 1 << 22  # entries of a head
 MOST_POSITIONS = 64  # with more, a block of widened rows serves so many that widening it costs little
 BYTES_MEASURED = 1 << 26  # of the wide rows: more than a cache holds, as in a whole decode step
 ROWS_IN_STEP = 2048  # of what is measured
-ROUNDS = 3
+ROUNDS, MOST_ROUNDS, SECONDS = 3, 20, 0.1  # at least three; more while they take no longer in all
 HOPELESS = 2.0  # times as long as another way in a first run: not measured again
 
 WORTH = 0.9  # of a copy's time: what is not as quick on its own is slower between the layers of a model
@@ -139,10 +139,13 @@ def quickest(ways: Ways) -> str:
 
 
 def least_seconds(ways: Ways) -> dict[str, float]:
-    """The best of ROUNDS of each way after a warm-up, taken in turn: another load on the machine only adds to a run."""
+    """The best of some rounds of each way after a warm-up, in turn: another load on the machine only adds to a run."""
     best = {name: _seconds(way) for name, way in ways.items()}
     bound = HOPELESS * min(best.values())
-    for _ in range(ROUNDS):
+    started = time.perf_counter()
+    for done in range(MOST_ROUNDS):
+        if done >= ROUNDS and time.perf_counter() - started > SECONDS:
+            break
         for name, way in ways.items():
             if best[name] <= bound:
                 best[name] = min(best[name], _seconds(way))

@@ -44,7 +44,10 @@ def test_each_way_is_run_in_turn_and_a_hopeless_one_once() -> None:
         return run
 
     found = least_seconds({"quick": way("quick", 0.01), "near": way("near", 0.011), "slow": way("slow", 0.2)})
-    assert runs == ["quick", "near", "slow"] + 3 * ["quick", "near"]
+    rounds, rest = divmod(len(runs) - 3, 2)
+    assert rest == 0
+    assert 3 <= rounds <= 6  # of 21 ms, for a tenth of a second
+    assert runs == ["quick", "near", "slow"] + rounds * ["quick", "near"]
     assert found["quick"] < found["slow"]
 
 
