@@ -149,6 +149,22 @@ def test_rescoring_every_row_is_the_plain_8_bit_head_and_few_rows_come_in_betwee
     assert all(p.perplexity_drift_low <= p.perplexity_drift <= p.perplexity_drift_high for p in points.values())
 
 
+def test_a_small_divergence_over_a_large_vocabulary_is_that_of_float64(tmp_path: Path) -> None:
+    """Errors of log p in float32 once took a third off it: their sum is multiplied by logits that are large."""
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(50_000, HIDDEN, generator=generator)
+    head = LmHead(weight, torch.full((50_000,), 20.0), Transform(scale=0.3), "lm_head", "embed", False, 1.0)
+    hidden = make_hidden(tmp_path)
+    planes = make_planes(hidden, head)
+    found = sweep_readings(hidden, head, planes, (8,), (0,)).positions.divergence[:, 0]
+    h = torch.cat(list(hidden.blocks(100)))
+    x = h.double() @ planes.basis.double().T
+    raw = x @ planes.whole_rows(slice(None)).double().T + 20.0
+    full, slow = slow_full(h, head), head.transform(raw).log_softmax(1)
+    kl = (full.exp() * (full - slow)).sum(1)
+    assert float(found.double().mean()) == pytest.approx(float(kl.mean()), rel=1e-2)
+
+
 def test_of_8_bits_there_is_one_reading() -> None:
     assert readings_of((8, 3), (0, 256)) == [PlaneReading(8, 0), PlaneReading(3, 0), PlaneReading(3, 256)]
 
