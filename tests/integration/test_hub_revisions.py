@@ -40,7 +40,7 @@ def work(services: Services, drift: dict[str, float]) -> Job:
     options = OPTIONS | {"publish_ratios": [0.5, 0.75]}
     recipe = make_recipe(corpus=corpus.id, publish={"repo": REPO}, ratio=0.25, drift=drift, options=options)
     job = add_running_job(services.store, recipe=recipe)
-    own = execution.Services(
+    own = execution.AttemptServices(
         services.store,
         services.artifacts,
         services.corpora,
