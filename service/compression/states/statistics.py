@@ -73,7 +73,7 @@ def calibrate(
         probability = torch.empty(head.vocab_size, dtype=torch.float64, device=device)
         first, second = torch.zeros_like(rows), torch.zeros_like(rows)  # E_p[W], E_p[W^2]
         for part, p in _probabilities(rows, weight, bias, head.transform, buffers):
-            probability[part] = p.sum(0)
+            probability[part] = p.sum(0, dtype=torch.float64)
             if center is not None:
                 first.addmm_(p, weight[part])
                 second.addmm_(p, weight[part].square())
@@ -95,7 +95,7 @@ def probability_sum(rows: Tensor, head: LmHead, device: torch.device) -> Tensor:
     total, buffers = torch.zeros(head.vocab_size, dtype=torch.float64, device=device), Buffers()
     for some in rows.float().split(rows_at_once(head.vocab_size, device)):
         for part, p in _probabilities(some, weight, bias, head.transform, buffers):
-            total[part] += p.sum(0)
+            total[part] += p.sum(0, dtype=torch.float64)
     return total.cpu()
 
 
