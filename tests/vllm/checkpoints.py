@@ -47,9 +47,8 @@ def make_checkpoint(case: Case, folder: Path, *, keep_removed: bool = False, **s
     method = "slope" if case.layout == "permuted" else "probability"
     recipe = make_recipe(ratio=0.5, method=method, drift={"perplexity": 10, "kl": None}, options=options)
     local = LocalModel("acme/tiny", None, work / "model")
-    cpu = torch.device("cpu")
     task = EngineTask(
-        "job_v", recipe, (local,), (CorpusFile(work / "corpus.txt", "text", None),), work / "cache", work / "out", cpu
+        "job_v", recipe, (local,), (CorpusFile(work / "corpus.txt", "text", None),), work / "cache", work / "out", "cpu"
     )
     outcome = compress(task, lambda phase, fraction: None)
     assert outcome.verdict is Verdict.PUBLISH

@@ -7,11 +7,10 @@ import os
 from pathlib import Path
 
 import pytest
-import torch
 import transformers
 
 from service.compression.jobs.compress import compress
-from service.ports.jobs import EngineTask, LocalModel, Verdict
+from service.ports.jobs import CorpusFile, EngineTask, LocalModel, Verdict
 from tests.factories import make_recipe
 from tests.vllm.environment import ROOT
 from tests.vllm.running import expected
@@ -44,8 +43,8 @@ def slim(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (work / "out").mkdir()
     (work / "corpus.txt").write_text("\n".join(path.read_text() for path in sorted((ROOT / "docs").glob("*.md"))))
     recipe = make_recipe(ratio="auto", drift={"perplexity": 0.05, "kl": 0.05}, options=OPTIONS)
-    local, cpu = LocalModel("reference/smollm2-135m", None, MODEL), torch.device("cpu")
-    task = EngineTask("job_v", recipe, local, work / "corpus.txt", "text", None, work / "cache", work / "out", cpu)
+    local, corpus = LocalModel("reference/smollm2-135m", None, MODEL), CorpusFile(work / "corpus.txt", "text", None)
+    task = EngineTask("job_v", recipe, (local,), (corpus,), work / "cache", work / "out", "cpu")
     assert compress(task, lambda phase, fraction: None).verdict is Verdict.PUBLISH
     return work / "out"
 
