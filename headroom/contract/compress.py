@@ -16,7 +16,6 @@ Ratio = Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)]
 RoundedDtype = Literal["int8", "int4"]
 ColumnDtype = Literal["source"] | RoundedDtype  # of kept columns
 HeadDtype = ColumnDtype | Literal["planes"]  # of any stored head; bit planes hold every column
-BYTES_BUDGETS = ("read_bytes", "stored_bytes", "head_bytes")
 DRIFT_BUDGETS = {"drift": "perplexity", "kl": "kl"}  # what each is called among the bounds of drift
 
 
