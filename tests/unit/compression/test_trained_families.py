@@ -86,6 +86,6 @@ def test_a_trained_model_goes_through_the_whole_job(
     assert low < report.baseline.perplexity < high
     assert report.head.tied is True
     assert report.selected.perplexity_drift_high < 0.01
-    assert report["stored"]["perplexity"] == pytest.approx(report["selected"]["perplexity"], rel=1e-3)
-    stored = getattr(transformers, report["model"]["auto_class"]).from_pretrained(tmp_path / "staging")
-    assert stored.get_output_embeddings().weight.shape[1] == report["head"]["hidden_size"] // 2
+    assert report.stored.perplexity == pytest.approx(report.selected.perplexity, rel=1e-3)
+    stored = getattr(transformers, report.model.auto_class).from_pretrained(tmp_path / "staging")
+    assert stored.get_output_embeddings().weight.shape[1] == report.head.hidden_size // 2
