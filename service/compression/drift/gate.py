@@ -82,6 +82,15 @@ class Choice:
     def largest_passing(self) -> DriftPoint | None:
         return self.candidates[0] if self.candidates else None
 
+    def sizes_at_the_edge(self, multiple: int) -> list[int]:
+        """Between the smallest that passed (or the full one) and the next below that was measured, spread evenly."""
+        passing = self.largest_passing
+        upper = passing.kept_columns if passing else self.sets[0].set.hidden.hidden_size
+        below = max((point.kept_columns for point in self.curve if point.kept_columns < upper), default=0)
+        between = list(range(below + multiple, upper, multiple))
+        stride = -(-len(between) // REFINED_SIZES) if between else 1
+        return between[::stride]
+
     @property
     def selected(self) -> DriftPoint:
         """What was asked for, passing or not; of `auto` the largest that passes, or the smallest when none does."""
@@ -95,7 +104,7 @@ def choose(
     progress: Callable[[float], None],
     further: Iterable[int] = (),
 ) -> Choice:
-    """One sweep over the grid, the ratios asked for and `further` sizes; for `auto` a second near the budget's edge."""
+    """One sweep over the grid, the ratios asked for and `further` sizes."""
     size, multiple = head.head.hidden_size, recipe.options.column_multiple
     asked = None if recipe.ratio == "auto" else checked_kept_columns(size, recipe.ratio, multiple)
     published = sorted(recipe.options.publish_ratios)
@@ -106,17 +115,22 @@ def choose(
     if recipe.ratio != 0:
         ratio_of.pop(size, None)
     ratio_of = {kept: 1 - kept / size for kept in further} | ratio_of
-    refining = recipe.ratio == "auto" and (recipe.budget is None or not recipe.budget.of_bytes)
-    seed = recipe.options.seed
-    measured = _measure(sets, head, ratio_of, seed, lambda done: progress(done / 2 if refining else done))
-    if refining:
-        finer = _sizes_at_the_edge(measured, size, multiple)
-        if finer:
-            ratio_of = {kept: 1 - kept / size for kept in finer}
-            more = _measure(sets, head, ratio_of, seed, lambda done: progress(0.5 + done / 2))
-            measured = [_merged(one, other) for one, other in zip(measured, more, strict=True)]
-    curve = measured[0].curve
-    return Choice(measured, next((point for point in curve if point.kept_columns == asked), None), _passing(measured))
+    measured = _measure(sets, head, ratio_of, recipe.options.seed, progress)
+    point = next((point for point in measured[0].curve if point.kept_columns == asked), None)
+    return Choice(measured, point, _passing(measured))
+
+
+def choose_at_the_edge(
+    choice: Choice, head: SweepHead, recipe: CompressRecipe, progress: Callable[[float], None]
+) -> Choice:
+    """A second sweep, for `auto`: the sizes between the smallest that passed and the next that did not."""
+    finer = choice.sizes_at_the_edge(recipe.options.column_multiple)
+    if not finer:
+        return choice
+    ratio_of = {kept: 1 - kept / head.head.hidden_size for kept in finer}
+    more = _measure([one.set for one in choice.sets], head, ratio_of, recipe.options.seed, progress)
+    measured = [_merged(one, other) for one, other in zip(choice.sets, more, strict=True)]
+    return replace(choice, sets=measured, candidates=_passing(measured))
 
 
 def _measure(
@@ -149,16 +163,6 @@ def _passing(measured: list[Measured]) -> list[DriftPoint]:
     """Points of the first set that pass in all, fewest columns first."""
     passing = (point for point in measured[0].curve if all(one.passes(point.kept_columns) for one in measured))
     return sorted(passing, key=lambda point: point.kept_columns)
-
-
-def _sizes_at_the_edge(measured: list[Measured], hidden_size: int, multiple: int) -> list[int]:
-    """Sizes below the smallest that passed (or the full one) and above the next that was measured, spread evenly."""
-    passing = _passing(measured)
-    upper = passing[0].kept_columns if passing else hidden_size
-    below = max((point.kept_columns for point in measured[0].curve if point.kept_columns < upper), default=0)
-    between = list(range(below + multiple, upper, multiple))
-    stride = -(-len(between) // REFINED_SIZES) if between else 1
-    return between[::stride]
 
 
 def _merged(one: Measured, other: Measured) -> Measured:

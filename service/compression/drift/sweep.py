@@ -25,6 +25,8 @@ from service.compression.states.lm_head import LmHead
 
 # Sums of the same products in another order differ in the last bits: logits this close (relative) count as equal.
 TIE = 1e-5
+SAMPLED = 512  # tokens, whose largest logit is near enough to the largest of all
+SAFE_EXPONENT = 80  # float32 holds 2^127: a vocabulary of 2^80 each, and 2^-46 beside a largest of 2^-80
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,35 +167,53 @@ class _Block:
     overlap: Tensor  # (rows, sizes), or (rows, 0)
 
 
-class _Running:
-    """Running log-sum-exp of every size over the vocabulary, in base 2, and the full head's arg-max."""
+class _Sums:
+    """Sum of exponentials and largest logit of every size over the vocabulary, in base 2, and E_p[z_k] of each.
 
-    def __init__(self, rows: int, sizes: int, device: torch.device) -> None:
+    offsets: (sizes, rows) what is taken off each size's logits before they are exponents; None: they are small enough.
+    """
+
+    def __init__(self, rows: int, sizes: int, device: torch.device, offsets: Tensor | None) -> None:
+        self._offsets = offsets
         self.largest = torch.full((sizes, rows), -torch.inf, device=device)
         self.total = torch.zeros(sizes, rows, device=device)
-        self.best = torch.zeros(rows, dtype=torch.int64, device=device)
-        self.rescale = torch.zeros(rows, device=device)
+        self.best = torch.zeros(rows, dtype=torch.int64, device=device)  # the full head's most probable token
+        self._cross = torch.zeros(sizes, rows, device=device)
 
-    def fold(self, index: int, logits: Tensor, scratch: Tensor) -> Tensor:
-        """Take in a tile (rows, columns) of size `index`; returns 2^(logits - largest so far), in `scratch`."""
-        before = self.largest[index]
-        largest = torch.maximum(before, logits.amax(1))
-        self.rescale = torch.exp2(before - largest)
-        shifted = torch.sub(logits, largest[:, None], out=scratch).exp2_()
-        self.total[index] = self.total[index] * self.rescale + shifted.sum(1)
-        self.largest[index] = largest
-        return shifted
+    def fold(self, index: int, tile: Tensor, scratch: Tensor) -> Tensor:
+        """Take in a tile (rows, columns) of size `index`; returns its exponentials, in `scratch`."""
+        if self._offsets is None:
+            exponentials = torch.exp2(tile, out=scratch)
+        else:
+            exponentials = torch.sub(tile, self._offsets[index][:, None], out=scratch).exp2_()
+        self.total[index] += exponentials.sum(1)
+        self.largest[index] = torch.maximum(self.largest[index], tile.amax(1))
+        return exponentials
 
-    def fold_full(self, logits: Tensor, first_token: int, scratch: Tensor) -> Tensor:
-        """As fold for the last size, and remember where the largest logit is."""
-        values, where = logits.max(1)
-        self.best = torch.where(values > self.largest[-1], where + first_token, self.best)
-        return self.fold(-1, logits, scratch)
+    def fold_full(self, tiles: Tensor, first_token: int, scratch: Tensor) -> None:
+        """As fold for the last size; then its weights are known, and every size's cross term is a dot product a row."""
+        before = self.largest[-1].clone()
+        weights = self.fold(-1, tiles[-1], scratch)
+        higher = (self.largest[-1] > before).nonzero()[:, 0]  # few rows after the first tiles: arg-max is slow
+        self.best[higher] = tiles[-1][higher].argmax(1) + first_token
+        for cross, tile in zip(self._cross, tiles, strict=True):
+            cross += torch.linalg.vecdot(weights, tile)
 
-    def natural(self, reference: Tensor) -> tuple[Tensor, Tensor]:
-        """(log-sum-exp, largest logit), each (rows, sizes); reference: (rows,) what was taken off every logit."""
-        largest = LN_2 * (self.largest + reference).T
-        return largest + LN_2 * self.total.log2().T, largest
+    @property
+    def is_exact(self) -> bool:
+        """Whether no exponential was too large for float32, or so small that others vanished beside it."""
+        largest = self.largest if self._offsets is None else self.largest - self._offsets
+        return bool(((largest > -SAFE_EXPONENT) & (largest < SAFE_EXPONENT)).all())
+
+    @property
+    def lse(self) -> Tensor:
+        """(sizes, rows) log-sum-exp."""
+        return self.total.log2() if self._offsets is None else self._offsets + self.total.log2()
+
+    @property
+    def expected(self) -> Tensor:
+        """(sizes, rows) E_p[z_k], p the full head's probabilities."""
+        return self._cross / self.total[-1]
 
 
 class _Top:
@@ -203,8 +223,8 @@ class _Top:
         self.logits = torch.full((sizes, rows, count), -torch.inf, device=device)
         self.tokens = torch.full((sizes, rows, count), -1, device=device)
 
-    def fold(self, tiles: list[Tensor], first_token: int) -> None:
-        """Take in the tiles (rows, columns) of all sizes."""
+    def fold(self, tiles: Tensor, first_token: int) -> None:
+        """Take in a tile (sizes, rows, columns)."""
         count = self.logits.shape[2]
         for logits, tokens, tile in zip(self.logits, self.tokens, tiles, strict=True):
             found, where = tile.topk(min(count, tile.shape[1]), sorted=False)
@@ -220,46 +240,62 @@ class _Top:
 def _walk(hidden: Tensor, head: SweepHead, sizes: list[int], tiles: Tiles, top: int) -> _Block:
     """All tiles of a block of positions. hidden: (rows, hidden).
 
+    About the largest logit of each row is taken off all of its logits: then they are exponents as they are, and
+    differences of their sums lose no digits. Where that was too far off, all is done again with what was found.
+    """
+    x = head.basis.coordinates(hidden) - head.center
+    sample = slice(None, None, max(1, head.columns.shape[0] // SAMPLED))
+    sampled = torch.addmm(head.constant[sample], x, head.columns[sample].T)
+    reference = LOG2_E * head.head.transform(sampled).amax(1)
+    found, sums = _walk_from(reference, None, x, head, sizes, tiles, top)
+    return found if sums.is_exact else _walk_from(reference, sums.largest, x, head, sizes, tiles, top)[0]
+
+
+def _walk_from(
+    reference: Tensor,
+    offsets: Tensor | None,
+    x: Tensor,
+    head: SweepHead,
+    sizes: list[int],
+    tiles: Tiles,
+    top: int,
+) -> tuple[_Block, _Sums]:
+    """reference: (rows,) taken off all logits, in base 2; offsets: as of _Sums. x: (rows, hidden).
+
     The tile of every size is kept until the full head's weights are known: E_p[z_k] is then one dot product a row.
-    A logit of each row is taken off all of its logits, so that differences of these sums lose no digits.
     """
     transform = head.head.transform
     linear = transform.soft_cap is None
-    x = head.basis.coordinates(hidden) - head.center
     rows, count, last = x.shape[0], len(sizes), len(sizes) - 1
     segments = [slice(start, stop) for start, stop in pairwise([0, *sizes])]
-    reference = LOG2_E * transform(x @ head.columns[0] + head.constant[0])
     scaled = x * (transform.scale * LOG2_E) if linear else x
-    running = _Running(rows, count, x.device)
+    sums = _Sums(rows, count, x.device, offsets)
     best = _Top(min(top, head.columns.shape[0]), count, rows, x.device)
-    cross = torch.zeros(count, rows, device=x.device)  # E_p[z_k] in base 2, up to the normaliser
     # One buffer for all tiles: allocating it anew for each took longer than filling it.
     buffer = torch.empty(count + 1, rows * tiles.columns, device=x.device)
     for part in tiles.vocabulary(head.columns.shape[0]):
         columns = head.columns[part]
-        *kept, scratch = buffer[:, : rows * columns.shape[0]].view(count + 1, rows, -1)
+        of_part = buffer[:, : rows * columns.shape[0]].view(count + 1, rows, -1)
+        kept, scratch = of_part[:-1], of_part[-1]
         logits = head.constant[part].expand(rows, -1)
         if linear:
             logits = logits * (transform.scale * LOG2_E) - reference[:, None]
         for index, segment in enumerate(segments):
             logits = torch.addmm(logits, scaled[:, segment], columns[:, segment].T, out=kept[index])
             if linear and index < last:
-                running.fold(index, logits, scratch)
+                sums.fold(index, logits, scratch)
         if not linear:  # only now: each size's raw logits were the start of the next
             for index, tile in enumerate(kept):
                 torch.sub(transform(tile).mul_(LOG2_E), reference[:, None], out=tile)
                 if index < last:
-                    running.fold(index, tile, scratch)
+                    sums.fold(index, tile, scratch)
         if top:
             best.fold(kept, part.start)
-        weights = running.fold_full(kept[last], part.start, scratch)
-        cross *= running.rescale
-        for index, tile in enumerate(kept):
-            cross[index] += torch.linalg.vecdot(weights, tile)
-    lse, largest = running.natural(reference)
-    expected = LN_2 * (cross / running.total[last]).T
-    divergence = expected[:, -1:] - expected - (lse[:, -1:] - lse)
-    return _Block(x, lse, largest, running.best, divergence, best.overlap() if top else x.new_zeros(rows, 0))
+        sums.fold_full(kept, part.start, scratch)
+    expected, lse = sums.expected.T, sums.lse.T
+    divergence = LN_2 * (expected[:, -1:] - expected - (lse[:, -1:] - lse))
+    lse, largest = (LN_2 * (each + reference[:, None]) for each in (lse, sums.largest.T))
+    return _Block(x, lse, largest, sums.best, divergence, best.overlap() if top else x.new_zeros(rows, 0)), sums
 
 
 def _logits_of(x: Tensor, head: SweepHead, tokens: Tensor, sizes: list[int]) -> Tensor:

@@ -27,7 +27,7 @@ from service.compression.drift.evaluation_sets import (
     with_rare_positions,
 )
 from service.compression.drift.frontier import Frontier, sizes_for
-from service.compression.drift.gate import Choice, choose
+from service.compression.drift.gate import Choice, choose, choose_at_the_edge
 from service.compression.drift.groups import small_groups
 from service.compression.drift.plain_rivals import measure_rivals
 from service.compression.drift.planes.measured_planes import MeasuredPlanes, check_planes, measure_planes
@@ -160,11 +160,13 @@ def _choose(recipe: CompressRecipe, opened: Opened, heads: JobHeads, timer: Phas
             further = sizes_for(recipe.budget, heads.shape, before, recipe.options.column_multiple)
         # Planes hold all columns: the curve stands beside them, and nothing is sought on it.
         sought = recipe.model_copy(update={"ratio": 0.0}) if recipe.head_dtype == "planes" else recipe
-        choice = choose(opened.sets, head, sought, lambda done: progress(0.3 * done), further)
+        choice = choose(opened.sets, head, sought, lambda done: progress(0.2 * done), further)
         del head  # in float32 it is twice the model's own: planes and slicing need the room
         planes = None
         if recipe.is_open or recipe.head_dtype == "planes":
-            planes = measure_planes(recipe, choice, source, opened.statistics, lambda done: progress(0.3 + 0.3 * done))
+            planes = measure_planes(recipe, choice, source, opened.statistics, lambda done: progress(0.2 + 0.3 * done))
+        if _columns_may_win(recipe, choice, heads, planes):
+            choice = choose_at_the_edge(choice, heads.whole(), recipe, lambda done: progress(0.5 + 0.1 * done))
         candidates, frontier, nearest = _candidates(recipe, choice, source, heads, planes, lambda done: progress(0.6))
         best = candidates[0] if candidates else nearest
         if planes is not None and best is not None and best.reading is not None:
@@ -200,6 +202,16 @@ def _choose(recipe: CompressRecipe, opened: Opened, heads: JobHeads, timer: Phas
     if frontier is not None and not planes:
         choice = replace(choice, asked=(nearest or candidates[0]).unrounded[0])
     return Chosen(choice, frontier, planes, candidates, nearest, moved, comparisons, plain_heads(rivals, source.head))
+
+
+def _columns_may_win(recipe: CompressRecipe, choice: Choice, heads: JobHeads, planes: MeasuredPlanes | None) -> bool:
+    """Whether fewer columns than any measured size that passed could be what the recipe seeks."""
+    finer = choice.sizes_at_the_edge(recipe.options.column_multiple)
+    if not finer or not recipe.seeks_the_smallest:
+        return False
+    passing = [one.nbytes for one in planes.candidates.values() if one.passes] if planes else []
+    # A budget of drift is also searched with rounded columns, which are fewer bytes.
+    return recipe.budget is not None or not passing or heads.shape.nbytes(finer[0], "source") < min(passing)
 
 
 def _candidates(

@@ -30,7 +30,7 @@ from service.compression.states.hidden_cache import HiddenStates
 from service.compression.states.lm_head import LmHead
 
 RESCORED_ELEMENTS = 1 << 20  # positions x rescored rows x hidden, 4 MB: what is widened stays in the cache
-WIDENING = 40  # multiplications that a rescored entry costs: with more than vocabulary / 40 rows all are cheaper
+WIDENING = 64  # multiplications that a rescored entry costs: with more than vocabulary / 64 rows all are cheaper
 CPU = torch.device("cpu")
 
 

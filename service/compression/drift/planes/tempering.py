@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from service.compression.drift.planes.rescored_drift import CPU, PlaneReading, positions_of_rows
+from service.compression.drift.full_block import FullBlock
+from service.compression.drift.planes.rescored_drift import CPU, PlaneReading, read_against
 from service.compression.heads.plane_fit import WHOLE_COLUMNS, FittedPlanes, fit_planes
 from service.compression.numerics.block_parallel import map_blocks
 from service.compression.numerics.buffers import Buffers
@@ -20,7 +21,7 @@ from service.compression.states.lm_head import LmHead
 from service.compression.states.statistics import Statistics, probability_sum
 
 TAUS = (0.0, 0.25, 0.5, 1.0)
-HELD_OUT = 512  # positions
+HELD_OUT = 512  # positions that are measured; their windows are left out of the fit
 POSITIONS_AT_ONCE = 256  # so that threads share them out
 
 
@@ -45,28 +46,34 @@ def choose_tau(
 ) -> Tempering:
     """statistics: of all calibration positions. With a single window nothing can be held out: it is used twice.
 
-    Cost: for each tau one fit, and two products HELD_OUT x hidden x vocabulary. Memory: as fit_planes and
-    rescored_drift.
+    Cost: for each tau one fit and one product HELD_OUT x hidden x vocabulary, and one of the full head. Memory: the
+    codes of every tau, and as rescored_drift.
     """
     held, targets = _last_windows(calibration, HELD_OUT)
     if held.shape[0] < calibration.positions:
         statistics = without(statistics, held, head)
-    kl_of: dict[float, float] = {}
+    fits: list[FittedPlanes] = []
     for tau in taus:
-        planes = fit_planes(head, statistics, seed=seed, tau=tau, whole_columns=whole_columns)
-        kl_of[tau] = _divergence(held, targets, head, planes, reading)
-        progress(len(kl_of) / len(taus))
-    return Tempering(min(kl_of, key=lambda tau: kl_of[tau]), kl_of, held.shape[0])
+        fits.append(fit_planes(head, statistics, seed=seed, tau=tau, whole_columns=whole_columns))
+        progress(0.5 * len(fits) / len(taus))
+    kl = _divergence(held[:HELD_OUT], targets[:HELD_OUT], head, fits, reading)
+    progress(1.0)
+    kl_of = dict(zip(taus, kl.tolist(), strict=True))
+    return Tempering(min(kl_of, key=lambda tau: kl_of[tau]), kl_of, min(held.shape[0], HELD_OUT))
 
 
-def _divergence(held: Tensor, targets: Tensor, head: LmHead, planes: FittedPlanes, reading: PlaneReading) -> float:
-    """Mean KL(full || planes) at rows (n, hidden)."""
+def _divergence(
+    held: Tensor, targets: Tensor, head: LmHead, fits: Sequence[FittedPlanes], reading: PlaneReading
+) -> Tensor:
+    """(fits,) float64 mean KL(full || planes) at rows (n, hidden)."""
     rows, buffers = min(POSITIONS_AT_ONCE, rows_at_once(head.vocab_size, CPU)), Buffers()
+
+    def measured(block: tuple[Tensor, Tensor]) -> Tensor:
+        full, some = FullBlock(*block, head, buffers), block[0]
+        return torch.cat([read_against(full, some, planes, [reading]).divergence for planes in fits], 1)
+
     blocks = zip(held.split(rows), targets.split(rows), strict=True)
-    walked = map_blocks(
-        lambda block: positions_of_rows(*block, head, planes, [reading], buffers).divergence, blocks, CPU
-    )
-    return float(torch.cat(list(walked)).double().mean())
+    return torch.cat(list(map_blocks(measured, blocks, CPU))).double().mean(0)
 
 
 def without(statistics: Statistics, rows: Tensor, head: LmHead) -> Statistics:
