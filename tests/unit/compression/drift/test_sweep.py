@@ -83,6 +83,27 @@ def test_every_figure_agrees_with_a_slow_loop(
         torch.testing.assert_close(result.agreement[:, index], same)
 
 
+@pytest.mark.parametrize("sampled", [300.0, -300.0])
+@pytest.mark.parametrize("soft_cap", [None, 1000.0])
+def test_logits_that_no_common_exponent_can_hold_are_summed_from_their_own_largest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sampled: float, soft_cap: float | None
+) -> None:
+    """The one token that is sampled lies hundreds of nats from where the sums are."""
+    monkeypatch.setattr("service.compression.drift.sweep.SAMPLED", 1)
+    hidden, h = make_hidden(tmp_path)
+    head = make_head(Transform(soft_cap=soft_cap))
+    assert head.bias is not None
+    head.bias[0] = sampled
+    statistics = make_statistics(hidden, head)
+    basis = build_basis(Method.PCA, head.weight, statistics, seed=0)
+    prepared = prepare(head, basis, statistics.mean_hidden, repair=True, device=CPU)
+    result = sweep(hidden, prepared, [3, 12], tiles=Tiles(rows=7, columns=33))
+    for index, kept in enumerate(result.kept):
+        log_q = slow_logits(h, head, basis, statistics.mean_hidden, kept, repair=True).log_softmax(1)
+        loss = -log_q.gather(1, hidden.targets[:, None]).view(WINDOWS, -1).sum(1)
+        torch.testing.assert_close(result.negative_log_likelihood[:, index], loss, rtol=1e-4, atol=1e-3)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("method", list(Method))
 def test_keeping_every_column_reproduces_the_original_logits(
