@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.text import Text
 
 from headroom.client.client import Client
-from headroom.client.job import Job
+from headroom.client.job_handle import JobHandle
 from headroom.commands.terminal.signals import signals_as_interrupts
 from headroom.contract.report.report import CompressReport, open_report
 from headroom.errors import HeadroomError
@@ -115,18 +115,18 @@ def local_folder(model: str) -> Path | None:
     return next((place / model for place in places if (place / model).is_dir()), None)
 
 
-def follow(job: Job) -> None:
+def follow(job: JobHandle) -> None:
     with display_for(console_for(sys.stderr)) as display:
         job.wait(on_update=lambda job: display.update(job.record))
 
 
-def measured(job: Job) -> CompressReport:
+def measured(job: JobHandle) -> CompressReport:
     report = open_report(job.report())
     assert isinstance(report, CompressReport), "the demo posts a compress job"
     return report
 
 
-def explain(console: Console, job: Job) -> int:
+def explain(console: Console, job: JobHandle) -> int:
     """What became of a job that made no checkpoint."""
     if job.status == "rejected":
         show(console, drift_view(job.record, measured(job)), verdict(job.record))

@@ -63,7 +63,7 @@ class Recipe:
 
 
 @dataclass(frozen=True)
-class Text:
+class TrainingText:
     """Token ids: two streams to train on, and the held-out part cut into windows that do not overlap."""
 
     prose: Tensor
@@ -153,14 +153,14 @@ def mean_loss(model: GPT2LMHeadModel, windows: Tensor) -> float:
     return total / (windows.shape[0] * (windows.shape[1] - 1))
 
 
-def read_text() -> tuple[PreTrainedTokenizerFast, Text]:
+def read_text() -> tuple[PreTrainedTokenizerFast, TrainingText]:
     """Collect the text, train the tokenizer on the prose of the train part, and encode everything with it."""
     corpus = stdlib_docstrings.corpus()
     prose = [*corpus["train"], *stdlib_docstrings.help_topics()]
     tokenizer = train_tokenizer(prose)
     held_out = token_stream(tokenizer, corpus["held-out"])
     count = len(held_out) // WINDOW
-    text = Text(
+    text = TrainingText(
         prose=token_stream(tokenizer, prose),
         code=token_stream(tokenizer, stdlib_docstrings.training_sources()),
         held_out=held_out[: count * WINDOW].view(count, WINDOW),
@@ -168,7 +168,7 @@ def read_text() -> tuple[PreTrainedTokenizerFast, Text]:
     return tokenizer, text
 
 
-def training_batch(text: Text, prose_share: float) -> Tensor:
+def training_batch(text: TrainingText, prose_share: float) -> Tensor:
     """Windows from random places, so that no epoch cuts the text as the one before did."""
     rows = []
     for from_prose in (torch.rand(BATCH) < prose_share).tolist():
@@ -209,7 +209,7 @@ def save(model: GPT2LMHeadModel, tokenizer: PreTrainedTokenizerFast, output: Pat
 
 
 def training_rows(
-    recipe: Recipe, model: GPT2LMHeadModel, tokenizer: PreTrainedTokenizerFast, text: Text
+    recipe: Recipe, model: GPT2LMHeadModel, tokenizer: PreTrainedTokenizerFast, text: TrainingText
 ) -> Iterator[tuple[int, int, str, str, str]]:
     """Train until the budget is used; yields the rows of ``loss.csv`` as they become known.
 

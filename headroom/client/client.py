@@ -18,7 +18,7 @@ from urllib.parse import urlencode
 
 from headroom.client.connection import IDEMPOTENCY_KEY, Connection
 from headroom.client.event_stream import open_stream
-from headroom.client.job import Job
+from headroom.client.job_handle import JobHandle
 from headroom.client.key import find_key
 from headroom.contract.answers.dry_run import DryRunView
 from headroom.contract.answers.job import JobView
@@ -49,14 +49,14 @@ class Client:
         text: str | None = None,
         field: str = "text",
         **settings: Unpack[JobSettings],
-    ) -> "Job":
+    ) -> "JobHandle":
         """Post a compression job.
 
         The corpus is a file (uploaded first; `field` as in upload_corpus), the id of an uploaded one, or `text`; a file
         or an id are those of settings `evaluation` too.
         """
         body = compress_body(model, self._corpus(corpus, text, field), self._uploaded(settings, field))
-        return Job(self._connection, JobView.read(self._post_job(body, {})))
+        return JobHandle(self._connection, JobView.read(self._post_job(body, {})))
 
     def submit(
         self,
@@ -68,10 +68,10 @@ class Client:
         field: str = "text",
         revision: str | None = None,
         **fields: Any,
-    ) -> "Job":
+    ) -> "JobHandle":
         """Post a job of any kind; `fields` are the recipe's own, as docs/api.md names them."""
         body = job_body(kind, model, self._corpus(corpus, text, field), revision, fields)
-        return Job(self._connection, JobView.read(self._post_job(body, {})))
+        return JobHandle(self._connection, JobView.read(self._post_job(body, {})))
 
     def validate(
         self,
@@ -86,10 +86,10 @@ class Client:
         body = compress_body(model, self._corpus(corpus, text, field), self._uploaded(settings, field))
         return DryRunView.read(self._post_job(body, {"validate_only": "true"}))
 
-    def job(self, job_id: str) -> "Job":
+    def job(self, job_id: str) -> "JobHandle":
         if not re.fullmatch(r"[A-Za-z0-9_-]{1,128}", job_id):
             raise InvalidArgument(f"'{job_id}' is no job id; ids look like job_0123...; `headroom jobs` lists them.")
-        return Job(self._connection, JobView.read(self._connection.json("GET", f"/v1/jobs/{job_id}")))
+        return JobHandle(self._connection, JobView.read(self._connection.json("GET", f"/v1/jobs/{job_id}")))
 
     def jobs(
         self,
@@ -99,7 +99,7 @@ class Client:
         model: str | None = None,
         labels: Mapping[str, str] | None = None,
         limit: int | None = None,
-    ) -> Iterator["Job"]:
+    ) -> Iterator["JobHandle"]:
         """Newest first. Pages are asked for as they are needed; `limit` ends it early."""
         query = _filter(status, kind, model, labels)
         left = limit
@@ -107,7 +107,7 @@ class Client:
             query["limit"] = 100 if left is None else min(left, 100)
             page = self._connection.json("GET", "/v1/jobs", params=query)
             for item in page["data"]:
-                yield Job(self._connection, JobView.read(item))
+                yield JobHandle(self._connection, JobView.read(item))
             if not page["has_more"] or not page["data"]:
                 return
             query["after"] = page["data"][-1]["id"]
@@ -121,15 +121,15 @@ class Client:
         model: str | None = None,
         labels: Mapping[str, str] | None = None,
         limit: int = 20,
-    ) -> Iterator["Job"]:
+    ) -> Iterator["JobHandle"]:
         """The newest jobs, then each again whenever it has changed. Ends when the server ends it, within ten minutes.
 
-        For one job, `Job.events` and `Job.wait` are the better way: they take up again where they broke off.
+        For one job `JobHandle.events` and `JobHandle.wait` are better: they take up again where they broke off.
         """
         query = urlencode(_filter(status, kind, model, labels) | {"limit": limit})
         for message in open_stream(self._connection, f"/v1/events?{query}"):
             if message.type == "job":
-                yield Job(self._connection, JobView.read(message.data))
+                yield JobHandle(self._connection, JobView.read(message.data))
 
     def upload_corpus(self, path: str | Path, *, field: str = "text") -> CorpusView:
         """Send a text or .jsonl file (also .gz, .zst) as it is read. `field` names the text of a JSON line.

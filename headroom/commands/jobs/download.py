@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from headroom.client.job import Job
+from headroom.client.job_handle import JobHandle
 from headroom.commands.terminal.options import json_option, server_option
 from headroom.commands.terminal.output import print_json
 from headroom.commands.terminal.server import connect
@@ -34,7 +34,7 @@ def command(job_id: str, output: Path, server: str, as_json: bool) -> int:
     return 0
 
 
-def fetch(job: Job, folder: Path) -> list[Path]:
+def fetch(job: JobHandle, folder: Path) -> list[Path]:
     """Download with a bar on stderr."""
     with DownloadBar(console_for(sys.stderr), sum(file.size for file in job.files())) as bar:
         return job.download(folder, bar)

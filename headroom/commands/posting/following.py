@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from headroom.client.client import Client
-from headroom.client.job import Job
+from headroom.client.job_handle import JobHandle
 from headroom.commands.jobs.download import fetch
 from headroom.commands.terminal.output import print_error, print_json
 from headroom.contract.report.report import open_report
@@ -26,7 +26,7 @@ class Run:
     """What a command was asked for."""
 
     doing: str  # told before it starts, as "Compressing acme/tiny"
-    post: Callable[[Client], Job]
+    post: Callable[[Client], JobHandle]
     folder: Path | None  # where the job's files go; None where it makes none
     as_json: bool
 
@@ -52,7 +52,7 @@ def follow(client: Client, run: Run) -> int:
     return _exit_code(job)
 
 
-def _cancel(job: Job, as_json: bool) -> int:
+def _cancel(job: JobHandle, as_json: bool) -> int:
     try:
         job.cancel().wait(timeout=CANCEL_SECONDS)
         message = f"{job.id} is {job.status}."
@@ -64,14 +64,14 @@ def _cancel(job: Job, as_json: bool) -> int:
     return INTERRUPTED
 
 
-def _told(job: Job) -> dict[str, Any]:
+def _told(job: JobHandle) -> dict[str, Any]:
     """What the server told of it, with the secret that it tells only once."""
     if job.webhook_secret is None:
         return job.record.told
     return job.record.told | {"webhook": {**job.record.told["webhook"], "secret": job.webhook_secret}}
 
 
-def _print_outcome(job: Job, report: dict[str, Any] | None, run: Run) -> None:
+def _print_outcome(job: JobHandle, report: dict[str, Any] | None, run: Run) -> None:
     folder = run.folder if job.status == "succeeded" else None
     if run.as_json:
         files = [file.path for file in job.files()] if folder else []
@@ -84,7 +84,7 @@ def _print_outcome(job: Job, report: dict[str, Any] | None, run: Run) -> None:
         print_error("canceled", f"{job.id} was canceled by somebody else.")
 
 
-def _exit_code(job: Job) -> int:
+def _exit_code(job: JobHandle) -> int:
     if job.status == "succeeded":
         return 0
     if job.status == "rejected":

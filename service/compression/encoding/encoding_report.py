@@ -3,20 +3,25 @@
 import torch
 from torch import Tensor
 
-from headroom.contract.report.encoding import ColumnFigures, ComponentFigures, FittedSample, SparsityPoint
-from headroom.contract.report.encoding import Encoding as EncodingOfReport
-from headroom.contract.report.encoding import Sparsity as SparsityOfReport
+from headroom.contract.report.encoding import (
+    ColumnFigures,
+    ComponentFigures,
+    Encoding,
+    FittedSample,
+    Sparsity,
+    SparsityPoint,
+)
 from service.compression.encoding.principal_components import Components
-from service.compression.encoding.token_probability import Encoding
-from service.compression.numerics.sparsity import Sparsity
+from service.compression.encoding.token_probability import FittedEncoding
+from service.compression.numerics.sparsity import SparsityFigures
 
 SAMPLED_ROWS = 1_000  # of the plot of fitted against true; half of them are the most frequent tokens' ranks, log-spaced
 
 
-def encoding_told(encoding: Encoding, floor_rows: int) -> EncodingOfReport:
+def encoding_told(encoding: FittedEncoding, floor_rows: int) -> Encoding:
     """The regression of all rows. floor_rows: tokens whose averaged probability underflowed."""
     regression = encoding.regression
-    return EncodingOfReport(
+    return Encoding(
         **dict(_sparsity(encoding.sparsity)),
         r2=regression.r2,
         r2_adjusted=regression.adjusted_r2,
@@ -30,7 +35,7 @@ def encoding_told(encoding: Encoding, floor_rows: int) -> EncodingOfReport:
     )
 
 
-def columns_told(encoding: Encoding, spearman: Tensor) -> ColumnFigures:
+def columns_told(encoding: FittedEncoding, spearman: Tensor) -> ColumnFigures:
     """Figures of each raw column, in the order of the head."""
     return ColumnFigures(standardised_slopes=_rounded(encoding.standardised_slope), spearman=_rounded(spearman))
 
@@ -46,7 +51,7 @@ def components_told(components: Components) -> ComponentFigures:
     )
 
 
-def fitted_told(encoding: Encoding, seed: int) -> FittedSample:
+def fitted_told(encoding: FittedEncoding, seed: int) -> FittedSample:
     """True and fitted -log alpha of some tokens: log-spaced ranks, so that frequent ones are among them, and others
     at random."""
     y = encoding.target
@@ -57,8 +62,8 @@ def fitted_told(encoding: Encoding, seed: int) -> FittedSample:
     return FittedSample(token_ids=tuple(ids.tolist()), true=_rounded(y[ids]), fitted=_rounded(encoding.fitted[ids]))
 
 
-def _sparsity(found: Sparsity) -> SparsityOfReport:
-    return SparsityOfReport(
+def _sparsity(found: SparsityFigures) -> Sparsity:
+    return Sparsity(
         sparsity=tuple(SparsityPoint(columns=columns, r2=r2) for columns, r2 in found.curve),
         columns_needed={f"{share:g}": count for share, count in found.needed.items()},
         gini=found.gini,

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from headroom.contract.report.encoding import FewExamples
-from service.compression.encoding.token_probability import Encoding, predict, solve
+from service.compression.encoding.token_probability import FittedEncoding, predict, solve
 from service.compression.numerics.rank_correlation import spearman
 from service.compression.numerics.row_moments import with_other_target
 from service.compression.states.hidden_cache import HiddenStates
@@ -18,7 +18,7 @@ FEW = (64, 256, 1024)
 
 
 def fit_few_examples(
-    hidden: HiddenStates, head: LmHead, y: Tensor, encoding: Encoding, device: torch.device
+    hidden: HiddenStates, head: LmHead, y: Tensor, encoding: FittedEncoding, device: torch.device
 ) -> tuple[FewExamples, ...]:
     """y: (vocab,) -log alpha of all calibration positions. Fits with more tokens than there are are left out."""
     counts = [count for count in FEW if count < hidden.positions]

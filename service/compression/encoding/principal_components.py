@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from service.compression.encoding.token_probability import Encoding
+from service.compression.encoding.token_probability import FittedEncoding
 from service.compression.numerics.rank_correlation import binned_spearman
-from service.compression.numerics.sparsity import Sparsity, sparsity_of
+from service.compression.numerics.sparsity import SparsityFigures, sparsity_of
 
 # Of a larger vocabulary every second, third .. row: the standard error of a rank correlation of so many is 0.004.
 RANKED_ROWS = 65_536
@@ -25,10 +25,10 @@ class Components:
     slope: Tensor  # (d,) of y on the scores, standardised
     spearman: Tensor  # (d,) of the scores with y
     ranked_rows: int  # that `spearman` is of, evenly spaced
-    sparsity: Sparsity
+    sparsity: SparsityFigures
 
 
-def principal_components(weight: Tensor, y: Tensor, encoding: Encoding) -> Components:
+def principal_components(weight: Tensor, y: Tensor, encoding: FittedEncoding) -> Components:
     """weight: (vocab, d); y: (vocab,) float64, as `encoding` has them.
 
     The sign of a component, and with it of its slope and correlation, is such that its scores rise with y.

@@ -12,7 +12,7 @@ from torch import Tensor
 from service.compression.numerics.block_parallel import map_blocks
 from service.compression.numerics.rank_correlation import spearman
 from service.compression.numerics.row_moments import RowMoments, row_moments
-from service.compression.numerics.sparsity import Sparsity, sparsity_of
+from service.compression.numerics.sparsity import SparsityFigures, sparsity_of
 
 TRAINING_SHARE = 0.8
 
@@ -29,7 +29,7 @@ class Regression:
 
 
 @dataclass(frozen=True, eq=False)
-class Encoding:
+class FittedEncoding:
     """The regression on all rows and what it is worth."""
 
     regression: Regression
@@ -40,7 +40,7 @@ class Encoding:
     r2_held_out: float  # fitted on 80 % of the rows, seeded, measured on the others
     spearman: float  # of fitted against true -log alpha
     slope_cosine_mean_hidden: float  # cos(A, -E[h]); first-order theory says 1
-    sparsity: Sparsity  # of the raw columns
+    sparsity: SparsityFigures  # of the raw columns
 
     @property
     def standardised_slope(self) -> Tensor:
@@ -49,7 +49,7 @@ class Encoding:
         return self.regression.slope * of_columns / of_y.clamp_min(1e-300)
 
 
-def encode(weight: Tensor, y: Tensor, mean_hidden: Tensor, seed: int) -> Encoding:
+def encode(weight: Tensor, y: Tensor, mean_hidden: Tensor, seed: int) -> FittedEncoding:
     """weight: (vocab, hidden); y: (vocab,) -log alpha, float64; mean_hidden: (hidden,) float64."""
     weight, y = weight.cpu(), y.cpu()
     training, held_out = _split_moments(weight, y, seed)
@@ -58,7 +58,7 @@ def encode(weight: Tensor, y: Tensor, mean_hidden: Tensor, seed: int) -> Encodin
     regression = solve(moments, spectrum)
     fitted = predict(weight, regression)
     cosine = torch.nn.functional.cosine_similarity(regression.slope, -mean_hidden.cpu(), dim=0)
-    return Encoding(
+    return FittedEncoding(
         regression=regression,
         moments=moments,
         spectrum=spectrum,

@@ -32,7 +32,7 @@ from service.compression.drift.groups import small_groups
 from service.compression.drift.plain_rivals import measure_rivals
 from service.compression.drift.planes.measured_planes import MeasuredPlanes, check_planes, measure_planes
 from service.compression.drift.token_drift import TokenDrift, token_drift
-from service.compression.encoding.token_probability import Encoding, encode
+from service.compression.encoding.token_probability import FittedEncoding, encode
 from service.compression.heads.basis import build_basis
 from service.compression.jobs.job_heads import JobHeads
 from service.compression.jobs.phase_timer import PhaseTimer
@@ -74,7 +74,7 @@ class Opened:
 class Analyzed:
     """How token probability is encoded in the head, and the heads that follow."""
 
-    encoding: Encoding
+    encoding: FittedEncoding
     floor_rows: int  # of tokens that were never predicted
     heads: JobHeads
 

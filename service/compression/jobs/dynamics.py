@@ -22,7 +22,7 @@ from headroom.contract.report.report import DynamicsReport
 from headroom.contract.report.source import ModelOfReport
 from service.compression.drift.drift_points import baseline_perplexity
 from service.compression.drift.sweep import prepare, sweep
-from service.compression.encoding.token_probability import Encoding, encode
+from service.compression.encoding.token_probability import FittedEncoding, encode
 from service.compression.heads.basis import Basis
 from service.compression.jobs.phase_timer import PhaseTimer
 from service.compression.jobs.report import report_of_source
@@ -115,7 +115,7 @@ def _measured(
     )
 
 
-def _figures(encoding: Encoding) -> RegressionFigures:
+def _figures(encoding: FittedEncoding) -> RegressionFigures:
     found = encoding.regression
     return RegressionFigures(
         r2=found.r2, r2_adjusted=found.adjusted_r2, r2_held_out=encoding.r2_held_out, spearman=encoding.spearman

@@ -21,7 +21,7 @@ from service.compression.drift.drift_points import WINDOWS_FOR_INTERVAL, DriftPo
 from service.compression.drift.gate import Choice, StoredDrift
 from service.compression.drift.plain_rivals import rival_nbytes
 from service.compression.encoding.encoding_report import encoding_told, fitted_told
-from service.compression.encoding.token_probability import Encoding
+from service.compression.encoding.token_probability import FittedEncoding
 from service.compression.heads.basis import Basis
 from service.compression.heads.read_planes import MadeHead
 from service.compression.heads.slicing import SlicedFactors
@@ -89,7 +89,7 @@ def versions() -> dict[str, str]:
 
 
 def report_of_encoding(
-    task: EngineTask[JobRecipe], source: Source, encoding: Encoding, floor_rows: int
+    task: EngineTask[JobRecipe], source: Source, encoding: FittedEncoding, floor_rows: int
 ) -> EncodingReport:
     """What was worked on, and how token probability is encoded in the head."""
     return EncodingReport(

@@ -16,7 +16,7 @@ CURVE_SHARES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9, 1.0)
 
 
 @dataclass(frozen=True, eq=False)
-class Sparsity:
+class SparsityFigures:
     """How much columns explain in one order, largest |standardised slope| first."""
 
     gini: float  # of |standardised slope|: 0 all equal, 1 all in one column
@@ -24,13 +24,13 @@ class Sparsity:
     curve: list[tuple[int, float]]  # (columns, R^2) at about ten numbers of columns
 
 
-def sparsity_of(ww: Tensor, wy: Tensor, yy: Tensor, slope: Tensor) -> Sparsity:
+def sparsity_of(ww: Tensor, wy: Tensor, yy: Tensor, slope: Tensor) -> SparsityFigures:
     """ww: (d, d), wy: (d,), yy: () of centred columns, float64; slope: (d,) of the regression on all of them."""
     size = slope.abs() * ww.diagonal().clamp_min(0).sqrt()
     r2 = prefix_r2(ww, wy, yy, size.argsort(descending=True, stable=True))
     counts = sorted({max(1, round(r2.numel() * share)) for share in CURVE_SHARES})
     needed = {share: int((r2 < share * r2[-1]).sum()) + 1 for share in SHARES}
-    return Sparsity(gini(size), needed, [(count, float(r2[count - 1])) for count in counts])
+    return SparsityFigures(gini(size), needed, [(count, float(r2[count - 1])) for count in counts])
 
 
 def prefix_r2(ww: Tensor, wy: Tensor, yy: Tensor, order: Tensor) -> Tensor:

@@ -11,8 +11,7 @@ import httpx
 import pytest
 
 from api.routes import events as events_route
-from headroom.client import event_stream
-from headroom.client import job as job_module
+from headroom.client import event_stream, job_handle
 from headroom.client.client import Client
 from headroom.client.event_stream import Message, read_messages
 from headroom.contract.answers.job import Phase
@@ -91,7 +90,7 @@ def test_progress_that_is_older_than_what_was_read_is_not_told(
         yield Message("progress", {"progress": 0.3, "version": version + 1})
         hand.succeed(job.id)
 
-    monkeypatch.setattr(job_module, "follow_job", late)
+    monkeypatch.setattr(job_handle, "follow_job", late)
     seen: list[float] = []
     job.wait(timeout=60, on_update=lambda job: seen.append(job.record.progress))
     assert seen == [0.2, 0.3, 1.0]

@@ -17,7 +17,7 @@ FIRST_POLL_SECONDS = 0.1
 SLOWEST_POLL_SECONDS = 1.0
 
 
-class Job:
+class JobHandle:
     """A job on a server. Its record is what the server told last; only the methods that say so ask again."""
 
     def __init__(self, connection: Connection, record: JobView) -> None:
@@ -54,7 +54,7 @@ class Job:
             self._etag = response.headers.get("ETag")
         return self
 
-    def wait(self, timeout: float | None = None, on_update: Callable[["Job"], None] | None = None) -> Self:
+    def wait(self, timeout: float | None = None, on_update: Callable[["JobHandle"], None] | None = None) -> Self:
         """Return once the job has ended, however it ended. `on_update` is called at first and after each change.
 
         A server that is away for less than a minute is waited for. WaitTimeout after `timeout` seconds.
