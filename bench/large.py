@@ -28,7 +28,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from bench.timing import seconds
 from headroom.contract.compress import Method
 from service.adapters.files.directory_artifacts import DirectoryArtifacts
-from service.compression.checkpoint.checkpoint import plan_checkpoint, write_checkpoint
+from service.compression.checkpoint.checkpoint import plan_checkpoint
+from service.compression.checkpoint.checkpoint_writing import write_checkpoint
 from service.compression.heads.basis import Basis
 from service.compression.heads.slicing import slice_head
 from service.compression.states.lm_head import LmHead, StoredNames, Transform

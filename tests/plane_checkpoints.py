@@ -9,7 +9,7 @@ from torch import Tensor
 
 from headroom.loading import plane_codes
 from headroom.loading.transformers_plugin import fingerprint_of
-from service.compression.checkpoint.checkpoint import write_checkpoint
+from service.compression.checkpoint.checkpoint_writing import write_checkpoint
 from service.compression.checkpoint.planes_checkpoint import plan_planes
 from service.compression.heads.plane_fit import FittedPlanes
 from service.compression.states.lm_head import find_lm_head

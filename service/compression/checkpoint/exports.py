@@ -14,7 +14,8 @@ from torch import Tensor
 from headroom.contract.compress import CompressRecipe
 from headroom.contract.report.stored import Export
 from service.compression.checkpoint import onnx_export
-from service.compression.checkpoint.checkpoint import plan_dense, write_checkpoint
+from service.compression.checkpoint.checkpoint import plan_dense
+from service.compression.checkpoint.checkpoint_writing import write_checkpoint
 from service.compression.checkpoint.validation import StoredMeasurement, load_stored, measure_stored
 from service.compression.drift.gate import Choice, StoredDrift, stored_drift
 from service.compression.heads.read_planes import MadeHead

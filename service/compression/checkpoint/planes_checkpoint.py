@@ -1,4 +1,4 @@
-"""Plan the checkpoint of a head in bit planes (format version 2); write_checkpoint of checkpoint.py writes it.
+"""Plan the checkpoint of a head in bit planes (format version 2); checkpoint_writing.py writes it.
 
 Fits nothing. Memory: the planes beside the codes that they are split from, a byte for an entry of the head.
 """

@@ -14,7 +14,7 @@ import torch
 from headroom.contract.answers.job import Phase
 from headroom.contract.compress import CompressRecipe, Method
 from headroom.contract.report.worth import PlainHead
-from service.compression.checkpoint.checkpoint import Bodies
+from service.compression.checkpoint.checkpoint_writing import Bodies
 from service.compression.checkpoint.exports import check_exports, write_exports
 from service.compression.drift.candidate import Candidate
 from service.compression.drift.candidates import bytes_before, candidates_of, search_forms

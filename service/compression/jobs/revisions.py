@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from headroom.contract.report.stored import Revision
-from service.compression.checkpoint.checkpoint import Bodies
+from service.compression.checkpoint.checkpoint_writing import Bodies
 from service.compression.drift.candidates import candidate_at
 from service.compression.jobs.report import HeadFindings
 from service.compression.jobs.storing import Stored, Storing, Written

@@ -16,7 +16,8 @@ from headroom.contract.report.report import SteerReport
 from headroom.contract.report.steering import Obtained, SparseColumns, SteeredTokenFigures, Steering
 from headroom.contract.report.stored import CheckpointBytes, LoadedAgain
 from headroom.contract.steer import SteeredToken, SteerRecipe
-from service.compression.checkpoint.checkpoint import plan_dense, write_checkpoint
+from service.compression.checkpoint.checkpoint import plan_dense
+from service.compression.checkpoint.checkpoint_writing import write_checkpoint
 from service.compression.checkpoint.validation import PERPLEXITY_TOLERANCE, check_reproduces, measure_stored
 from service.compression.encoding.row_edits import MULTIPLIERS, Edit, Effect, edit_direction, measure_effect
 from service.compression.encoding.token_probability import Regression, encode, solve

@@ -15,7 +15,8 @@ from headroom.contract.report.times import TimesOfReport
 from headroom.contract.report.worth import PlainHead
 from headroom.loading.head import SlicedEmbedding
 from headroom.loading.planes_head import PlanesEmbedding
-from service.compression.checkpoint.checkpoint import Bodies, Plan, plan_checkpoint, write_checkpoint
+from service.compression.checkpoint.checkpoint import Plan, plan_checkpoint
+from service.compression.checkpoint.checkpoint_writing import Bodies, write_checkpoint
 from service.compression.checkpoint.continuations import continuations_told, continue_text
 from service.compression.checkpoint.planes_checkpoint import plan_planes
 from service.compression.checkpoint.validation import (

@@ -13,7 +13,8 @@ from torch import Tensor
 import headroom
 from headroom.contract.compress import Method
 from headroom.errors import InvalidArgument
-from service.compression.checkpoint.checkpoint import plan_checkpoint, write_checkpoint
+from service.compression.checkpoint.checkpoint import plan_checkpoint
+from service.compression.checkpoint.checkpoint_writing import write_checkpoint
 from service.compression.heads.basis import build_basis
 from service.compression.heads.slicing import slice_head
 from service.compression.jobs.compress import compress

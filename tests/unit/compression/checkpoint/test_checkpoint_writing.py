@@ -11,7 +11,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from service.compression.checkpoint.checkpoint import Plan, write_checkpoint
+from service.compression.checkpoint.checkpoint import Plan
+from service.compression.checkpoint.checkpoint_writing import write_checkpoint
 from service.compression.checkpoint.hashed_writing import PIECE_BYTES
 from service.compression.jobs.compress import compress
 from service.foundation.errors import JobCanceled
