@@ -28,10 +28,13 @@ from headroom.commands.terminal.signals import signals_as_interrupts
 from headroom.contract.report.report import CompressReport, open_report
 from headroom.errors import HeadroomError
 from headroom.local.embedded import EmbeddedServer
+from headroom.views.compression_view import bytes_view, drift_view
 from headroom.views.figures import size
 from headroom.views.frontier_view import frontier_view
+from headroom.views.job_views import verdict
 from headroom.views.progress import display_for
-from headroom.views.rendering import bytes_view, console_for, drift_view, places_view, remarks_view, show, verdict
+from headroom.views.rendering import console_for, show
+from headroom.views.report_views import places_view, remarks_view
 
 HERE = Path(__file__).resolve().parent
 SMALL_MODELS_DIR = HERE / "models"

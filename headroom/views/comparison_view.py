@@ -4,8 +4,9 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from headroom.contract.report.report import CompareReport
-from headroom.views.figures import number, printable, size
-from headroom.views.rendering import allowed, drift_percent, figures_table
+from headroom.views.compression_view import allowed
+from headroom.views.figures import drift_percent, number, printable, size
+from headroom.views.rendering import figures_table
 
 
 def comparison_view(report: CompareReport) -> RenderableType:

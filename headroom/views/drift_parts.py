@@ -8,8 +8,8 @@ from rich.text import Text
 
 from headroom.contract.report.drift_parts import PartFigures
 from headroom.contract.report.report import CompareReport, CompressReport
-from headroom.views.figures import hundredfold, number, printable
-from headroom.views.rendering import drift_percent, figures_table
+from headroom.views.figures import drift_percent, hundredfold, number, printable
+from headroom.views.rendering import figures_table
 
 
 def bands_view(report: CompressReport | CompareReport) -> RenderableType:

@@ -27,6 +27,11 @@ def hundredfold(fraction: float | None) -> float | None:
     return None if fraction is None else 100 * fraction
 
 
+def drift_percent(fraction: float | None) -> str:
+    """Per cent with as many decimals in every row, so that a column can be read at a glance."""
+    return number(hundredfold(fraction), "+,.3f")
+
+
 def size(count: float) -> str:
     """Decimal units, three digits."""
     if abs(count) < 1000:

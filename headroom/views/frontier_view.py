@@ -6,8 +6,8 @@ from rich.text import Text
 from headroom.contract.head_forms import form_of
 from headroom.contract.report.report import CompressReport
 from headroom.contract.report.worth import PlainHead
-from headroom.views.figures import number, size
-from headroom.views.rendering import drift_percent, figures_table
+from headroom.views.figures import drift_percent, number, size
+from headroom.views.rendering import figures_table
 
 
 def frontier_view(report: CompressReport) -> RenderableType:

@@ -3,15 +3,19 @@
 from pathlib import Path
 from typing import TypeAlias
 
-from rich.console import RenderableType
+from rich.console import Group, RenderableType
+from rich.text import Text
 
 from headroom.contract.answers.job import JobView
 from headroom.contract.report.report import AnalyzeReport, CompareReport, CompressReport, Report, SteerReport
 from headroom.views.comparison_view import comparison_verdict, comparison_view
+from headroom.views.compression_view import bytes_view, drift_view
 from headroom.views.drift_parts import bands_view, corpora_view, groups_view, revisions_view
 from headroom.views.dynamics_view import dynamics_view
+from headroom.views.encoding_view import encoding_view
 from headroom.views.frontier_view import frontier_view
-from headroom.views.rendering import bytes_view, drift_view, encoding_view, places_view, remarks_view, verdict
+from headroom.views.job_views import verdict
+from headroom.views.rendering import pairs
 from headroom.views.steering_view import steering_view
 
 Views: TypeAlias = list[RenderableType]
@@ -39,3 +43,25 @@ def _compression(job: JobView, report: CompressReport, folder: Path | None) -> V
     drift += [corpora_view(report), groups_view(report), bands_view(report)]
     drift.append(revisions_view(report))
     return [*drift, *written, verdict(job, report.baseline.kind), *sizes, remarks_view(report)]
+
+
+def remarks_view(report: Report) -> RenderableType:
+    """What the report wants its reader to know: what makes the figures weak, and the plain alternative."""
+    warnings = [Text(f"Note: {text}", "yellow") for text in report.warnings]
+    advice = report.advice if isinstance(report, CompressReport) else ""
+    return Group(*warnings, *([Text(advice)] if advice else []))
+
+
+def places_view(folder: Path, report: CompressReport | SteerReport) -> RenderableType:
+    """Where the results are, and how to use them."""
+    table = pairs()
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    table.add_row(Text("Checkpoint in", "bold"), Text(str(folder)))
+    table.add_row(Text("Report in", "bold"), Text(str(folder / "report.html")))
+    is_sliced = isinstance(report, CompressReport)
+    for export in report.exports if isinstance(report, CompressReport) else ():
+        table.add_row(Text(f"Export, {export.kind}", "bold"), Text(str(folder / export.path)))
+    load = f'{"import headroom; " if is_sliced else ""}{report.model.auto_class}.from_pretrained("{folder}")'
+    table.add_row(Text("Load with", "bold"), Text(load))
+    return table

@@ -11,7 +11,8 @@ from headroom.commands.terminal.output import print_json
 from headroom.commands.terminal.server import connect
 from headroom.contract.report.report import CompressReport, SteerReport, open_report
 from headroom.views.progress import DownloadBar
-from headroom.views.rendering import console_for, places_view, show
+from headroom.views.rendering import console_for, show
+from headroom.views.report_views import places_view
 
 
 @click.command("download")

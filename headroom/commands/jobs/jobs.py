@@ -7,7 +7,8 @@ import click
 from headroom.commands.terminal.options import json_option, read_labels, server_option
 from headroom.commands.terminal.output import print_json
 from headroom.commands.terminal.server import connect
-from headroom.views.rendering import console_for, jobs_table, show
+from headroom.views.job_views import jobs_table
+from headroom.views.rendering import console_for, show
 
 STATUSES = ("queued", "running", "canceling", "succeeded", "failed", "canceled", "rejected")  # help loads no contract
 KINDS = ("compress", "analyze", "compare", "steer", "dynamics")

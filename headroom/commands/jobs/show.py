@@ -9,7 +9,8 @@ from headroom.commands.terminal.output import print_json
 from headroom.commands.terminal.server import connect
 from headroom.contract.answers.job import EventView
 from headroom.contract.report.report import open_report
-from headroom.views.rendering import console_for, job_view, records_table, show
+from headroom.views.job_views import job_view
+from headroom.views.rendering import console_for, records_table, show
 from headroom.views.report_views import report_views
 
 

@@ -17,7 +17,8 @@ from headroom.commands.terminal.server import connect, server_for
 from headroom.commands.terminal.signals import signals_as_interrupts
 from headroom.contract.posted import JobSettings
 from headroom.errors import InvalidArgument
-from headroom.views.rendering import console_for, dry_run_view, show
+from headroom.views.job_views import dry_run_view
+from headroom.views.rendering import console_for, show
 
 METHODS = "probability (default), activation, pca, fisher, magnitude, spearman, slope (the paper), random"
 

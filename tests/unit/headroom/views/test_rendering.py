@@ -10,20 +10,13 @@ from rich.console import Console, RenderableType
 from headroom.contract.answers.dry_run import DryRunView
 from headroom.contract.answers.job import JobView
 from headroom.contract.report.report import AnalyzeReport, CompressReport, DynamicsReport
+from headroom.views.compression_view import bytes_view, drift_view
 from headroom.views.drift_parts import bands_view, corpora_view, groups_view, revisions_view
 from headroom.views.dynamics_view import dynamics_view
+from headroom.views.encoding_view import encoding_view
 from headroom.views.frontier_view import frontier_view
-from headroom.views.rendering import (
-    bytes_view,
-    console_for,
-    drift_view,
-    dry_run_view,
-    encoding_view,
-    job_view,
-    jobs_table,
-    show,
-    verdict,
-)
+from headroom.views.job_views import dry_run_view, job_view, jobs_table, verdict
+from headroom.views.rendering import console_for, show
 from tests.factories import job_told
 from tests.reports import compress_report, make_analysis, make_dynamics, make_frontier, make_part, opened
 from tests.reports import make_report as make_whole_report
