@@ -26,7 +26,8 @@ from service.foundation.tracing import NoTracer, Tracer
 from service.jobs.submission import Submission
 from service.ports.access import AuditLog, CorpusHolds, KeyStore, RateLimiter
 from service.ports.files import ArtifactStore, CorpusStore
-from service.ports.jobs import Clock, JobQueue, JobStore, ModelSource
+from service.ports.jobs import Clock, JobQueue, JobStore
+from service.ports.models import ModelSource
 from service.records.callers import LOCAL_CALLER, Caller, Scope
 from service.records.job import Job
 from service.records.quotas import NO_QUOTAS, Quotas

@@ -27,7 +27,8 @@ from service.compression.heads.basis import build_basis
 from service.compression.heads.plane_fit import fit_planes
 from service.compression.states.source import Source, open_source
 from service.models.column_counts import kept_columns
-from service.ports.jobs import CorpusFile, EngineTask, LocalModel
+from service.ports.engine import CorpusFile, EngineTask
+from service.ports.models import LocalModel
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 MODELS = Path(os.environ.get("HEADROOM_BENCH_MODELS", Path(__file__).resolve().parents[1] / ".models"))

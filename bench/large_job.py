@@ -17,7 +17,8 @@ from service.adapters.files.directory_artifacts import DirectoryArtifacts
 from service.compression.jobs.engines import run_engine
 from service.models.memory_needs import offloaded_bytes, working_bytes
 from service.models.model_files import inspect_model
-from service.ports.jobs import CorpusFile, EngineTask, LocalModel
+from service.ports.engine import CorpusFile, EngineTask
+from service.ports.models import LocalModel
 from service.publishing.manifest import hash_files
 from tests.tiny_models import make_text
 

@@ -28,7 +28,8 @@ from service.compression.heads.slicing import slice_head
 from service.compression.states.source import Source, open_source
 from service.compression.states.statistics import Statistics
 from service.models.column_counts import kept_columns
-from service.ports.jobs import CorpusFile, EngineTask, LocalModel
+from service.ports.engine import CorpusFile, EngineTask
+from service.ports.models import LocalModel
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 RATIOS = (0.1, 0.3, 0.5, 0.7)

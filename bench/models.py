@@ -20,7 +20,8 @@ from headroom.contract.report.curve import DriftInterval
 from headroom.contract.report.part import Measured
 from headroom.contract.report.report import CompressReport
 from service.compression.jobs.compress import compress
-from service.ports.jobs import CorpusFile, EngineTask, LocalModel
+from service.ports.engine import CorpusFile, EngineTask
+from service.ports.models import LocalModel
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 TRAINED = Path(os.environ.get("HEADROOM_BENCH_MODELS", Path(__file__).resolve().parents[1] / ".models"))

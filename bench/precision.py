@@ -24,7 +24,8 @@ from service.compression.heads.refining import refine
 from service.compression.heads.slicing import slice_head
 from service.compression.states.source import open_source
 from service.models.column_counts import kept_columns
-from service.ports.jobs import CorpusFile, EngineTask, LocalModel
+from service.ports.engine import CorpusFile, EngineTask
+from service.ports.models import LocalModel
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 MODELS = ("docs-gpt2-13m", "docs-gpt2-13m-long", "docs-llama-untied-12m")

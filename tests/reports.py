@@ -15,7 +15,7 @@ from headroom.contract.report.report import (
     as_document,
     open_report,
 )
-from service.ports.jobs import EngineOutcome
+from service.ports.engine import EngineOutcome
 
 ReportT = TypeVar("ReportT", bound=JobReport)
 

@@ -25,19 +25,10 @@ from service.foundation.errors import AttemptSuperseded, InternalError, JobCance
 from service.foundation.hashed_files import HashedFile
 from service.jobs.failures import as_service_error, is_retryable
 from service.jobs.retries import RetryPolicy, clear_away, patiently, retry_or_fail
+from service.ports.engine import CorpusFile, Engine, EngineTask, Progress, ShardPool, Verdict
 from service.ports.files import ArtifactStore, CorpusStore, same_content
-from service.ports.jobs import (
-    Clock,
-    CorpusFile,
-    Engine,
-    EngineTask,
-    JobStore,
-    LocalModel,
-    ModelSource,
-    Progress,
-    ShardPool,
-    Verdict,
-)
+from service.ports.jobs import Clock, JobStore
+from service.ports.models import LocalModel, ModelSource
 from service.publishing.manifest import MANIFEST_NAME, REPORT_NAME, as_json, describe_artifact, hash_files, write_whole
 from service.publishing.revisions import of_revision
 from service.records.job import Job

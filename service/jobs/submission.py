@@ -22,7 +22,8 @@ from service.foundation.errors import (
 from service.foundation.tracing import NoTracer, Tracer
 from service.jobs.estimates import Estimate, HeadFacts, estimate, head_facts
 from service.ports.files import ArtifactStore
-from service.ports.jobs import Clock, FoundModel, JobQueue, JobStore, ModelSource
+from service.ports.jobs import Clock, JobQueue, JobStore
+from service.ports.models import FoundModel, ModelSource
 from service.records.callers import Caller
 from service.records.job import Job, new_job_id
 from service.records.receipts import Receipt

@@ -1,4 +1,4 @@
-"""Boundaries of who may do what, as Protocols: keys, holders of corpora, the audit log, limits. See ports.py."""
+"""Boundaries of who may do what, as Protocols: keys, holders of corpora, the audit log, limits."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Boundaries of files, as Protocols: what jobs publish, uploaded texts, what workers hand each other. See ports.py."""
+"""Boundaries of files, as Protocols: what jobs publish, uploaded texts, what workers hand each other."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass

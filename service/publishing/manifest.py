@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from service.foundation.hashed_files import HashedFile, hash_file
-from service.ports.jobs import LocalModel
+from service.ports.models import LocalModel
 from service.records.job import Job
 
 MANIFEST_NAME = "headroom.json"

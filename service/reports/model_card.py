@@ -6,7 +6,7 @@ from typing import Any
 from headroom.contract.compress import CompressRecipe
 from headroom.contract.report.report import CompressReport, SteerReport
 from headroom.contract.report.stored import Revision
-from service.ports.jobs import LocalModel
+from service.ports.models import LocalModel
 from service.records.job import Job
 from service.reports.frontier_page import card_heads, chosen_words, in_planes
 from service.reports.page_parts import step_times, template

@@ -24,7 +24,7 @@ from service.adapters.migrate import upgrade
 from service.adapters.sql.job_store import SqlJobStore
 from service.foundation.settings import Settings
 from service.jobs.execution import AttemptServices, execute
-from service.ports.jobs import EngineOutcome, EngineTask, Progress
+from service.ports.engine import EngineOutcome, EngineTask, Progress
 from service.records.job import Job
 from tests.factories import add_job, add_running_job, claim_job, make_recipe
 from tests.in_memory.queue import MemoryQueue

@@ -16,7 +16,8 @@ from huggingface_hub.errors import EntryNotFoundError, RepositoryNotFoundError, 
 from api.dependencies import Services
 from service.adapters.remote.hub_models import HubModels
 from service.compression.jobs.compress import compress
-from service.ports.jobs import CorpusFile, EngineTask, LocalModel, Verdict
+from service.ports.engine import CorpusFile, EngineTask, Verdict
+from service.ports.models import LocalModel
 from service.records.callers import Key, Scope, digest_of, new_secret
 from service.records.job import Job
 from tests.factories import make_recipe

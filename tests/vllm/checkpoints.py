@@ -10,7 +10,8 @@ from safetensors.torch import save_file
 
 import headroom  # noqa: F401  # teaches transformers the format
 from service.compression.jobs.compress import compress
-from service.ports.jobs import CorpusFile, EngineTask, LocalModel, Verdict
+from service.ports.engine import CorpusFile, EngineTask, Verdict
+from service.ports.models import LocalModel
 from tests.factories import make_recipe
 from tests.plane_checkpoints import write_planes
 from tests.tiny_models import make_text, make_tiny_checkpoint

@@ -10,7 +10,8 @@ import pytest
 import transformers
 
 from service.compression.jobs.compress import compress
-from service.ports.jobs import CorpusFile, EngineTask, LocalModel, Verdict
+from service.ports.engine import CorpusFile, EngineTask, Verdict
+from service.ports.models import LocalModel
 from tests.factories import make_recipe
 from tests.vllm.environment import ROOT
 from tests.vllm.running import expected

@@ -8,7 +8,7 @@ from typing import Self
 from headroom.contract.answers.job import Phase
 from headroom.contract.job_recipe import JobRecipe
 from service.foundation.tracing import Attributes, NoSpan, Span, Tracer
-from service.ports.jobs import Engine, EngineOutcome, EngineTask, Progress
+from service.ports.engine import Engine, EngineOutcome, EngineTask, Progress
 from service.records.job import Job
 
 

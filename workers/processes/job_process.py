@@ -25,7 +25,7 @@ from service.foundation.settings import Settings
 from service.foundation.tracing import from_variables
 from service.jobs.execution import AttemptServices, execute
 from service.jobs.progress import ProgressReporter
-from service.ports.jobs import EngineOutcome, EngineTask, Progress
+from service.ports.engine import EngineOutcome, EngineTask, Progress
 from workers.attempts.phase_spans import PhaseSpans
 from workers.processes.device import choose_device, free_memory, set_threads
 from workers.shards.pool import StoreShardPool

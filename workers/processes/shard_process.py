@@ -19,7 +19,8 @@ from headroom.contract.job_recipe import JobRecipe
 from service.adapters.remote.chained_models import open_models
 from service.foundation.errors import JobCanceled, ServiceError
 from service.jobs.failures import as_service_error
-from service.ports.jobs import CorpusFile, EngineTask, ModelSource
+from service.ports.engine import CorpusFile, EngineTask
+from service.ports.models import ModelSource
 from service.records.job import Job
 from service.records.shards import GivenBack, Question, Shard, in_order_of_choice
 from workers.processes.job_process import on_this_device, prepare_process

@@ -12,7 +12,8 @@ from typing import Self
 
 from service.foundation.errors import AttemptSuperseded, JobCanceled, StoreUnavailable
 from service.jobs.retries import patiently
-from service.ports.jobs import ShardStore, ShardWork
+from service.ports.engine import ShardWork
+from service.ports.jobs import ShardStore
 from service.records.shards import GivenBack, Shard, answer_name, cache_name
 from workers.wiring import Parts
 

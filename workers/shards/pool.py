@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from service.foundation.errors import AttemptSuperseded, WorkerLost
 from service.jobs.retries import patiently
-from service.ports.jobs import ShardWork
+from service.ports.engine import ShardWork
 from service.records.job import Job
 from service.records.shards import (
     GivenBack,

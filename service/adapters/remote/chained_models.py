@@ -7,7 +7,7 @@ from service.adapters.remote.hub_models import HubModels
 from service.adapters.remote.local_models import LocalModels
 from service.foundation.errors import HubUnavailable, ModelNotFound
 from service.foundation.settings import Settings
-from service.ports.jobs import FoundModel, LocalModel, ModelSource
+from service.ports.models import FoundModel, LocalModel, ModelSource
 
 Found = TypeVar("Found")
 

@@ -26,7 +26,7 @@ from service.foundation.errors import (
 )
 from service.models.model_files import inspect_files, inspect_model, refuse_outside_links, refuse_without_safetensors
 from service.models.side_files import OTHER_SUFFIXES, TEMPLATES_FOLDER
-from service.ports.jobs import FoundModel, LocalModel
+from service.ports.models import FoundModel, LocalModel
 
 WANTED = ["*"]
 # Second copies of the same weights.

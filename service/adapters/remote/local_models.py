@@ -6,7 +6,7 @@ from pathlib import Path
 from headroom.contract.job_recipe import MODEL_ID_PART
 from service.foundation.errors import InvalidModelId, ModelNotFound
 from service.models.model_files import inspect_model, refuse_outside_links
-from service.ports.jobs import FoundModel, LocalModel
+from service.ports.models import FoundModel, LocalModel
 
 ALLOWED_BY = "the operator can allow such links: HEADROOM_FOLLOW_MODEL_LINKS=true"
 

@@ -26,7 +26,7 @@ from service.compression.states.offloading import Room, room_of
 from service.compression.states.source import Source
 from service.foundation.errors import ExportUnavailable
 from service.foundation.hashed_files import HashedFile
-from service.ports.jobs import EngineTask
+from service.ports.engine import EngineTask
 
 COMPARED_POSITIONS = 16
 

@@ -11,7 +11,7 @@ from service.compression.drift.bands import are_rare
 from service.compression.states.hidden_cache import HiddenStates
 from service.compression.states.source import Source, open_source
 from service.compression.states.statistics import Statistics
-from service.ports.jobs import EngineTask
+from service.ports.engine import EngineTask
 
 # Directions that hold this share of the calibration's variance are its main subspace.
 MAIN_SHARE = 0.99

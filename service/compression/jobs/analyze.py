@@ -15,7 +15,7 @@ from service.compression.jobs.report import report_of_encoding
 from service.compression.numerics.rank_correlation import spearman
 from service.compression.states.source import open_source
 from service.compression.states.statistics import neg_log_alpha
-from service.ports.jobs import EngineOutcome, EngineTask, Progress, Verdict
+from service.ports.engine import EngineOutcome, EngineTask, Progress, Verdict
 
 
 def analyze(task: EngineTask[AnalyzeRecipe], progress: Progress) -> EngineOutcome:

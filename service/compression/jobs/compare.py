@@ -33,7 +33,8 @@ from service.compression.text.examples import Examples
 from service.compression.text.reading import CorpusReading, ReadCorpus, read_corpus, reading_of
 from service.foundation.errors import ModelDrift, ModelsNotComparable
 from service.models.model_files import ModelInspection, digest_model, inspect_model
-from service.ports.jobs import EngineOutcome, EngineTask, LocalModel, Progress, Verdict
+from service.ports.engine import EngineOutcome, EngineTask, Progress, Verdict
+from service.ports.models import LocalModel
 
 ROWS_AT_ONCE = 128  # positions whose logits of both models are held
 

@@ -53,7 +53,7 @@ from service.compression.jobs.worth import Worth, advice
 from service.compression.numerics.freed_memory import return_freed_memory
 from service.compression.states.source import Source, open_source
 from service.compression.states.statistics import Statistics, neg_log_alpha
-from service.ports.jobs import EngineOutcome, EngineTask, Progress, Verdict
+from service.ports.engine import EngineOutcome, EngineTask, Progress, Verdict
 from service.publishing.revisions import revision_sizes
 
 # How many ratios `auto` tries when storing moved the drift of the first over the budget.

@@ -29,7 +29,8 @@ from service.compression.jobs.report import report_of_source
 from service.compression.states.source import Source, open_source
 from service.compression.states.statistics import neg_log_alpha
 from service.foundation.errors import UnsupportedModel
-from service.ports.jobs import EngineOutcome, EngineTask, LocalModel, Progress, Verdict
+from service.ports.engine import EngineOutcome, EngineTask, Progress, Verdict
+from service.ports.models import LocalModel
 
 READABLE_SHARE = 0.9  # of the last checkpoint's rank correlation
 

@@ -3,7 +3,7 @@
 import shutil
 from typing import Any
 
-from service.ports.jobs import OFFLOADED_NAME, EngineOutcome, EngineTask, Progress
+from service.ports.engine import OFFLOADED_NAME, EngineOutcome, EngineTask, Progress
 
 
 def run_engine(task: EngineTask[Any], progress: Progress) -> EngineOutcome:

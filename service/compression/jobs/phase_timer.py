@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from headroom.contract.answers.job import Phase
 from headroom.contract.report.report import JobReport
-from service.ports.jobs import Progress
+from service.ports.engine import Progress
 
 ReportT = TypeVar("ReportT", bound=JobReport)
 

@@ -27,7 +27,7 @@ from service.compression.heads.read_planes import MadeHead
 from service.compression.heads.slicing import SlicedFactors
 from service.compression.states.lm_head import LmHead
 from service.compression.states.source import Source
-from service.ports.jobs import EngineTask
+from service.ports.engine import EngineTask
 
 # A further corpus whose hidden states leave the calibration's directions, and whose predictions move, this much more
 # than those of the held-out part was not covered by the calibration.

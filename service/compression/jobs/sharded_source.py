@@ -43,7 +43,7 @@ from service.compression.text.examples import Examples
 from service.compression.text.reading import reading_of
 from service.foundation.errors import CorruptCheckpoint, InternalError
 from service.models.model_files import ModelInspection, digest_model, inspect_model
-from service.ports.jobs import EngineTask, ShardPool
+from service.ports.engine import EngineTask, ShardPool
 from service.records.shards import AskedWindows, EncodeQuestion, Question, SweepQuestion, cache_name, ranges
 
 PARTS = ("calibration", "evaluation")

@@ -30,7 +30,7 @@ from service.compression.states.offloading import room_of
 from service.compression.states.source import Source, open_source
 from service.compression.states.statistics import neg_log_alpha, probability_sum
 from service.foundation.errors import InvalidToken, StoredMismatch, UnsupportedHead
-from service.ports.jobs import EngineOutcome, EngineTask, Progress, Verdict
+from service.ports.engine import EngineOutcome, EngineTask, Progress, Verdict
 
 COMPARED_POSITIONS = 16
 

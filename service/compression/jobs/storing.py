@@ -51,7 +51,7 @@ from service.compression.states.source import Source
 from service.compression.text.reading import Objective
 from service.foundation.hashed_files import HashedFile
 from service.models.head_bytes import HeadShape
-from service.ports.jobs import EngineTask
+from service.ports.engine import EngineTask
 
 COMPARED_POSITIONS = 16
 

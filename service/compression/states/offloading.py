@@ -19,7 +19,7 @@ from headroom.contract.job_recipe import JobRecipe
 from service.compression.numerics.block_parallel import map_blocks
 from service.models.memory_needs import working_bytes
 from service.models.model_files import ModelInspection
-from service.ports.jobs import OFFLOADED_NAME, EngineTask
+from service.ports.engine import OFFLOADED_NAME, EngineTask
 
 # Positions of one pass: the weights of an offloaded model are read once for all of them.
 POSITIONS_AT_ONCE = {"cpu": 512, "cuda": 16_384}

@@ -38,7 +38,7 @@ from service.compression.text.reading import CorpusReading, read_corpus, reading
 from service.foundation.errors import ModelDrift, UnsupportedHead
 from service.models.model_files import ModelInspection, digest_model, inspect_model
 from service.models.side_files import is_side_file
-from service.ports.jobs import EngineTask
+from service.ports.engine import EngineTask
 
 CACHE_FORMAT = 5
 # What decides, beside a tokenizer's files, which ids it gives: how it is converted, and what splits its text.

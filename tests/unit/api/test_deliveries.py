@@ -10,7 +10,7 @@ from fastapi.testclient import TestClient
 from api.app import create_app
 from api.dependencies import Services
 from headroom.contract.answers.job import Status
-from service.ports.jobs import LocalModel
+from service.ports.models import LocalModel
 from service.publishing.manifest import describe_artifact
 from tests.factories import add_job, claim_job, make_recipe
 

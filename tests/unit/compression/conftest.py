@@ -7,7 +7,8 @@ import pytest
 
 from headroom.contract.compress import CompressRecipe
 from headroom.contract.report.report import unknown_fields
-from service.ports.jobs import CorpusFile, EngineOutcome, EngineTask, LocalModel
+from service.ports.engine import CorpusFile, EngineOutcome, EngineTask
+from service.ports.models import LocalModel
 from tests.factories import CORPUS_ID, ENGINE_DEVICE, make_recipe
 from tests.reports import as_stored
 from tests.tiny_models import make_text, make_tiny_checkpoint

@@ -24,7 +24,8 @@ from service.compression.states.source import Source, open_source
 from service.compression.text.examples import IGNORED, Examples
 from service.foundation.errors import UnsupportedHead
 from service.jobs.estimates import head_facts
-from service.ports.jobs import CorpusFile, EngineTask, LocalModel, Verdict
+from service.ports.engine import CorpusFile, EngineTask, Verdict
+from service.ports.models import LocalModel
 from tests.factories import ENGINE_DEVICE, make_recipe
 from tests.reports import as_stored
 from tests.tiny_models import FAMILIES, make_model, make_text, make_tiny_checkpoint

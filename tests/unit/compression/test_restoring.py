@@ -14,7 +14,7 @@ from headroom.cli import run as run_command
 from headroom.contract.compress import CompressRecipe
 from headroom.errors import InvalidArgument
 from service.compression.jobs.compress import compress
-from service.ports.jobs import EngineTask
+from service.ports.engine import EngineTask
 
 Make = Callable[..., EngineTask[CompressRecipe]]
 

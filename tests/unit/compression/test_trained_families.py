@@ -14,7 +14,8 @@ from service.compression.states.hidden_states import hidden_states_of
 from service.compression.text.corpus import frame_of
 from service.compression.text.examples import Examples
 from service.compression.text.reading import Objective, examples_of
-from service.ports.jobs import CorpusFile, EngineTask, LocalModel, Verdict
+from service.ports.engine import CorpusFile, EngineTask, Verdict
+from service.ports.models import LocalModel
 from tests.factories import ENGINE_DEVICE, make_recipe
 
 pytestmark = [pytest.mark.shared, pytest.mark.slow]

@@ -17,7 +17,7 @@ from service.compression.checkpoint.hashed_writing import PIECE_BYTES
 from service.compression.jobs.compress import compress
 from service.foundation.errors import JobCanceled
 from service.models.model_files import ModelInspection, inspect_model
-from service.ports.jobs import EngineOutcome, EngineTask
+from service.ports.engine import EngineOutcome, EngineTask
 
 MakeTask = Callable[..., EngineTask]
 Run = Callable[[EngineTask], EngineOutcome]

@@ -8,7 +8,7 @@ import torch
 
 from service.compression.checkpoint.continuations import agreement_lengths, continue_text, distinct, greedy, repetition
 from service.compression.states.lm_head import find_lm_head
-from service.ports.jobs import EngineOutcome, EngineTask
+from service.ports.engine import EngineOutcome, EngineTask
 from tests.tiny_models import make_model
 
 MakeTask = Callable[..., EngineTask]

@@ -17,7 +17,7 @@ import headroom  # noqa: F401  # registers the format
 from service.compression.checkpoint import exports, onnx_export
 from service.compression.drift.gate import StoredDrift
 from service.foundation.errors import ExportUnavailable
-from service.ports.jobs import EngineOutcome, EngineTask
+from service.ports.engine import EngineOutcome, EngineTask
 from tests.factories import make_recipe
 
 MakeTask = Callable[..., EngineTask]

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from headroom.loading import plane_codes
 from headroom.loading.planes_head import PlanesEmbedding, PlanesHead, PlanesTable
 from service.compression.checkpoint.onnx_planes import graph_modules
-from service.ports.jobs import EngineOutcome, EngineTask
+from service.ports.engine import EngineOutcome, EngineTask
 
 HIDDEN, VOCAB, WHOLE = 75, 301, 32  # no multiple of anything
 

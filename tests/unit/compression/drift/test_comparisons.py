@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from service.compression.drift.comparisons import compared_sizes
-from service.ports.jobs import EngineOutcome, EngineTask
+from service.ports.engine import EngineOutcome, EngineTask
 
 Make = Callable[..., EngineTask[Any]]
 Run = Callable[[EngineTask[Any]], EngineOutcome]

@@ -14,7 +14,8 @@ from service.compression.drift.evaluation_sets import EvaluationSet, outside_sha
 from service.compression.states.hidden_cache import HiddenStates
 from service.compression.states.statistics import Statistics
 from service.compression.text.examples import next_token_examples
-from service.ports.jobs import CorpusFile, EngineOutcome, EngineTask, LocalModel, Verdict
+from service.ports.engine import CorpusFile, EngineOutcome, EngineTask, Verdict
+from service.ports.models import LocalModel
 from tests.tiny_models import make_text
 
 MakeTask = Callable[..., EngineTask]

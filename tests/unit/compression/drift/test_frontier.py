@@ -18,7 +18,7 @@ from service.compression.drift.gate import Choice, Measured
 from service.compression.drift.planes.rescored_drift import PlaneReading
 from service.models.head_bytes import HeadShape
 from service.models.model_files import inspect_model
-from service.ports.jobs import EngineOutcome, EngineTask, Verdict
+from service.ports.engine import EngineOutcome, EngineTask, Verdict
 from tests.factories import make_recipe
 
 MakeTask = Callable[..., EngineTask]

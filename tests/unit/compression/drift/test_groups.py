@@ -18,7 +18,7 @@ from service.compression.drift.token_drift import TokenDrift
 from service.compression.text.corpus import Frame, Text, WindowSettings
 from service.compression.text.grouped_windows import MOST_GROUPS, grouped_windows, read_groups
 from service.foundation.errors import CorpusNotText, CorpusTooShort
-from service.ports.jobs import CorpusFile, EngineOutcome, EngineTask, Verdict
+from service.ports.engine import CorpusFile, EngineOutcome, EngineTask, Verdict
 from tests.factories import make_recipe
 from tests.tiny_models import make_text, make_tokenizer
 

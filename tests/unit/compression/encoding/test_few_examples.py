@@ -13,7 +13,8 @@ from service.compression.encoding.few_examples import fit_few_examples
 from service.compression.encoding.token_probability import encode, predict, regress
 from service.compression.states.source import open_source
 from service.compression.states.statistics import neg_log_alpha
-from service.ports.jobs import CorpusFile, EngineTask, LocalModel
+from service.ports.engine import CorpusFile, EngineTask
+from service.ports.models import LocalModel
 
 CPU = torch.device("cpu")
 

@@ -17,7 +17,8 @@ from service.compression.jobs.engines import run_engine
 from service.compression.states.lm_head import LmHead, Transform
 from service.compression.states.source import Source, open_source
 from service.foundation.errors import InvalidToken, UnsupportedHead
-from service.ports.jobs import CorpusFile, EngineOutcome, EngineTask, LocalModel, Verdict
+from service.ports.engine import CorpusFile, EngineOutcome, EngineTask, Verdict
+from service.ports.models import LocalModel
 from tests.factories import ENGINE_DEVICE
 from tests.reports import as_stored
 

@@ -17,7 +17,7 @@ from headroom.loading.restoring import restore
 from service.compression.heads.precision import error_feedback, refit, round_groups, round_rows
 from service.jobs.estimates import estimate
 from service.models.model_files import inspect_model
-from service.ports.jobs import EngineOutcome, EngineTask, Verdict
+from service.ports.engine import EngineOutcome, EngineTask, Verdict
 from tests.factories import make_recipe
 
 MakeTask = Callable[..., EngineTask]

@@ -17,7 +17,7 @@ from service.compression.heads.basis import build_basis
 from service.compression.heads.refining import refine
 from service.compression.heads.slicing import SlicedFactors, slice_head, stored_logits
 from service.compression.states.source import Source, open_source
-from service.ports.jobs import EngineOutcome, EngineTask, Verdict
+from service.ports.engine import EngineOutcome, EngineTask, Verdict
 from tests.factories import make_recipe
 
 MakeTask = Callable[..., EngineTask]

@@ -6,7 +6,7 @@ from typing import Any
 
 from headroom.contract.analyze import AnalyzeRecipe
 from service.compression.jobs.engines import run_engine
-from service.ports.jobs import EngineOutcome, EngineTask, Verdict
+from service.ports.engine import EngineOutcome, EngineTask, Verdict
 from tests.reports import as_stored
 
 

@@ -19,7 +19,8 @@ from headroom.views.report_views import report_views
 from service.compression.jobs.compare import compare, measure
 from service.compression.text.examples import next_token_examples
 from service.foundation.errors import ModelsNotComparable, UnsupportedModel
-from service.ports.jobs import CorpusFile, EngineOutcome, EngineTask, LocalModel, Verdict
+from service.ports.engine import CorpusFile, EngineOutcome, EngineTask, Verdict
+from service.ports.models import LocalModel
 from service.reports.report_page import write_page
 from service.reports.summaries import summarize
 from tests.factories import CORPUS_ID, job_told

@@ -28,7 +28,8 @@ from service.foundation.errors import (
     UnsupportedModel,
 )
 from service.models.model_files import inspect_model
-from service.ports.jobs import CorpusFile, EngineOutcome, EngineTask, LocalModel, Verdict
+from service.ports.engine import CorpusFile, EngineOutcome, EngineTask, Verdict
+from service.ports.models import LocalModel
 from service.reports.refusals import refusals
 from service.reports.report_page import write_page
 from tests.reports import measured

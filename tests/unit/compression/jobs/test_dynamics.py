@@ -21,7 +21,8 @@ from service.compression.jobs.dynamics import readable
 from service.compression.jobs.engines import run_engine
 from service.compression.states.source import open_source
 from service.foundation.errors import UnsupportedModel
-from service.ports.jobs import CorpusFile, EngineTask, LocalModel, Verdict
+from service.ports.engine import CorpusFile, EngineTask, Verdict
+from service.ports.models import LocalModel
 from tests.reports import as_stored
 from tests.tiny_models import make_model
 

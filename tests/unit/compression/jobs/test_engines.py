@@ -11,7 +11,8 @@ import pytest
 from headroom.contract.recipe import RECIPES
 from headroom.contract.report.report import VERSION, as_document, open_report, unknown_fields
 from service.compression.jobs.engines import run_engine
-from service.ports.jobs import EngineTask, LocalModel
+from service.ports.engine import EngineTask
+from service.ports.models import LocalModel
 from tests.factories import CORPUS_ID
 from tests.tiny_models import make_tiny_checkpoint
 

@@ -11,7 +11,7 @@ import headroom  # registers the format too
 from service.compression.states.hidden_cache import HiddenCache
 from service.foundation.errors import InvalidSelection
 from service.models.model_files import inspect_model
-from service.ports.jobs import EngineOutcome, EngineTask, Verdict
+from service.ports.engine import EngineOutcome, EngineTask, Verdict
 
 MakeTask = Callable[..., EngineTask]
 Run = Callable[[EngineTask], EngineOutcome]

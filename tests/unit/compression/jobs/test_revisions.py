@@ -9,7 +9,7 @@ import torch
 
 from service.compression.jobs import revisions
 from service.foundation.errors import RatioTooSmall, StoredMismatch
-from service.ports.jobs import EngineOutcome, EngineTask, Verdict
+from service.ports.engine import EngineOutcome, EngineTask, Verdict
 
 Make = Callable[..., EngineTask]
 Run = Callable[[EngineTask], EngineOutcome]

@@ -12,7 +12,7 @@ from service.compression.jobs.sharded_source import ShardHelper, open_spread_sou
 from service.compression.states.hidden_cache import HiddenCache
 from service.compression.states.source import open_source
 from service.foundation.errors import CorruptCheckpoint, InternalError
-from service.ports.jobs import EngineOutcome, EngineTask, ShardWork, Verdict
+from service.ports.engine import EngineOutcome, EngineTask, ShardWork, Verdict
 from service.records.shards import Question, cache_name, ranges
 from tests.reports import assert_same_figures
 

@@ -17,7 +17,7 @@ from service.compression.states import library_errors
 from service.compression.states.model_loading import load_tokenizer
 from service.foundation.errors import CorruptCheckpoint, UnsafeModel, UnsupportedHead, UnsupportedModel
 from service.models.model_files import inspect_model
-from service.ports.jobs import EngineOutcome, EngineTask
+from service.ports.engine import EngineOutcome, EngineTask
 from tests.tiny_models import make_tiny_checkpoint, make_tokenizer
 
 MakeTask = Callable[..., EngineTask]

@@ -6,7 +6,7 @@ import pytest
 
 from headroom.contract.report.stored import ByteCounts
 from service.compression.jobs.worth import Worth
-from service.ports.jobs import EngineOutcome, EngineTask, Verdict
+from service.ports.engine import EngineOutcome, EngineTask, Verdict
 from service.reports.refusals import refusals, rejected_for
 from service.reports.report_page import write_page
 from service.reports.rollout import roll_out

@@ -13,7 +13,7 @@ from service.compression.states.model_loading import load_model, skeleton_of
 from service.compression.states.offloading import Room, device_map, is_offloaded, room_of, windows_at_once
 from service.models.memory_needs import offloaded_bytes, working_bytes
 from service.models.model_files import inspect_model
-from service.ports.jobs import EngineOutcome, EngineTask
+from service.ports.engine import EngineOutcome, EngineTask
 from tests.reports import as_stored
 from tests.tiny_models import make_tiny_checkpoint
 

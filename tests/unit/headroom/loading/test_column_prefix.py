@@ -12,7 +12,8 @@ import headroom
 from headroom.errors import InvalidArgument
 from headroom.loading.column_prefix import largest_kept_columns
 from service.compression.jobs.compress import compress
-from service.ports.jobs import CorpusFile, EngineTask, LocalModel
+from service.ports.engine import CorpusFile, EngineTask
+from service.ports.models import LocalModel
 from tests.factories import make_recipe
 from tests.tiny_models import make_text, make_tiny_checkpoint
 

@@ -26,7 +26,8 @@ from service.foundation.errors import (
 )
 from service.jobs.execution import AttemptServices, execute
 from service.jobs.retries import RetryPolicy
-from service.ports.jobs import EngineOutcome, EngineTask, LocalModel, Progress, Verdict
+from service.ports.engine import EngineOutcome, EngineTask, Progress, Verdict
+from service.ports.models import LocalModel
 from service.records.job import Job
 from tests.factories import CORPUS_ID, add_running_job, make_recipe
 from tests.in_memory.job_store import MemoryJobStore

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from service.foundation.hashed_files import HashedFile
-from service.ports.jobs import LocalModel
+from service.ports.models import LocalModel
 from service.publishing.manifest import as_json, describe_artifact, hash_files, write_whole
 from tests.factories import make_job
 

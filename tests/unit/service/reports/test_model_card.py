@@ -7,7 +7,7 @@ import yaml
 
 from headroom.contract.compress import Method
 from headroom.contract.report.report import CompressReport
-from service.ports.jobs import LocalModel
+from service.ports.models import LocalModel
 from service.reports.model_card import METHODS, write_card
 from tests.factories import make_job, make_recipe
 from tests.reports import compress_report, make_frontier, make_report

@@ -15,7 +15,8 @@ from headroom.contract.report.report import open_report
 from service.adapters.migrate import upgrade
 from service.adapters.sql.job_store import SqlJobStore
 from service.foundation.settings import Settings
-from service.ports.jobs import CorpusFile, EngineOutcome, EngineTask, LocalModel, Verdict
+from service.ports.engine import CorpusFile, EngineOutcome, EngineTask, Verdict
+from service.ports.models import LocalModel
 from tests.factories import add_running_job, make_recipe
 from tests.reports import make_dynamics
 from workers.processes import job_process
