@@ -1,44 +1,28 @@
 """SqlJobStore: the job store over SQLite or PostgreSQL. What a step does is not decided here: see transitions.py."""
 
 import logging
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import (
-    ColumnElement,
-    Connection,
-    Select,
-    String,
-    and_,
-    bindparam,
-    delete,
-    false,
-    func,
-    insert,
-    or_,
-    select,
-    update,
-)
+from sqlalchemy import Connection, String, delete, func, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
 from headroom.contract.answers.job import FINAL, JobError, Phase, Status
-from headroom.contract.job_recipe import LABEL_KEY
 from service.adapters.sql import owner_bytes
 from service.adapters.sql import receipts as sql_receipts
 from service.adapters.sql.database import Database, serialize
 from service.adapters.sql.figures import read_figures
-from service.adapters.sql.rows import (
-    append_events,
-    insert_job,
-    is_storable,
-    lock_job,
-    read_event,
-    read_jobs,
-    read_known_jobs,
-    save_change,
+from service.adapters.sql.job_queries import (
+    events_after,
+    find_job,
+    page_of_jobs,
+    read_owned_versions,
+    several_jobs,
+    values_of,
 )
+from service.adapters.sql.rows import append_events, insert_job, lock_job, read_event, read_known_jobs, save_change
 from service.adapters.sql.shards import SqlShards
 from service.adapters.sql.tables import REVISION, events, jobs, outbox, read_revision, reports
 from service.adapters.sql.webhooks import SqlWebhooks
@@ -47,7 +31,6 @@ from service.foundation.errors import (
     InternalError,
     JobFinished,
     JobNotFinished,
-    JobNotFound,
     RecipeUnknown,
     ReportNotReady,
     RepositoryTaken,
@@ -60,14 +43,6 @@ from service.records.receipts import Answer, KeyedRequest, Receipt, Reservation
 from service.records.transitions import HELD, Change, cancel_requested, claimed, ended, progressed, requeued
 
 logger = logging.getLogger(__name__)
-
-IDS_PER_QUERY = 1000
-JOBS_PER_CONDITION = 200  # SQLite nests no more than a thousand terms
-
-# The questions that are asked most, of which most are for one job: put together once, they cost a third.
-_OWNED = select(jobs.c.id, jobs.c.owner, jobs.c.version)
-OWNED_VERSION = _OWNED.where(jobs.c.id == bindparam("id"))
-OWNED_VERSIONS = _OWNED.where(jobs.c.id.in_(bindparam("ids", expanding=True)))
 
 
 class SqlJobStore:
@@ -107,9 +82,9 @@ class SqlJobStore:
 
     def remove(self, job_id: str) -> None:
         with self._database.writing() as connection:
-            ended = lock_job(connection, job_id, jobs.c.status.in_(_values(FINAL)))
+            ended = lock_job(connection, job_id, jobs.c.status.in_(values_of(FINAL)))
             if ended is None:
-                _find(connection, job_id)
+                find_job(connection, job_id)
                 raise JobNotFinished(f"job {job_id} has not ended; cancel it, or wait, and delete it then")
             connection.execute(delete(jobs).where(jobs.c.id == job_id))
 
@@ -136,21 +111,11 @@ class SqlJobStore:
 
     def get(self, job_id: str, owner: str | None = None) -> Job:
         with self._database.reading() as connection:
-            return _find(connection, job_id, owner)
+            return find_job(connection, job_id, owner)
 
     def page(self, where: JobFilter, limit: int, after: str | None) -> JobPage:
         with self._database.reading() as connection:
-            query = _matching(where).order_by(jobs.c.created.desc(), jobs.c.id.desc()).limit(limit + 1)
-            part = query
-            if after is not None:
-                last = _find(connection, after, where.owner)
-                part = query.where(_is_older_than(last.created, last.id))
-            while True:
-                rows = connection.execute(part).mappings().all()
-                known, has_more = read_known_jobs(connection, rows[:limit]), len(rows) > limit
-                if known or not has_more:  # an empty page would say nothing of where the next one begins
-                    return JobPage(known, has_more)
-                part = query.where(_is_older_than(rows[limit - 1]["created"], rows[limit - 1]["id"]))
+            return page_of_jobs(connection, where, limit, after)
 
     def claim(self, job_id: str, worker: str, lease_seconds: float) -> Job | None:
         now = self._clock()
@@ -199,7 +164,7 @@ class SqlJobStore:
 
     def report(self, job_id: str) -> dict[str, Any]:
         with self._database.reading() as connection:
-            _find(connection, job_id)
+            find_job(connection, job_id)
             report: dict[str, Any] | None = connection.scalar(
                 select(reports.c.report).where(reports.c.job_id == job_id)
             )
@@ -213,13 +178,13 @@ class SqlJobStore:
             return connection.execute(delete(reports).where(reports.c.job_id.in_(ended))).rowcount
 
     def request_cancel(self, job_id: str) -> Job:
-        cancelable = jobs.c.status.in_(_values([Status.QUEUED, *sources_of(Status.CANCELING)]))
+        cancelable = jobs.c.status.in_(values_of([Status.QUEUED, *sources_of(Status.CANCELING)]))
         with self._database.writing() as connection:
             job = lock_job(connection, job_id, cancelable)
             if job is not None:
                 now = self._clock()
                 return save_change(connection, job, cancel_requested(job, now), now)
-            job = _find(connection, job_id)
+            job = find_job(connection, job_id)
         if job.status not in (Status.CANCELING, Status.CANCELED):
             raise JobFinished(f"job {job_id} has ended as {job.status.value} and cannot be canceled")
         return job
@@ -230,7 +195,7 @@ class SqlJobStore:
             return read_known_jobs(connection, connection.execute(query).mappings().all())
 
     def unfinished(self) -> dict[str, tuple[Status, int]]:
-        query = select(jobs.c.id, jobs.c.status, jobs.c.attempt).where(jobs.c.status.not_in(_values(FINAL)))
+        query = select(jobs.c.id, jobs.c.status, jobs.c.attempt).where(jobs.c.status.not_in(values_of(FINAL)))
         with self._database.reading() as connection:
             return {job_id: (Status(status), attempt) for job_id, status, attempt in connection.execute(query)}
 
@@ -248,7 +213,7 @@ class SqlJobStore:
     def corpus_in_use(self, corpus_id: str, owner: str | None = None, since: datetime | None = None) -> bool:
         # Anywhere in the recipe: a job may read several. An id is long enough to mean nothing else there.
         named = jobs.c.recipe.cast(String).contains(corpus_id, autoescape=True)
-        is_going_on = jobs.c.status.not_in(_values(FINAL))
+        is_going_on = jobs.c.status.not_in(values_of(FINAL))
         reads = is_going_on if since is None else or_(is_going_on, jobs.c.finished >= since)
         query = select(jobs.c.id).where(reads, named).limit(1)
         if owner is not None:
@@ -259,18 +224,13 @@ class SqlJobStore:
     def events(self, job_id: str, after: int, limit: int) -> list[Event]:
         query = select(events).where(events.c.job_id == job_id, events.c.number > after)
         with self._database.reading() as connection:
-            _find(connection, job_id)
+            find_job(connection, job_id)
             rows = connection.execute(query.order_by(events.c.number).limit(limit)).mappings()
             return [read_event(row) for row in rows]
 
     def new_events(self, after: Mapping[str, int]) -> list[Event]:
-        found: list[Event] = []
         with self._database.reading() as connection:
-            for ids in _portions(after, JOBS_PER_CONDITION):
-                of_job = (and_(events.c.job_id == job_id, events.c.number > after[job_id]) for job_id in ids)
-                query = select(events).where(or_(*of_job)).order_by(events.c.job_id, events.c.number)
-                found += [read_event(row) for row in connection.execute(query).mappings()]
-        return found
+            return events_after(connection, after)
 
     def versions(self, since: datetime) -> dict[str, int]:
         query = select(jobs.c.id, jobs.c.version).where(jobs.c.updated >= since)
@@ -278,21 +238,12 @@ class SqlJobStore:
             return {job_id: version for job_id, version in connection.execute(query)}
 
     def owned_versions(self, job_ids: Collection[str]) -> dict[str, tuple[str, int]]:
-        found: dict[str, tuple[str, int]] = {}
         with self._database.reading() as connection:
-            for ids in _portions(filter(is_storable, job_ids)):
-                one, many = (OWNED_VERSION, {"id": ids[0]}), (OWNED_VERSIONS, {"ids": ids})
-                rows = connection.execute(*(one if len(ids) == 1 else many))
-                found |= {job_id: (owner, version) for job_id, owner, version in rows}
-        return found
+            return read_owned_versions(connection, job_ids)
 
     def several(self, job_ids: Collection[str]) -> list[Job]:
-        found: list[Job] = []
         with self._database.reading() as connection:
-            for ids in _portions(job_ids):
-                rows = connection.execute(select(jobs).where(jobs.c.id.in_(ids))).mappings().all()
-                found += read_known_jobs(connection, rows)
-        return found
+            return several_jobs(connection, job_ids)
 
     def figures(self, since: datetime) -> StoreFigures:
         with self._database.reading() as connection:
@@ -317,7 +268,7 @@ class SqlJobStore:
 
 
 def _lock_held(connection: Connection, job_id: str, attempt: int) -> Job:
-    job = lock_job(connection, job_id, jobs.c.attempt == attempt, jobs.c.status.in_(_values(HELD)))
+    job = lock_job(connection, job_id, jobs.c.attempt == attempt, jobs.c.status.in_(values_of(HELD)))
     if job is None:
         raise AttemptSuperseded(f"attempt {attempt} no longer owns job {job_id}")
     return job
@@ -325,53 +276,12 @@ def _lock_held(connection: Connection, job_id: str, attempt: int) -> Job:
 
 def _check_jobs(connection: Connection, owner: str, quotas: Quotas) -> None:
     serialize(connection, f"jobs of {owner}")
-    unfinished = select(func.count()).where(jobs.c.owner == owner, jobs.c.status.not_in(_values(FINAL)))
+    unfinished = select(func.count()).where(jobs.c.owner == owner, jobs.c.status.not_in(values_of(FINAL)))
     quotas.check_jobs(connection.scalar(unfinished) or 0)
 
 
 def _check_repository(connection: Connection, repository: str, owner: str) -> None:
     foreign = (jobs.c.repository == repository, jobs.c.owner != owner)
-    alive = jobs.c.status.not_in(_values(WITHOUT_FILES))
+    alive = jobs.c.status.not_in(values_of(WITHOUT_FILES))
     if connection.scalar(select(jobs.c.id).where(*foreign, alive).limit(1)) is not None:
         raise RepositoryTaken(f"{repository} belongs to another owner; publish under another name")
-
-
-def _find(connection: Connection, job_id: str, owner: str | None = None) -> Job:
-    query = select(jobs).where(jobs.c.id == job_id)
-    if owner is not None:
-        query = query.where(jobs.c.owner == owner)
-    rows = connection.execute(query).mappings().all() if is_storable(job_id) else []
-    if not rows:
-        raise JobNotFound(f"there is no job {job_id!r}; list the jobs to see their ids")
-    return read_jobs(connection, rows)[0]
-
-
-def _matching(where: JobFilter) -> Select[Any]:
-    asked = [
-        (jobs.c.model, where.model),
-        (jobs.c.kind, where.kind),
-        (jobs.c.status, where.status),
-        (jobs.c.repository, where.repository),
-        (jobs.c.owner, where.owner),
-    ]
-    # No recipe has another key, and a quote in it would end the JSON path.
-    has_odd_key = not all(LABEL_KEY.fullmatch(key) for key, _ in where.labels)
-    asked += [(jobs.c.labels[key].as_string(), value) for key, value in where.labels if not has_odd_key]
-    if has_odd_key or any(value is not None and not is_storable(value) for _, value in asked):
-        return select(jobs).where(false())
-    return select(jobs).where(*(column == str(value) for column, value in asked if value is not None))
-
-
-def _is_older_than(created: datetime, job_id: str) -> ColumnElement[bool]:
-    return or_(jobs.c.created < created, (jobs.c.created == created) & (jobs.c.id < job_id))
-
-
-def _portions(ids: Iterable[str], most: int = IDS_PER_QUERY) -> Iterator[list[str]]:
-    """As many at a time as both databases take in one question."""
-    left = list(ids)
-    for start in range(0, len(left), most):
-        yield left[start : start + most]
-
-
-def _values(statuses: Iterable[Status]) -> list[str]:
-    return [status.value for status in statuses]
