@@ -8,41 +8,40 @@ import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
-NAMES = (
-    "sweep",
-    "analysis",
-    "head",
-    "decode",
-    "monitor",
-    "methods",
-    "precision",
-    "frontier",
-    "products",
-    "models",
-    "overhead",
-    "large",
-    "large_job",
-    "hub",
-    "download",
-    "events",
-    "status",
-    "vllm",
-)
-RESULTS = Path(__file__).parent / "results"
+from bench.folders import MODELS, RESULTS, SHARED
+
+ROOMS = {  # in the order in which all are run
+    "sweep": "engine",
+    "analysis": "engine",
+    "head": "head",
+    "decode": "head",
+    "monitor": "head",
+    "methods": "engine",
+    "precision": "engine",
+    "frontier": "engine",
+    "products": "engine",
+    "models": "engine",
+    "overhead": "service",
+    "large": "engine",
+    "large_job": "engine",
+    "hub": "service",
+    "download": "service",
+    "events": "service",
+    "status": "service",
+    "vllm": "head",
+}
 VLLM_PYTHON = Path(os.environ.get("HEADROOM_VLLM_PYTHON", ".venv-vllm/bin/python"))
-MODELS = Path(os.environ.get("HEADROOM_BENCH_MODELS", Path(__file__).resolve().parents[1] / ".models"))
-SHARED = Path(__file__).resolve().parents[2] / "shared" / "models"
 
 
 def main() -> None:
-    names = sys.argv[1:] or [name for name in NAMES if name not in missing()]
+    names = sys.argv[1:] or [name for name in ROOMS if name not in missing()]
     if not sys.argv[1:]:
         sys.stdout.writelines(f"left out: {name}, which needs {what}\n" for name, what in missing().items())
-    unknown = [name for name in names if name not in NAMES]
+    unknown = [name for name in names if name not in ROOMS]
     if unknown:
-        raise SystemExit(f"no benchmark {unknown[0]!r}; there are {', '.join(NAMES)}")
+        raise SystemExit(f"no benchmark {unknown[0]!r}; there are {', '.join(ROOMS)}")
     for name in names:
-        figures = importlib.import_module(f"bench.{name}").run()
+        figures = importlib.import_module(f"bench.{ROOMS[name]}.{name}").run()
         record = {"bench": name, "time": datetime.now(UTC).isoformat(timespec="seconds")} | figures
         RESULTS.mkdir(exist_ok=True)
         where = "-cuda" if str(figures.get("device", "")).startswith("cuda") else ""
@@ -56,9 +55,9 @@ def main() -> None:
 def missing() -> dict[str, str]:
     """What benchmarks need that is not on this machine."""
     needed = {
-        "precision": ("the reference models in ../shared", SHARED.is_dir()),
-        "models": ("the texts in ../shared", SHARED.is_dir()),
-        "frontier": ("the reference texts in ../shared", SHARED.is_dir()),
+        "precision": ("the reference models in ../shared", (SHARED / "models").is_dir()),
+        "models": ("the texts in ../shared", (SHARED / "models").is_dir()),
+        "frontier": ("the reference texts in ../shared", (SHARED / "models").is_dir()),
         "decode": ("the models of `make models`", MODELS.is_dir()),
         "vllm": ("an environment with vLLM (make test-vllm)", VLLM_PYTHON.exists()),
         "download": ("nginx", shutil.which("nginx") is not None),

@@ -4,14 +4,14 @@ One panel a model: the KL divergence against the share of the head's bytes that 
 """
 
 import json
-from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 
-ROOT = Path(__file__).resolve().parents[1]
+from bench.folders import ROOT
+
 MODELS = ("smollm2-135m", "gemma-3-270m")
 BUDGET = 0.01  # nats of KL, what a job is bounded in by default
 BLUE, GREY, ORANGE, GREEN = "#0369a1", "#6b7280", "#c2410c", "#15803d"

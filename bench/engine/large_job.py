@@ -1,4 +1,4 @@
-"""A whole compress job on the checkpoint of bench/large.py, tied, with room in memory for no layer: peak of each phase.
+"""A whole compress job on the checkpoint of large.py, tied, with room in memory for no layer: peak of each phase.
 
 Resident memory counts the pages of mapped files too. Few tokens: their number changes the time, not the memory.
 """
@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from bench.large import SHAPE, in_child, make_checkpoint, peak
+from bench.engine.large import SHAPE, in_child, make_checkpoint, peak
 from headroom.contract.answers.job import Phase
 from headroom.contract.compress import CompressRecipe
 from service.adapters.files.directory_artifacts import DirectoryArtifacts

@@ -6,7 +6,6 @@ measured on another, window 512. Heads in planes and of plain integers beside sl
 """
 
 import math
-import os
 import sys
 import tempfile
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from typing import Any
 
 import torch
 
+from bench.folders import MODELS, SHARED
 from headroom.contract.compress import CompressRecipe
 from headroom.contract.report.curve import DriftInterval
 from headroom.contract.report.part import Measured
@@ -23,8 +23,6 @@ from service.compression.jobs.compress import compress
 from service.ports.engine import CorpusFile, EngineTask
 from service.ports.models import LocalModel
 
-SHARED = Path(__file__).resolve().parents[2] / "shared"
-TRAINED = Path(os.environ.get("HEADROOM_BENCH_MODELS", Path(__file__).resolve().parents[1] / ".models"))
 SMALL = ("docs-gpt2-13m", "docs-gpt2-13m-long", "docs-llama-untied-12m")
 ROWS = (("random", "mean"), ("slope", "none"), ("slope", "mean"), ("pca", "mean"), ("activation", "mean"))
 RATIOS = (0.1, 0.3, 0.5)
@@ -74,7 +72,7 @@ class MeasuredModel:
 
 def _models() -> list[MeasuredModel]:
     """Those that are on this machine, the really trained ones first."""
-    trained = sorted(config.parent for config in TRAINED.rglob("config.json")) if TRAINED.is_dir() else []
+    trained = sorted(config.parent for config in MODELS.rglob("config.json")) if MODELS.is_dir() else []
     texts = SHARED / "corpora"
     models = [MeasuredModel(path, texts / "wikitext-2-valid.txt", FEWER_TOKENS, False) for path in trained]
     models += [MeasuredModel(SHARED / "models" / name, texts / "prose-valid.txt", {}, True) for name in SMALL]

@@ -15,7 +15,7 @@ from typing import Any
 
 import psutil
 
-from bench.published import serve_api
+from bench.service.published import serve_api
 from headroom.contract.answers.job import Phase
 from headroom.contract.compress import CompressRecipe
 from service.adapters.migrate import upgrade

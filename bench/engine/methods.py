@@ -17,6 +17,7 @@ from typing import Any, get_args
 import torch
 from torch import Tensor
 
+from bench.folders import SHARED
 from headroom.contract.compress import CompressRecipe, Method, RoundedDtype
 from headroom.loading.quantized_head import scaled
 from service.compression.drift.drift_points import baseline_perplexity
@@ -31,7 +32,6 @@ from service.models.column_counts import kept_columns
 from service.ports.engine import CorpusFile, EngineTask
 from service.ports.models import LocalModel
 
-SHARED = Path(__file__).resolve().parents[2] / "shared"
 RATIOS = (0.1, 0.3, 0.5, 0.7)
 SEEDS = range(5)
 ROUNDED: tuple[RoundedDtype, ...] = get_args(RoundedDtype)

@@ -1,4 +1,4 @@
-"""Run by vLLM's Python: `-m bench.vllm_engine FOLDER BATCH...`: seconds of a decode step at each batch, as JSON."""
+"""Run by vLLM's Python: `-m bench.head.vllm_engine FOLDER BATCH...`; seconds of a step at each batch, as JSON."""
 
 import json
 import sys

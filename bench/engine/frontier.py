@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+from bench.folders import MODELS, RESULTS, SHARED
 from headroom.contract.compress import CompressRecipe, Method
 from service.compression.drift.drift_points import DriftPoint, baseline_perplexity, drift_curve
 from service.compression.drift.plain_rivals import measure_rivals, rival_nbytes
@@ -30,8 +31,6 @@ from service.models.column_counts import kept_columns
 from service.ports.engine import CorpusFile, EngineTask
 from service.ports.models import LocalModel
 
-SHARED = Path(__file__).resolve().parents[2] / "shared"
-MODELS = Path(os.environ.get("HEADROOM_BENCH_MODELS", Path(__file__).resolve().parents[1] / ".models"))
 SMALL = ("docs-gpt2-13m", "docs-gpt2-13m-long", "docs-llama-untied-12m")
 RATIOS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5)
 SHOWN = (PlaneReading(4, 256), PlaneReading(4, 1024), PlaneReading(3, 1024), PlaneReading(2, 1024), PlaneReading(8, 0))
@@ -40,7 +39,7 @@ AIMS = {PlaneReading(3, 1024): 0.004, PlaneReading(2, 1024): 0.015}  # KL in nat
 TOKENS = {"calibration_tokens": 8192, "evaluation_tokens": 4096}
 FEWER_TOKENS = {"calibration_tokens": 4096, "evaluation_tokens": 1024}  # where a position has LARGE logits or more
 LARGE = 100_000
-RESULT = Path(__file__).parent / "results" / "frontier.json"
+RESULT = RESULTS / "frontier.json"
 CPU = torch.device("cpu")
 
 

@@ -21,7 +21,7 @@ import httpx
 from fastapi import FastAPI
 
 from api.live.live_jobs import StoreLooks
-from bench.published import publish, serve, serve_api, served
+from bench.service.published import publish, serve, serve_api, served
 from headroom.contract.answers.job import Phase
 from headroom.contract.compress import CompressRecipe
 from service.adapters.migrate import upgrade

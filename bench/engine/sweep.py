@@ -98,7 +98,7 @@ def run() -> dict[str, Any]:
 def _peak(positions: int) -> int:
     """Peak resident bytes of a process that sweeps this many positions."""
     done = subprocess.run(
-        [sys.executable, "-m", "bench.sweep", str(positions)], capture_output=True, text=True, check=True
+        [sys.executable, "-m", "bench.engine.sweep", str(positions)], capture_output=True, text=True, check=True
     )
     return int(done.stdout.split()[-1])
 

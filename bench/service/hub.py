@@ -13,7 +13,7 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.utils.tqdm import disable_progress_bars
 
 from api.answers import hub_views
-from bench.published import memory_folder, publish, serve_api, served
+from bench.service.published import memory_folder, publish, serve_api, served
 from bench.timing import ratio
 from service.ports.files import StoredFile
 from service.publishing.hub import Commit, Repository

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from bench.published import memory_folder, publish, serve_api, served
+from bench.service.published import memory_folder, publish, serve_api, served
 from bench.timing import ratio
 
 MEBIBYTES = 1024

@@ -20,13 +20,13 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from bench.folders import ROOT
 from headroom.loading.head import FORMAT_VERSION, SlicedHead
 from headroom.loading.plane_codes import GROUP
 from headroom.loading.planes_format import PLANES_VERSION
 from headroom.loading.planes_head import PlanesHead
 from headroom.loading.quantized_head import PackedHead, QuantizedHead, RoundedHead
 
-ROOT = Path(__file__).parents[1]
 PYTHON = Path(os.environ.get("HEADROOM_VLLM_PYTHON", ROOT / ".venv-vllm/bin/python"))
 VOCAB_SIZE, HIDDEN_SIZE, ROUNDS = 49_152, 576, 2
 SIZES = {"intermediate_size": 1536, "num_hidden_layers": 30, "num_attention_heads": 9, "num_key_value_heads": 3}
@@ -67,7 +67,7 @@ def run() -> dict[str, Any]:
 def _seconds(folder: Path, kind: str) -> dict[str, Any]:
     """{"device": ..., "steps": {batch: seconds of each step}}, by an engine that ends with its process."""
     variables = {"PYTHONPATH": str(ROOT), "VLLM_CACHE_ROOT": str(folder / "cache"), "VLLM_CPU_KVCACHE_SPACE": "1"}
-    command = [str(PYTHON), "-m", "bench.vllm_engine", str(folder / kind), *map(str, BATCHES)]
+    command = [str(PYTHON), "-m", "bench.head.vllm_engine", str(folder / kind), *map(str, BATCHES)]
     done = subprocess.run(command, cwd=ROOT, env=os.environ | variables, capture_output=True, text=True, check=False)
     results = [line.removeprefix("RESULT ") for line in done.stdout.splitlines() if line.startswith("RESULT ")]
     if not results:

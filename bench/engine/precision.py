@@ -14,6 +14,7 @@ from unittest.mock import patch
 
 import torch
 
+from bench.folders import SHARED
 from headroom.contract.compress import CompressRecipe, Method, RoundedDtype
 from headroom.loading.quantized_head import scaled
 from service.compression.drift.stored_form_drift import measure_unnested
@@ -27,7 +28,6 @@ from service.models.column_counts import kept_columns
 from service.ports.engine import CorpusFile, EngineTask
 from service.ports.models import LocalModel
 
-SHARED = Path(__file__).resolve().parents[2] / "shared"
 MODELS = ("docs-gpt2-13m", "docs-gpt2-13m-long", "docs-llama-untied-12m")
 RATIOS = (0.0, 0.3, 0.5, 0.6, 0.7, 0.8)
 REFINED_FROM = 0.7  # below, the closed form leaves next to nothing to win

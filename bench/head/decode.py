@@ -7,7 +7,6 @@ their own greedy tokens and a cache of keys and values; a step of one and a step
 machine slows both. head_over_full: the head alone, within the same steps.
 """
 
-import os
 import sys
 import time
 from pathlib import Path
@@ -17,11 +16,11 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM
 
+from bench.folders import MODELS
 from bench.timing import seconds
 from headroom.loading import plane_codes
 from headroom.loading.planes_head import PlanesEmbedding, PlanesHead, PlanesTable
 
-MODELS = Path(os.environ.get("HEADROOM_BENCH_MODELS", Path(__file__).resolve().parents[1] / ".models"))
 BATCHES, RESCORED = (1, 8), (256, 1024)
 PROMPT, STEPS, WARM = 16, 32, 4
 WHOLE = 32  # columns, as a job takes
