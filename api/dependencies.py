@@ -90,7 +90,10 @@ Live = Annotated[LiveJobs, Depends(live_of)]
 
 
 async def authenticate(request: Request) -> Caller:
-    """By `Authorization: Bearer`, else by the cookie of POST /session. Unauthenticated, Forbidden, RateLimited."""
+    """The caller: by `Authorization: Bearer`, else by the cookie of POST /session.
+
+    Unauthenticated, Forbidden, RateLimited.
+    """
     known: Caller | None = getattr(request.state, "caller", None)
     if known is not None:  # another dependency of this request has asked
         return known
@@ -102,7 +105,7 @@ async def authenticate(request: Request) -> Caller:
 
 
 def admit(request: Request, services: Services, bearer: HTTPAuthorizationCredentials | None) -> Caller:
-    """What `authenticate` does, in a thread of the caller's: it may ask database and broker."""
+    """The caller, as `authenticate` finds it, in a thread of the caller's: it may ask database and broker."""
     caller = _caller(request, services, bearer)
     request.state.caller = caller
     if services.limiter is not None and getattr(request.state, "is_counted", True):

@@ -28,6 +28,8 @@ MAX_TEXT = 500
 
 @dataclass(frozen=True)
 class ErrorKind:
+    """What HTTP says of an error's code."""
+
     status: int
     title: str
 
@@ -133,7 +135,7 @@ def problem(
 
 
 def headers_of(status: int) -> dict[str, str]:
-    """What an answer of this status must carry."""
+    """Headers that an answer of this status must carry."""
     return {401: CHALLENGE, 503: {"Retry-After": str(RETRY_AFTER_SECONDS)}}.get(status, {})
 
 

@@ -40,6 +40,8 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class Step:
+    """One thing that a round does, and when it is due again."""
+
     run: Callable[[], None]
     seconds: float = 0.0  # how often; 0: in each round
     due: float = 0.0

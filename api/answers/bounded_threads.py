@@ -11,7 +11,7 @@ T = TypeVar("T")
 
 
 class BoundedThreads:
-    """At most `at_once` calls run at a time in one event loop; the others wait in turn."""
+    """Threads for blocking calls: at most `at_once` run at a time in one event loop; the others wait in turn."""
 
     def __init__(self, name: str, at_once: int) -> None:
         self._limiter: RunVar[CapacityLimiter] = RunVar(name)

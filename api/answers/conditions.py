@@ -31,7 +31,7 @@ def is_unchanged(if_none_match: str | None, etag: str) -> bool:
 
 
 def slice_of(range_header: str | None, if_range: str | None, etag: str, size: int) -> Slice | Unsatisfiable | None:
-    """What to send of a file; None means all of it.
+    """The part of a file to send; None means all of it.
 
     A Range that is malformed, of another unit or of several parts is ignored, as is any whose If-Range does not hold:
     only an equal strong tag does, since files carry no date.

@@ -22,7 +22,7 @@ READING = BoundedThreads("downloads", 16)
 
 
 class FileSlice(Response):
-    """Opens the file before the first header leaves, and closes it whatever happens. HEAD sends headers only.
+    """An answer that opens its file before the first header leaves, and closes it whatever happens. HEAD: headers only.
 
     Of a file that the kernel sends nothing is held; else one chunk, and what the server has not sent of the one before.
     """

@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 
 
 def http_protocol() -> Any:
-    """For `uvicorn.Config(http=...)`."""
+    """The protocol for `uvicorn.Config(http=...)`: with zero copies where this uvicorn allows it."""
     try:
         from api.answers.zero_copy import ZeroCopyProtocol
 

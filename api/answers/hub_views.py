@@ -39,7 +39,7 @@ def model_info(repository: Repository, commit: Commit) -> dict[str, Any]:
 
 
 def references(repository: Repository) -> dict[str, Any]:
-    """One branch, and a tag for each name of each commit."""
+    """The refs of a repository: one branch, and a tag for each name of each commit."""
     return {
         "branches": [{"name": MAIN, "ref": f"refs/heads/{MAIN}", "targetCommit": repository.main.id}],
         "tags": [
@@ -52,14 +52,14 @@ def references(repository: Repository) -> dict[str, Any]:
 
 
 def tree(commit: Commit, folder: str, recursive: bool) -> list[dict[str, Any]]:
-    """Files and folders below a folder, or only those directly in it; FileNotFound."""
+    """Entries below a folder, or only those directly in it; FileNotFound."""
     entries = list(_entries(commit, folder))
     depth = folder.count("/") + 1 if folder else 0
     return [entry for entry in entries if recursive or entry["path"].count("/") == depth]
 
 
 def paths(commit: Commit, wanted: list[str]) -> list[dict[str, Any]]:
-    """Those of these paths that exist."""
+    """Entries of those of these paths that exist."""
     names = {path.strip("/") for path in wanted}
     return [entry for entry in _entries(commit, "") if entry["path"] in names]
 

@@ -30,7 +30,7 @@ class SharedLook(Generic[V]):
         self._next: asyncio.Task[Mapping[str, V]] | None = None
 
     async def find(self, key: str) -> V | None:
-        """None: the look did not tell of it. Raises what the look raises."""
+        """What the look told of a key; None if nothing. Raises what the look raises."""
         self._asked.add(key)
         if self._next is None:
             # In a context of its own: it belongs to no one request.
@@ -57,7 +57,7 @@ class JobAnswers:
         self._bodies: OrderedDict[str, tuple[int, bytes]] = OrderedDict()
 
     async def version(self, job_id: str, owner: str | None) -> int | None:
-        """None: there is no such job, or none of this owner. StoreUnavailable."""
+        """The version of a job; None if there is none, or none of this owner. StoreUnavailable."""
         owned = await self._versions.find(job_id)
         return owned[1] if owned and owner in (None, owned[0]) else None
 

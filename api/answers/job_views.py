@@ -33,7 +33,7 @@ JOB_FIELDS = (
 
 
 def progress_view(job: Job) -> ProgressView:
-    """What a stream tells of it between two events."""
+    """The job as a stream tells of it between two events."""
     return ProgressView(
         status=job.status,
         phase=job.phase,

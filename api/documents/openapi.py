@@ -14,7 +14,7 @@ PROBLEM = {"$ref": "#/components/responses/Problem"}
 
 
 def openapi_of(app: FastAPI) -> dict[str, Any]:
-    """Built at the first call and kept by the app."""
+    """The app's OpenAPI document, built at the first call and kept by the app."""
     if app.openapi_schema is None:
         document = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
         components = document.setdefault("components", {})

@@ -20,7 +20,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Body:
-    """What is sent or answered: `schemas` are names of the document's."""
+    """A request or an answer: `schemas` are names of the document's."""
 
     status: str
     text: str
@@ -31,6 +31,8 @@ class Body:
 
 @dataclass(frozen=True)
 class Operation:
+    """A method of a path."""
+
     method: str
     path: str
     text: str
@@ -45,6 +47,8 @@ class Operation:
 
 @dataclass(frozen=True)
 class SchemaRows:
+    """A schema and its properties."""
+
     name: str
     text: str
     rows: list[Row] = field(default_factory=list)

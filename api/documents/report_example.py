@@ -23,7 +23,7 @@ POINT = CurvePoint(
 
 
 def report_example(job_id: str, model_id: str) -> dict[str, Any]:
-    """What every compress report has; a real one has a longer curve, and bands, corpora, continuations beside."""
+    """A compress report with what each has; a real one has a longer curve, and bands, corpora, continuations beside."""
     report = CompressReport(
         version=VERSION,
         kind="compress",

@@ -15,12 +15,12 @@ RETRY = format_sse_event(retry=2000)  # how long a client that lost its stream w
 
 
 def event_message(event: Event) -> bytes:
-    """Its id is the event's number: what a client that comes back sends as Last-Event-ID."""
+    """A message of one event, under its number as id: what a client that comes back sends as Last-Event-ID."""
     return _message(event.type, EventView.model_validate(event), str(event.number))
 
 
 def progress_message(job: Job) -> bytes:
-    """Without an id: only the latest counts, and none is sent twice."""
+    """A message of progress, without an id: only the latest counts, and none is sent twice."""
     return _message("progress", progress_view(job))
 
 

@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 
 class LiveJobs:
-    """Belongs to one event loop; the store is asked in a thread."""
+    """Watches of changing jobs, of one event loop; the store is asked in a thread."""
 
     def __init__(self, store: JobStore, clock: Clock) -> None:
         self._looks = StoreLooks(store, clock)
@@ -44,7 +44,7 @@ class LiveJobs:
 
     @asynccontextmanager
     async def watch_job(self, job_id: str) -> AsyncIterator[JobWatch]:
-        """What changes from now on. StoreUnavailable if the store does not answer."""
+        """A watch of one job from now on. StoreUnavailable if the store does not answer."""
         watch = JobWatch()
         self._jobs[job_id].add(watch)
         try:
@@ -57,7 +57,7 @@ class LiveJobs:
 
     @asynccontextmanager
     async def watch_list(self, where: JobFilter) -> AsyncIterator[ListWatch]:
-        """What changes from now on among the jobs of a filter. StoreUnavailable if the store does not answer."""
+        """A watch of the jobs of a filter from now on. StoreUnavailable if the store does not answer."""
         watch = ListWatch(where)
         self._lists.add(watch)
         try:
@@ -135,7 +135,7 @@ class LiveJobs:
 
 
 class StoreLooks:
-    """Remembers what it saw at the last look. One look at a time, in any thread."""
+    """Looks at the store that remember what the last one saw. One look at a time, in any thread."""
 
     def __init__(self, store: JobStore, clock: Clock) -> None:
         self._store = store

@@ -92,7 +92,7 @@ class CountRequests:
 
 
 class ServiceState(Collector):
-    """Asked at each scrape. A part that is away reports `headroom_up` 0 and leaves its figures out."""
+    """Metrics of store, queue and disk, asked at each scrape. What is away has `headroom_up` 0 and no figures."""
 
     def __init__(self, services: Services) -> None:
         self._services = services

@@ -44,7 +44,7 @@ class Watch:
 
 
 class JobWatch(Watch):
-    """One job: its latest state and the events since the last look."""
+    """A watch of one job: its latest state and the events since the last look."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -64,7 +64,7 @@ class JobWatch(Watch):
 
 
 class ListWatch(Watch):
-    """Every job of a filter: the latest state of each that changed since the last look."""
+    """A watch of a filter: the latest state of each of its jobs that changed since the last look."""
 
     def __init__(self, where: JobFilter) -> None:
         super().__init__()
@@ -73,14 +73,14 @@ class ListWatch(Watch):
         self._pending: dict[str, tuple[int, bytes]] = {}  # version, message
 
     def begin(self, jobs: Collection[Job]) -> None:
-        """These were sent already, from the store. What was offered meanwhile may be older."""
+        """Pass over what was sent already, from the store. What was offered meanwhile may be older."""
         for job in jobs:
             if job.version >= self._pending.get(job.id, (job.version,))[0]:
                 self._sent[job.id] = job.version
                 self._pending.pop(job.id, None)
 
     def offer(self, change: JobChange) -> None:
-        """Takes what matches, and once more what has just ceased to."""
+        """Take a change if it matches, and once more if it has just ceased to."""
         job = change.job
         matches = self._where.matches(job)
         if job.version <= self._sent.get(job.id, -1) or not (matches or job.id in self._sent):

@@ -25,7 +25,7 @@ IdempotencyKey = Annotated[
 
 
 def keyed(caller: Caller, route: str, key: str, content: str) -> KeyedRequest:
-    """`content`: the request as it was understood, so that spaces and the order of fields make no difference."""
+    """The request under its key. `content`: as it was understood: spaces and the order of fields make no difference."""
     return KeyedRequest(caller.owner, route, key, hashlib.sha256(content.encode()).hexdigest())
 
 

@@ -7,7 +7,7 @@ SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
 def is_same_origin(headers: Mapping[str, str]) -> bool | None:
-    """None: the headers do not tell, as those of curl and other clients that are no browsers."""
+    """Whether a page of ours sent this; None where headers do not tell, as those of curl and other non-browsers."""
     site = headers.get("sec-fetch-site")
     if site is not None:
         return site == "same-origin"

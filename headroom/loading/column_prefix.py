@@ -23,7 +23,7 @@ def kept_columns(model: Any) -> int:
 
 
 def largest_kept_columns(model: Any) -> int:
-    """How many it can read: all of them where the head shares the input table, else those that were stored."""
+    """How many columns the head can read: all where it shares the input table, else those that were stored."""
     head = sliced_head_of(model)
     return head.weight.shape[1] if embedding_with_rest(model, head) is None else head.in_features
 

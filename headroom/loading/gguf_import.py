@@ -27,7 +27,7 @@ CHECKED_POSITIONS = 16
 
 @dataclass(frozen=True)
 class ImportedModel:
-    """What stands in the new folder."""
+    """The model in its new folder."""
 
     id: str
     folder: Path

@@ -19,7 +19,7 @@ FINGERPRINT_TOLERANCE = 0.15
 
 
 def fingerprint_inputs(model: nn.Module, input_ids: Tensor) -> dict[str, Tensor]:
-    """What a fingerprint is taken with: (1, tokens) ids, given to the decoder too where there is one."""
+    """Inputs that a fingerprint is taken with: (1, tokens) ids, given to the decoder too where there is one."""
     is_pair = getattr(model.config, "is_encoder_decoder", False)
     return {"input_ids": input_ids} | ({"decoder_input_ids": input_ids} if is_pair else {})
 

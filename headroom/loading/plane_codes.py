@@ -20,7 +20,7 @@ PREVIEW_BITS = (8, 4, 3, 2)  # how many of the upper bits of a code can be read
 
 @dataclass(frozen=True, eq=False)
 class Planes:
-    """Codes as they are stored: the first columns whole, of the others two nibbles per byte in each plane."""
+    """Codes of a matrix as stored: the first columns whole, of the others two nibbles per byte in each plane."""
 
     whole: Tensor  # (rows, whole_columns) uint8
     high: Tensor  # (rows, ceil(rest / 2)) uint8: the upper four bits, the even column in the low half of a byte
@@ -58,7 +58,7 @@ def values(codes: Tensor, scales: Tensor, dtype: torch.dtype = torch.float32) ->
 def preview_values(
     codes: Tensor, scales: Tensor, *, bits: int, whole_columns: int, dtype: torch.dtype = torch.float32
 ) -> Tensor:
-    """As `values`, with only the upper `bits` of the codes known from column `whole_columns` on."""
+    """The numbers of a preview: as `values`, with only the upper `bits` known from column `whole_columns` on."""
     return scaled(preview_codes(codes, bits, whole_columns, dtype) - CENTRE, scales.to(dtype))
 
 
@@ -78,7 +78,7 @@ def scaled(numbers: Tensor, scales: Tensor) -> Tensor:
 
 
 def split(codes: Tensor, whole_columns: int) -> Planes:
-    """Codes (rows, columns) to what is stored; `join` puts them together again."""
+    """Cut codes (rows, columns) into the planes that are stored; `join` puts them together again."""
     rest = codes[:, whole_columns:]
     return Planes(codes[:, :whole_columns].contiguous(), pack_nibbles(rest >> 4), pack_nibbles(rest & 15))
 
@@ -97,7 +97,7 @@ def pack_nibbles(nibbles: Tensor) -> Tensor:
 
 
 def unpack_nibbles(packed: Tensor, columns: int) -> Tensor:
-    """What `pack_nibbles` was given: (rows, columns) uint8."""
+    """Undo `pack_nibbles`: (rows, ceil(columns / 2)) -> (rows, columns) uint8."""
     return torch.stack([packed & 15, packed >> 4], dim=2).flatten(1)[:, :columns]
 
 

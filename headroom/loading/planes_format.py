@@ -56,7 +56,7 @@ def check(config: Described) -> None:
 
 
 def planes_embedding(config: Described, plain: nn.Module) -> PlanesEmbedding:
-    """In the place of the input embedding `plain` of a tied model."""
+    """The empty module that takes the place of the input embedding `plain` of a tied model."""
     return PlanesEmbedding(
         config.hidden_size,
         config.vocab_size,
@@ -69,7 +69,7 @@ def planes_embedding(config: Described, plain: nn.Module) -> PlanesEmbedding:
 
 
 def planes_head(config: Described, table: PlanesEmbedding | None) -> PlanesHead:
-    """table: of a tied model."""
+    """The empty head in planes. table: the input table whose planes it reads, in a tied model."""
     return PlanesHead(
         config.hidden_size,
         config.vocab_size,

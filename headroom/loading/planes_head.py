@@ -87,7 +87,7 @@ class PlanesEmbedding(PlanesTable):
 
     @property
     def weight(self) -> Tensor:
-        """What transformers asks for a device, and ties; a head in planes takes nothing from it."""
+        """The tensor that transformers ties and asks for a device; a head in planes takes nothing from it."""
         return self.whole
 
     def extra_repr(self) -> str:
@@ -171,7 +171,7 @@ class PlanesHead(PlanesTable):
         return logits
 
     def read(self, bits: int, rescored: int, columns: int) -> None:
-        """From now on. What is asked for must have been checked (head_settings.py)."""
+        """Set what is read from now on. It must have been checked (head_settings.py)."""
         if columns != self.preview_columns:
             self.repair = None if columns == self.columns else self._mean_of_columns_from(columns)
         self.bits, self.rescored, self.preview_columns = bits, rescored, columns
@@ -183,7 +183,7 @@ class PlanesHead(PlanesTable):
 
     @contextmanager
     def answering_once(self) -> Iterator[None]:
-        """Inside, only the last position of a sequence is answered, and nothing is measured to answer it quicker."""
+        """A context in which only a sequence's last position is answered, and nothing is measured for speed."""
         handle = self.register_forward_pre_hook(lambda head, inputs: (inputs[0][..., -1:, :],))
         try:
             with self.choice.unmeasured():
@@ -201,7 +201,7 @@ class PlanesHead(PlanesTable):
 
     @property
     def products(self) -> HeadProducts:
-        """What was measured so far."""
+        """How the logits were computed, as far as it was measured."""
         return self.reader.described()
 
     @property
@@ -241,6 +241,7 @@ class SamePlanes(nn.Module):
 
     @property
     def weight(self) -> Tensor:
+        """The weight of the table it repeats."""
         return self._table[0].weight
 
     @weight.setter

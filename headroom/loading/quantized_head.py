@@ -36,7 +36,7 @@ COLUMNS_OF_INT8_KERNEL = 16  # its 8-bit one, of these
 
 
 class RoundedHead(nn.Module):
-    """What heads of integers share. Shapes: basis (kept, hidden); bias (vocab,) or none."""
+    """An lm_head of integers, as far as 8 and 4 bits are alike. Shapes: basis (kept, hidden); bias (vocab,) or none."""
 
     positions_unmeasured: int  # up to which torch's product of integers is taken where nothing may be measured
 
@@ -63,13 +63,13 @@ class RoundedHead(nn.Module):
 
     @contextmanager
     def answering_once(self) -> Iterator[None]:
-        """Inside, nothing is measured to answer quicker."""
+        """A context in which nothing is measured for speed."""
         with self.choice.unmeasured():
             yield
 
     @property
     def products(self) -> HeadProducts:
-        """What was measured so far."""
+        """How the logits were computed, as far as it was measured."""
         return self.choice.described(self._kernel_nbytes())
 
     def dense_weight(self) -> Tensor:
@@ -150,7 +150,7 @@ class RoundedHead(nn.Module):
 
 
 class QuantizedHead(RoundedHead):
-    """8 bits. Shapes: quantized (vocab, kept) int8; scale (vocab,), the bits of float32 numbers."""
+    """An lm_head of 8 bits. Shapes: quantized (vocab, kept) int8; scale (vocab,), the bits of float32 numbers."""
 
     positions_unmeasured = 2  # torch's 8-bit product handles one position after another
 
@@ -196,7 +196,7 @@ class QuantizedHead(RoundedHead):
 
 
 class PackedHead(RoundedHead):
-    """4 bits, two columns in a byte. Shapes: packed (vocab, ceil(kept / 2)) uint8; group_scale (vocab, groups).
+    """An lm_head of 4 bits, two columns in a byte: packed (vocab, ceil(kept / 2)) uint8; group_scale (vocab, groups).
 
     `group_scale` holds the bits of bfloat16 numbers, one for each row and GROUP columns; they may be negative.
     """
@@ -282,7 +282,7 @@ def pack(integers: Tensor) -> Tensor:
 
 
 def unpack(packed: Tensor, kept: int) -> Tensor:
-    """What `pack` was given: (rows, kept) int8."""
+    """Undo `pack`: (rows, ceil(kept / 2)) uint8 -> (rows, kept) int8 in -8..7."""
     nibbles = torch.stack([packed & 15, packed >> 4], dim=2).flatten(1)[:, :kept]
     return nibbles.to(torch.int8) - OFFSET
 
@@ -295,7 +295,7 @@ def scaled(integers: Tensor, scale: Tensor) -> Tensor:
 
 
 def arranged(packed: Tensor, scale: Tensor, kept: int) -> tuple[Tensor, Tensor]:
-    """For torch's 4-bit product on a CPU, filled up with zeros: columns in its order, (groups, rows, 2) scale and zero.
+    """Columns for torch's 4-bit product on a CPU, filled up with zeros, and their (groups, rows, 2) scale and zero.
 
     A block of rows is wide at a time.
     """

@@ -179,7 +179,7 @@ class HeadroomQuantizer(HfQuantizer):  # type: ignore[misc]
         return model.to(dtype)
 
     def get_state_dict_and_metadata(self, model: Any, *args: Any) -> tuple[None, dict[str, Any]]:
-        """Called when saving: the fingerprint is of the weights as they are then."""
+        """No tensors of its own. Called when saving: the fingerprint is taken anew, of the weights as they are then."""
         fingerprint = self.quantization_config.fingerprint
         if fingerprint is not None:
             head = model.get_submodule(self.quantization_config.lm_head)

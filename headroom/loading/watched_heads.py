@@ -29,7 +29,7 @@ SHARE_RESCORED = 16  # at most one row in so many
 
 
 class WatchedHead(Protocol):
-    """One head of a loaded model."""
+    """One head of a loaded model, beside a fuller one that it is compared to."""
 
     @property
     def module(self) -> nn.Module: ...
@@ -40,19 +40,19 @@ class WatchedHead(Protocol):
         """(positions, hidden) -> (positions, vocab) of the head that reads everything."""
 
     def columns(self) -> int:
-        """Read now."""
+        """How many columns the head reads now."""
 
     def reads(self) -> str:
-        """What it reads now, in words."""
+        """What the head reads now, in words."""
 
     def can_read_more(self) -> bool: ...
 
     def read_more(self) -> None:
-        """A step; nothing where there is no more."""
+        """Have the head read a step more; nothing where there is no more."""
 
 
 class WatchedSlicedHead:
-    """Against all columns, which a shared input table holds, or the original matrix."""
+    """A sliced head beside all columns, which a shared input table holds, or beside the original matrix."""
 
     def __init__(self, model: Any, full_weight: Tensor | None) -> None:
         self._model = model
@@ -73,7 +73,7 @@ class WatchedSlicedHead:
         return self.columns() < largest_kept_columns(self._model)
 
     def read_more(self) -> None:
-        """An eighth of the columns."""
+        """Have the head read an eighth of the columns more."""
         most, now = largest_kept_columns(self._model), self.columns()
         if now < most:
             set_kept_columns(self._model, min(most, now + -(-most // 8)))
@@ -89,7 +89,7 @@ class WatchedSlicedHead:
 
 
 class WatchedPlanesHead:
-    """Against all 8 bits that are stored, or the original matrix."""
+    """A head in planes beside all 8 bits that are stored, or beside the original matrix."""
 
     def __init__(self, model: Any, head: PlanesHead, full_weight: Tensor | None) -> None:
         self._model = model

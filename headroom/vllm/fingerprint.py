@@ -27,7 +27,7 @@ log = logging.getLogger("vllm.headroom")  # below vLLM's own logger, which has a
 
 
 class CacheFreeAttention:
-    """In place of a backend's implementation, for one sequence from its first token on."""
+    """Attention without a cache, in place of a backend's: one sequence from its first token on."""
 
     supports_quant_query_input = False
 
@@ -125,7 +125,7 @@ def without_cache(attention: list[Any]) -> Iterator[None]:
 
 @contextmanager
 def as_stored(head: PlanesHead) -> Iterator[None]:
-    """Read as the fingerprint was taken, whatever additional_config asks for. If that differs, arranges anew."""
+    """A context in which the head reads as its fingerprint was taken, whatever additional_config asks for."""
     asked = head.bits, head.rescored, head.preview_columns
     if asked != head.stored_setting:
         head.read(*head.stored_setting)

@@ -26,7 +26,7 @@ HEAD, TABLE, HEAD_IN_TABLE = "sliced", "sliced", "sliced_head"  # names of our m
 
 
 class HeadMethod(QuantizeMethodBase):  # type: ignore[misc]  # vLLM is not there when types are checked
-    """Of a layer for the head: `layer.sliced` gives the logits."""
+    """Quantization method of a layer for the head: `layer.sliced` gives the logits."""
 
     def __init__(self, fields: dict[str, Any]) -> None:
         self.fields = fields
@@ -76,7 +76,7 @@ class HeadMethod(QuantizeMethodBase):  # type: ignore[misc]  # vLLM is not there
 
 
 class TableMethod(QuantizeMethodBase):  # type: ignore[misc]
-    """Of the input embedding. Where the architecture has no layer for the head, the head is in here as well."""
+    """Quantization method of the input embedding, and of the head where the architecture has no layer for it."""
 
     def __init__(self, fields: dict[str, Any]) -> None:
         self.fields = fields
@@ -112,7 +112,7 @@ class TableMethod(QuantizeMethodBase):  # type: ignore[misc]
 
 
 class SlicedTableMethod(TableMethod):
-    """Tied: the table is in the basis of the head, which shares the columns that are kept."""
+    """Method of a tied table: it is in the basis of the head, which shares the columns that are kept."""
 
     def create_weights(
         self,
@@ -144,7 +144,7 @@ class SlicedTableMethod(TableMethod):
 
 
 class PlainTableMethod(TableMethod):
-    """Untied: the table is the source's own. Not vLLM's own method, which would give logits from it."""
+    """Method of an untied table, the source's own. vLLM's own method would give logits from it."""
 
     def create_weights(
         self,
@@ -175,7 +175,7 @@ class ConfiguredVocabEmbedding(VocabParallelEmbedding):  # type: ignore[misc]
 
 
 class ConfiguredLMHead(ParallelLMHead):  # type: ignore[misc]
-    """The same of the layer for the head. Its bias is the one of the sliced head."""
+    """vLLM's layer for the head, which finds the config itself. Its bias is the one of the sliced head."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **with_config(args, kwargs, position=6))
@@ -199,7 +199,7 @@ def with_config(args: tuple[Any, ...], kwargs: dict[str, Any], position: int) ->
 
 
 def prepare(head: nn.Module, asked: dict[str, int]) -> None:
-    """Once it is loaded: what vLLM does with an ordinary head, and the settings of one in planes."""
+    """Do, once the head is loaded, what vLLM does with an ordinary one; settle one in planes."""
     if isinstance(head, PlanesHead):
         settle(head, asked)
     elif current_platform.is_cpu() and isinstance(head, SlicedHead):
@@ -207,7 +207,7 @@ def prepare(head: nn.Module, asked: dict[str, int]) -> None:
 
 
 def shown_weight(module: Any) -> Tensor:
-    """What vLLM's code finds as a layer's `weight`; LoRA's asks it for its dtype and device."""
+    """The tensor that vLLM's code finds as a layer's `weight`; LoRA's asks it for its dtype and device."""
     weight = getattr(module, "weight", None)
     if isinstance(weight, nn.Parameter):
         return weight
@@ -216,7 +216,7 @@ def shown_weight(module: Any) -> Tensor:
 
 
 def rows_of(layer: VocabParallelEmbedding, fields: dict[str, Any]) -> int:
-    """Of this rank: with vLLM's padding, but for planes, whose rescoring would spend itself on rows of zeros."""
+    """How many rows this rank has: with vLLM's padding, but not in planes, which would rescore rows of zeros."""
     rows: int = layer.shard_indices.num_org_elements if is_planes(fields) else layer.num_embeddings_per_partition
     return rows
 

@@ -15,7 +15,7 @@ LOAD_FORMATS = ("auto", "hf", "safetensors")
 
 
 class CheckedLoader(DefaultModelLoader):  # type: ignore[misc]  # vLLM is not there when types are checked
-    """Differs for headroom checkpoints only."""
+    """vLLM's default loader, which checks headroom checkpoints and loads others as ever."""
 
     enable_weights_track: bool | None
 

@@ -21,7 +21,7 @@ BY_ROW = ("weight", "weight_rest", "bias", "quantized", "scale", "packed", "grou
 def build_head(
     fields: dict[str, Any], rows: int, table: PlanesEmbedding | None = None
 ) -> SlicedHead | RoundedHead | PlanesHead:
-    """fields: the checkpoint's `quantization_config`; rows: of this rank; table: whose planes it reads."""
+    """The head's module, empty. fields: `quantization_config`; rows: of this rank; table: whose planes it reads."""
     if is_planes(fields):
         return planes_head(fields, rows, table)
     sizes = (fields["hidden_size"], rows, fields["kept_columns"])
@@ -32,7 +32,7 @@ def build_head(
 
 
 def build_table(fields: dict[str, Any], rows: int) -> SlicedEmbedding | PlanesEmbedding:
-    """Not scaled: that is left to vLLM's code of the architecture."""
+    """The input table's module, empty and not scaled: scaling is left to vLLM's code of the architecture."""
     if is_planes(fields):
         return planes_table(fields, rows)
     sizes = (rows, fields["hidden_size"], fields["kept_columns"])

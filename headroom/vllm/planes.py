@@ -18,7 +18,7 @@ SETTINGS = ("bits", "rescored", "columns")
 
 @dataclass(frozen=True)
 class OneHead:
-    """As much of a model as set_head wants of one."""
+    """A model of nothing but a head: as much of one as set_head wants."""
 
     head: PlanesHead
 
@@ -36,7 +36,7 @@ def check_fields(fields: dict[str, Any]) -> None:
 
 
 def asked_settings() -> dict[str, int]:
-    """Of `additional_config`; ValueError for a name that is none of them. Called while vLLM builds a model."""
+    """Settings in `additional_config`, by name; ValueError for an unknown one. Called while vLLM builds a model."""
     asked = (get_current_vllm_config().additional_config or {}).get("headroom", {})
     unknown = asked.keys() - set(SETTINGS)
     if unknown:
@@ -47,7 +47,7 @@ def asked_settings() -> dict[str, int]:
 
 
 def planes_head(fields: dict[str, Any], rows: int, table: PlanesEmbedding | None) -> PlanesHead:
-    """table: of a tied model."""
+    """The empty head in planes. table: the input table whose planes it reads, in a tied model."""
     sizes = (fields["hidden_size"], rows, fields["kept_columns"], fields["whole_columns"])
     return PlanesHead(
         *sizes,
@@ -61,13 +61,13 @@ def planes_head(fields: dict[str, Any], rows: int, table: PlanesEmbedding | None
 
 
 def planes_table(fields: dict[str, Any], rows: int) -> PlanesEmbedding:
-    """Not scaled: that is left to vLLM's code of the architecture."""
+    """The empty input table in planes, not scaled: that is left to vLLM's code of the architecture."""
     sizes = (fields["hidden_size"], rows, fields["whole_columns"])
     return PlanesEmbedding(*sizes, unbasis=fields["unbasis"], scale=1.0, padding_idx=None)
 
 
 def settle(head: PlanesHead, asked: dict[str, int]) -> None:
-    """Read as was asked, and make now what the first use would make. A rank rescores no more rows than it has."""
+    """Have the head read as asked, and make what its first use would. A rank rescores no more rows than it has."""
     fitting = {name: min(value, head.out_features) if name == "rescored" else value for name, value in asked.items()}
     set_head(OneHead(head), **fitting)
     head.prepare()

@@ -8,7 +8,7 @@ import logging
 
 
 def register() -> None:
-    """Called by vLLM in each of its processes, more than once."""
+    """Make vLLM read headroom checkpoints. vLLM calls it in each of its processes, more than once."""
     from vllm.config import LoadConfig
     from vllm.model_executor.custom_op import op_registry_oot
     from vllm.model_executor.layers.quantization import register_quantization_config

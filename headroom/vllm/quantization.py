@@ -26,7 +26,7 @@ ONLY_TO_RESTORE = re.compile(r"^(weight_rest|rotation|inverse_order)$|^bias\.")
 
 
 class HeadroomQuantization(QuantizationConfig):  # type: ignore[misc]  # vLLM is not there when types are checked
-    """One for each model that is loaded. Remembers the layers that were built for it, to know which is the head."""
+    """The config of one model that is loaded. Remembers the layers built for it, to know which is the head."""
 
     def __init__(self, fields: dict[str, Any]) -> None:
         super().__init__()
@@ -66,7 +66,7 @@ class HeadroomQuantization(QuantizationConfig):  # type: ignore[misc]  # vLLM is
         return self.__dict__ | {"_head": None, "_table": None}  # vLLM sends configs to its workers before layers exist
 
     def get_quant_method(self, layer: nn.Module, prefix: str) -> QuantizeMethodBase | None:
-        """None leaves a layer as vLLM has it."""
+        """The method for a layer; None leaves it as vLLM has it."""
         if isinstance(layer, LinearBase):
             return UnquantizedLinearMethod()
         if not isinstance(layer, VocabParallelEmbedding):
@@ -90,7 +90,7 @@ class HeadroomQuantization(QuantizationConfig):  # type: ignore[misc]  # vLLM is
         )
 
     def get_checkpoint_weight_mapper(self) -> WeightsMapper:
-        """Called once the model is built and before any tensor is read, so it is known which layer is the head."""
+        """Renaming of the checkpoint's tensors. Called once the model is built, so that the head's layer is known."""
         return FirstMapper(orig_to_new_regex=self._names())
 
     def _names(self) -> dict[re.Pattern[str], str | None]:

@@ -41,7 +41,7 @@ logger = logging.getLogger(__name__)
 
 
 class JobProcess(Protocol):
-    """What is needed of workers/attempts/process_group.py."""
+    """A process that runs a job: what is needed of workers/attempts/process_group.py."""
 
     def wait(self, seconds: float) -> int | None: ...
 

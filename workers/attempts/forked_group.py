@@ -68,7 +68,7 @@ class ForkedGroup(Group):
         return self._pid
 
     def wait(self, seconds: float) -> int | None:
-        """As of Group. A server that died tells nothing more: its process is killed, and counts as that."""
+        """The exit code, once there is one. When the server died its process is killed, and counts as killed."""
         if self._returncode is None:
             self._connection.settimeout(max(seconds, 0.001))
             try:

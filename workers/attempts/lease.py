@@ -14,7 +14,7 @@ logger = logging.getLogger(__name__)
 
 
 class LeaseState(Enum):
-    """What the last heartbeat said."""
+    """The state of a lease as the last heartbeat told it."""
 
     HELD = auto()
     CANCELING = auto()

@@ -13,7 +13,7 @@ from service.records.job import Job
 
 
 def attributes_of(job: Job) -> Attributes:
-    """What every span of an attempt says."""
+    """Attributes that every span of an attempt has."""
     return {
         "headroom.job_id": job.id,
         "headroom.attempt": job.attempt,
@@ -53,7 +53,7 @@ class PhaseSpans:
         self._progress(phase, fraction)
 
     def fail(self, code: str, message: str) -> None:
-        """What went wrong in the present phase."""
+        """Mark the span of the present phase as failed."""
         self._span.fail(code, message)
 
     def telling_sizes(self, engine: Engine) -> Engine:

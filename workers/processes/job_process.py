@@ -101,7 +101,7 @@ def run_on_device(task: EngineTask[JobRecipe], progress: Progress) -> EngineOutc
 
 
 def on_this_device(task: EngineTask[JobRecipe]) -> EngineTask[JobRecipe]:
-    """The same with the device that this machine has, and its memory. From here on the process reaches no hub."""
+    """The task with this machine's device and its memory. From here on the process reaches no hub."""
     for name in ("HEADROOM_HUB_TOKEN", "HEADROOM_HUB_TOKEN_FILE"):
         os.environ.pop(name, None)
     from service.compression.states.model_loading import go_offline

@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 
 
 class Answering(Protocol):
-    """What is needed of service/compression/jobs/sharded_source.py."""
+    """An engine that answers for shards: what is needed of sharded_source.py."""
 
     def work(self, question: Question, number: int, into: Path, progress: Callable[[float], None]) -> None: ...
 
@@ -61,7 +61,7 @@ class Helper:
         self._engine: Answering | None = None
 
     def help(self) -> int:
-        """How many shards were done. JobCanceled when told to stop."""
+        """Do shards until none is left; how many were done. JobCanceled when told to stop."""
         done, idle = 0, 0.0
         while idle < LINGER_SECONDS:
             shard = self._claim()
@@ -125,7 +125,7 @@ def main(arguments: list[str]) -> None:
 
 
 def open_engine(job: Job, shard: Shard, parts: Parts, models: ModelSource, staging: Path) -> Answering:
-    """Loaded only now; with the files of the model that the job's own attempt has."""
+    """The engine, loaded only now, with the model's files that the job's own attempt has."""
     settings, reference = parts.settings, job.recipe.model
     model = models.fetch(reference.id, shard.question.revision or reference.revision, lambda fraction: None)
     no_text = CorpusFile(Path(os.devnull), "text", None)  # the windows are handed out with the shards

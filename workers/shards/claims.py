@@ -48,7 +48,7 @@ class ShardLease:
         self._thread.join()
 
     def tell(self, fraction: float) -> None:
-        """What is done. ShardLost if the work is for nothing."""
+        """Note how much is done. ShardLost if the work is for nothing."""
         self._fraction = fraction
         if self._is_lost:
             raise ShardLost
@@ -103,7 +103,7 @@ def _finish(store: ShardStore, shard: Shard) -> None:
 
 @contextmanager
 def temporary_folder(parts: Parts) -> Iterator[Path]:
-    """Beside the hidden states, where what a dead process left is removed (workers/sweeping/caches.py)."""
+    """A folder beside the hidden states, where a dead process's is removed (workers/sweeping/caches.py)."""
     folder = parts.settings.hidden_states_dir
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".shard-", dir=folder) as temporary:

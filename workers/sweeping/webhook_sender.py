@@ -25,7 +25,7 @@ Post = Callable[[str, Mapping[str, str], bytes], Attempt]
 
 
 class WebhookSender:
-    """One round is `send_due`; `run` does rounds until it is told to stop."""
+    """Sender of due webhooks: one round is `send_due`; `run` does rounds until it is told to stop."""
 
     def __init__(self, store: WebhookStore, post: Post, clock: Clock) -> None:
         self._store = store
@@ -41,7 +41,7 @@ class WebhookSender:
                     stopping.wait(POLL_SECONDS)
 
     def send_due(self, pool: ThreadPoolExecutor) -> int:
-        """How many were tried."""
+        """Send what is due; how many were tried."""
         try:
             claimed = self._store.claim_due(AT_ONCE, CLAIM_SECONDS)
         except ServiceError as error:

@@ -30,7 +30,7 @@ class Blocks:
 
 
 def int8_product(x: Tensor, quantized: Tensor, scale: Tensor) -> Tensor:
-    """x: (positions, kept) floats; quantized: (vocab, kept) int8; scale: (vocab,) float32 -> (positions, vocab)."""
+    """Logits (positions, vocab) of x (positions, kept). quantized: (vocab, kept) int8; scale: (vocab,) float32."""
     positions, kept = x.shape
     vocab = quantized.shape[0]
     blocks = _int8_blocks(positions, x.dtype)
@@ -54,7 +54,10 @@ def int8_product(x: Tensor, quantized: Tensor, scale: Tensor) -> Tensor:
 
 
 def int4_product(x: Tensor, packed: Tensor, scale: Tensor) -> Tensor:
-    """x: (positions, kept); packed: (vocab, ceil(kept / 2)) uint8; scale: (vocab, groups) bfloat16, as PackedHead."""
+    """Logits (positions, vocab) of x (positions, kept).
+
+    packed: (vocab, ceil(kept / 2)) uint8; scale: (vocab, groups) bfloat16, as PackedHead has them.
+    """
     positions, kept = x.shape
     vocab, groups = scale.shape
     blocks = _int4_blocks(positions)

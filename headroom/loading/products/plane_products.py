@@ -52,7 +52,7 @@ class Reading:
 
 @dataclass(frozen=True, eq=False)
 class Arranged:
-    """Codes in the order of torch's 4-bit product, and (groups, rows, 2) bfloat16 scales and zeros."""
+    """A table in the order of torch's 4-bit product, with (groups, rows, 2) bfloat16 scales and zeros."""
 
     packed: Tensor
     scales: Tensor
@@ -62,7 +62,7 @@ class Arranged:
 
 
 class PlaneProducts:
-    """What was arranged and measured for one head. Memory: the kernel's copy of what a preview reads; a wide copy."""
+    """Products of one head, arranged and measured. Memory: the kernel's copy of what a preview reads; a wide copy."""
 
     def __init__(self) -> None:
         self.choice = ProductChoice()
@@ -70,7 +70,7 @@ class PlaneProducts:
         self._reading: Reading | None = None
 
     def way(self, table: Table, h: Tensor, reading: Reading) -> str:
-        """How the logits of h (positions, hidden) are computed."""
+        """The name of the product that gives the logits of h (positions, hidden)."""
         if h.device.type != "cpu":
             return BLOCKS
         self._drop_what_changed(table, reading)
@@ -147,7 +147,7 @@ class PlaneProducts:
 
 
 def by_blocks(x: Tensor, table: Table, reading: Reading) -> Tensor:
-    """Rows widened in blocks that stay in the cache."""
+    """Logits (positions, vocab) of a preview, its rows widened in blocks that stay in the cache."""
     vocab = table.whole.shape[0]
     step = plane_codes.ROWS_AT_ONCE if x.device.type == "cpu" else plane_codes.ROWS_AT_ONCE_ON_GPU
     logits = x.new_empty(x.shape[0], vocab)
@@ -189,7 +189,7 @@ def columns_in_two_planes(whole_columns: int, reading: Reading) -> int:
 
 
 def arranged(table: Table, reading: Reading, start: int, stop: int) -> Arranged:
-    """For torch's 4-bit product, filled up with zeros. The order depends on the CPU's instructions: it is never stored.
+    """Rows start to stop for torch's 4-bit product, filled up with zeros; never stored, as CPUs differ in the order.
 
     It reads (q - 8) scale + zero. High plane: scale 16 s, and zero puts q into the middle of the codes that share its
     upper bits; low plane: scale s, zero s / 2. All of these are exact in bfloat16. A block of rows is wide at a time.

@@ -38,7 +38,7 @@ class HeadProducts:
 
 
 class ProductChoice:
-    """What was measured for one head, and the wide copies that it keeps."""
+    """The quickest product of one head for a number of positions, as measured, and the wide copies that it keeps."""
 
     def __init__(self) -> None:
         self.copy_allowed = True
@@ -48,7 +48,7 @@ class ProductChoice:
         self._may_measure = True
 
     def way(self, x: Tensor, entries: int, unmeasured: str, ways: Callable[[], Ways]) -> str:
-        """For the positions of x (positions, hidden) on a CPU and a head of so many entries.
+        """The name of the product for x (positions, hidden) on a CPU, of a head of so many entries.
 
         ways: what to measure, asked for once for a number of positions and a dtype. unmeasured: the way where nothing
         may be measured, as inside a graph that is compiled.
@@ -83,7 +83,7 @@ class ProductChoice:
         self._chosen.clear()
 
     def forget(self) -> None:
-        """Everything but what was allowed: the head was moved or cast."""
+        """Drop all that was measured and copied, not what was allowed: the head was moved or cast."""
         self._copies.clear()
         self._chosen.clear()
         self._stored = None
@@ -96,7 +96,7 @@ class ProductChoice:
 
     @contextmanager
     def unmeasured(self) -> Iterator[None]:
-        """Inside, nothing is measured and no copy made: for a check that runs once."""
+        """A context in which nothing is measured and no copy made: for a check that runs once."""
         self._may_measure = False
         try:
             yield
@@ -114,7 +114,7 @@ class ProductChoice:
 
 
 def rows_measured(vocab: int, columns: int, dtype: torch.dtype) -> int:
-    """Of the head; the others take as long."""
+    """How many rows of the head are timed; the others take as long."""
     steps = -(-BYTES_MEASURED // (columns * dtype.itemsize * ROWS_IN_STEP))
     return min(vocab, steps * ROWS_IN_STEP)
 
@@ -130,7 +130,7 @@ def has_int4_kernel() -> bool:
 
 
 def quickest(ways: Ways) -> str:
-    """By the least seconds of each; with one way there is nothing to measure."""
+    """The name of the way that took the least seconds; with one way there is nothing to measure."""
     if len(ways) == 1:
         return next(iter(ways))
     seconds = least_seconds(ways)
@@ -159,5 +159,5 @@ def _seconds(way: Callable[[], object]) -> float:
 
 
 def state_of(tensor: Tensor) -> tuple[int, int]:
-    """Differs once the tensor was replaced or written to."""
+    """A mark of the tensor's memory and version, another one once it was replaced or written to."""
     return tensor.data_ptr(), 0 if tensor.is_inference() else tensor._version

@@ -98,7 +98,7 @@ def plan_dense(
 
 
 def source_names(head: LmHead, stored: StoredNames, base_model_prefix: str) -> dict[str, Any]:
-    """For restoring: how the source's files name the head's tensors."""
+    """How the source's files name the head's tensors, for restoring them."""
     return {
         "weight": list(stored.weight),
         "bias": list(stored.bias),
@@ -109,7 +109,7 @@ def source_names(head: LmHead, stored: StoredNames, base_model_prefix: str) -> d
 def copied_tensors(
     source: ModelInspection, head: LmHead, stored: StoredNames, base_model_prefix: str, *, tied: bool
 ) -> dict[str, Tensor | TensorEntry]:
-    """Everything but the head, and but a table that it goes on sharing."""
+    """Tensors that stay as they are: all but the head, and but a table that it goes on sharing."""
     prefix = _missing_prefix(head, stored, base_model_prefix)
     dropped = set(stored.weight + stored.bias) - (set() if tied else set(stored.embed))
     copied: dict[str, Tensor | TensorEntry] = {}

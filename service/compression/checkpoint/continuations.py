@@ -28,7 +28,7 @@ LogitsOf = Callable[[Tensor], Tensor]  # (prompts, positions, hidden) -> what th
 
 @dataclass(frozen=True, eq=False)
 class Continuations:
-    """Each (prompts, tokens) int64."""
+    """Prompts and what both models write after them, each (prompts, tokens) int64."""
 
     prompts: Tensor
     before: Tensor
@@ -38,7 +38,10 @@ class Continuations:
 def continue_text(
     model: Any, windows: Tensor, head: LmHead, count: int, seed: int, progress: Callable[[float], None]
 ) -> Continuations:
-    """model: the stored one; head: the original; windows: (windows, window) ids, of which `count` are drawn, seeded."""
+    """Prompts from the text continued with the stored head and with the original, `head`.
+
+    model: the stored one; windows: (windows, window) ids, of which `count` are drawn, seeded.
+    """
     length = min(PROMPT_TOKENS, windows.shape[1] // 2)
     tokens = min(NEW_TOKENS, windows.shape[1] - length)
     chosen = torch.randperm(windows.shape[0], generator=torch.Generator().manual_seed(seed))[:count]
@@ -98,7 +101,7 @@ def distinct(texts: list[list[int]], n: int) -> float:
 
 
 def continuations_told(found: Continuations, tokenizer: Any, seed: int) -> ContinuationsOfReport:
-    """As the report has them."""
+    """Continuations as the report has them."""
     lengths = agreement_lengths(found.before, found.after)
     low, high = interval_of_means(lengths[:, None].double(), torch.ones(lengths.numel()), seed)
     before, after = found.before.tolist(), found.after.tolist()

@@ -51,7 +51,7 @@ def write_exports(
     device: torch.device,
     progress: Callable[[float], None],
 ) -> tuple[tuple[Export, ...], dict[str, HashedFile]]:
-    """Every export that the job asks for, as the report says it, and hashes. Staging holds the checkpoint already."""
+    """Write every export that the job asks for; as the report has them, and hashes. Staging holds the checkpoint."""
     kinds = task.recipe.options.export
     found: list[Export] = []
     hashes: dict[str, HashedFile] = {}

@@ -52,7 +52,7 @@ class HashedWriter:
         return next(self._buffers)
 
     def write(self, data: bytes | memoryview) -> None:
-        """At most PIECE_BYTES, which must stay as they are for PIECES_AHEAD further writes, or to the end."""
+        """Write at most PIECE_BYTES; `data` must stay as it is for PIECES_AHEAD further writes, or to the end."""
         self._hashing.append(self._hasher.submit(self._digest.update, data))
         self._file.write(data)
         if len(self._hashing) > PIECES_AHEAD:
@@ -65,5 +65,5 @@ class HashedWriter:
             self._unsynced = 0
 
     def hashed(self) -> HashedFile:
-        """After the context."""
+        """The file's size and sha256, once the context has ended."""
         return HashedFile.of(self._path, self._digest.hexdigest())

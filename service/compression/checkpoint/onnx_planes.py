@@ -110,7 +110,7 @@ class GraphEmbedding(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        """What models ask for a dtype and a device."""
+        """A tensor that models ask for a dtype and a device."""
         return self.back
 
     def forward(self, input_ids: Tensor) -> Tensor:
@@ -152,7 +152,7 @@ class GraphHead(nn.Module):
 
 
 def graph_modules(head: PlanesHead) -> tuple[GraphHead, GraphEmbedding | None]:
-    """What stands for the head and for a table that it shares; both read the same tensors."""
+    """Modules for a graph, in place of the head and of a table that it shares; both read the same tensors."""
     planes = GraphTable(head.table, head.reading)
     table = head.table
     return GraphHead(head, planes, head.repair), GraphEmbedding(table, planes) if isinstance(

@@ -22,7 +22,7 @@ StoredReading: TypeAlias = Callable[[FullBlock, Tensor], Positions]  # the sourc
 
 
 def stored_reading(lm_head: Any) -> StoredReading:
-    """lm_head: the loaded module, in float32."""
+    """A measurement of a stored head beside a block of its source. lm_head: the loaded module, in float32."""
     if isinstance(lm_head, PlanesHead) and lm_head.preview_columns == lm_head.columns and _is_on_cpu(lm_head):
         planes = _planes_of(lm_head)
         reading = PlaneReading(lm_head.bits, 0 if lm_head.bits == 8 else min(lm_head.rescored, planes.vocab_size))

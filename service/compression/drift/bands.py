@@ -29,7 +29,7 @@ def are_rare(targets: Tensor, alpha: Tensor) -> Tensor:
 
 
 def drift_by_band(drift: TokenDrift, alpha: Tensor, seed: int) -> tuple[BandDrift, ...]:
-    """Figures of all positions, then of each band."""
+    """Drift of all positions, then of each band of token frequency."""
     bands = bands_of_tokens(alpha)
     tokens = torch.bincount(bands, minlength=len(ENDS)).tolist()
     everywhere = torch.ones_like(drift.agreement)

@@ -9,7 +9,7 @@ from service.compression.drift.planes.rescored_drift import PlaneReading
 
 @dataclass(frozen=True)
 class Candidate:
-    """Its form, its bytes, and its drift as far as it is known before it is stored.
+    """A head that may be stored: its form, its bytes, and its drift as far as it is known before.
 
     Points are those of every evaluation set, the calibrated corpus first.
     """

@@ -31,7 +31,7 @@ def _is_below(bound: float | None, found: Measured) -> bool:
 
 @dataclass(frozen=True)
 class DriftPoint:
-    """One kept size, measured. Drift is relative: 0.01 is one percent more perplexity than the full head."""
+    """Drift at one kept size, relative: 0.01 is one percent more perplexity than the full head."""
 
     ratio: float  # asked for
     kept_columns: int
@@ -53,7 +53,7 @@ class DriftPoint:
 
     @property
     def told(self) -> CurvePoint:
-        """As the report has it."""
+        """The point as the report has it."""
         return CurvePoint(**asdict(self))
 
     def judged(self, passes: bool) -> JudgedPoint:

@@ -19,6 +19,8 @@ MAIN_SHARE = 0.99
 
 @dataclass(frozen=True, eq=False)
 class EvaluationSet:
+    """One text that drift is measured on, with the budget it is judged by."""
+
     name: str
     digest: str
     hidden: HiddenStates
@@ -50,7 +52,7 @@ def open_evaluation_sets(
 
 
 def with_rare_positions(sets: list[EvaluationSet], alpha: Tensor) -> list[EvaluationSet]:
-    """alpha: (vocab,), of the calibration: it says which tokens are rare, whatever the text that is judged."""
+    """The sets with their rare positions marked. alpha: (vocab,) of the calibration, which says what is rare."""
     return [replace(one, rare=are_rare(one.hidden.targets, alpha)) for one in sets]
 
 

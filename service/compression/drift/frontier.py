@@ -62,13 +62,13 @@ class Frontier:
 
     @property
     def serving(self) -> list[Candidate]:
-        """Those that meet the budget and pass every drift budget, best first."""
+        """Candidates that meet the budget and pass every drift budget, best first."""
         found = [one for one in self.found if one.passes and self._inside(one)]
         return sorted(found, key=self._order)
 
     @property
     def nearest(self) -> Candidate:
-        """What comes closest where nothing serves: the smallest that passes, or the one that drifts least."""
+        """The closest candidate where none serves: the smallest that passes, or the one that drifts least."""
         passing = [one for one in self.found if one.passes]
         if passing and self.budget is not None and self.budget.of_bytes:
             return min(passing, key=lambda one: (self._bounded(one), one.kl))
@@ -76,7 +76,7 @@ class Frontier:
         return min(inside or self.found, key=lambda one: (one.kl, one.share))
 
     def told(self, chosen: Candidate | None) -> FrontierOfReport:
-        """As the report has it."""
+        """The frontier as the report has it."""
         ordered = sorted(self.found, key=lambda one: (one.share, one.kl))
         asked = dict.fromkeys(Budget.model_fields) if self.budget is None else self.budget.model_dump()
         return FrontierOfReport(

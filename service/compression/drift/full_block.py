@@ -52,7 +52,7 @@ class Against:
 
 
 class FullBlock:
-    """Built of hidden (rows, hidden) and targets (rows,), both on the device of the head."""
+    """Logits of the full head at hidden (rows, hidden), beside which others are measured; all on the head's device."""
 
     def __init__(self, hidden: Tensor, targets: Tensor, head: LmHead, buffers: Buffers) -> None:
         self.head, self.targets, self._buffers = head, targets, buffers
@@ -71,7 +71,7 @@ class FullBlock:
         self.at_target = self.logits.gather(1, targets[:, None])[:, 0]
 
     def against(self, forms: Sequence[tuple[Form | Tensor, Tensor, str | None]]) -> list[Against]:
-        """forms: a head, the hidden states (rows, hidden) that it is given, and the name of a buffer for its logits.
+        """Heads beside the full one. forms: a head, the states (rows, hidden) it gets, a name to keep its logits by.
 
         In place of a head its module's outputs (rows, vocab) may be given.
         """
@@ -95,7 +95,7 @@ class FullBlock:
     def figures(
         self, lse: Tensor, largest: Tensor, at_target: Tensor, at_best: Tensor, difference: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """All (rows,), in base 2 -> negative log-likelihood, agreement, KL divergence, in nats."""
+        """Negative log-likelihood, agreement and KL divergence in nats, (rows,), from sums (rows,) in base 2."""
         agreement = at_best >= largest - TIE * largest.abs()
         return (
             LN_2 * (lse + (self.largest - at_target)),
@@ -104,7 +104,7 @@ class FullBlock:
         )
 
     def joined(self, columns: Sequence[tuple[Tensor, Tensor, Tensor]], overlap: Tensor) -> Positions:
-        """columns: what `figures` gave for each head; overlap: (rows, heads), or (rows, 0)."""
+        """The figures of several heads together. columns: of each head; overlap: (rows, heads), or (rows, 0)."""
         own = LN_2 * (self.lse + (self.largest - self.at_target))
         return Positions(
             likelihood=torch.stack([*(each[0] for each in columns), own], 1).cpu(),
@@ -119,7 +119,7 @@ class FullBlock:
         return self.share_of(kept.topk(min(top, kept.shape[1])).indices, top)
 
     def share_of(self, tokens: Tensor, top: int) -> Tensor:
-        """As `shared`, of tokens (rows, top)."""
+        """(rows,) share of the full head's `top` most probable tokens that are among `tokens` (rows, top)."""
         wanted = self.logits.topk(min(top, self.logits.shape[1])).indices
         return (wanted[:, :, None] == tokens[:, None, :]).any(2).float().mean(1)
 
@@ -135,7 +135,7 @@ class FullBlock:
         return self._buffers.take(name, self.rows, self.head.vocab_size, self.targets.device)
 
     def scratch(self, name: str, tile: Tensor) -> Tensor:
-        """Of the tile's shape, of any content."""
+        """A buffer of the tile's shape, of any content."""
         return self._buffers.take(name, tile.shape[0], tile.shape[1], tile.device)
 
     def _parts(self) -> Iterator[slice]:

@@ -21,7 +21,7 @@ REFINED_SIZES = 16
 
 @dataclass(frozen=True, eq=False)
 class Measured:
-    """One evaluation set at every size."""
+    """Drift of every size on one evaluation set."""
 
     set: EvaluationSet
     curve: list[DriftPoint]
@@ -83,7 +83,7 @@ class Choice:
         return self.candidates[0] if self.candidates else None
 
     def sizes_at_the_edge(self, multiple: int) -> list[int]:
-        """Between the smallest that passed (or the full one) and the next below that was measured, spread evenly."""
+        """Sizes between the smallest that passed (or the full one) and the next below that was measured, evenly."""
         passing = self.largest_passing
         upper = passing.kept_columns if passing else self.sets[0].set.hidden.hidden_size
         below = max((point.kept_columns for point in self.curve if point.kept_columns < upper), default=0)
@@ -93,7 +93,7 @@ class Choice:
 
     @property
     def selected(self) -> DriftPoint:
-        """What was asked for, passing or not; of `auto` the largest that passes, or the smallest when none does."""
+        """The point asked for, passing or not; of `auto` the largest that passes, or the smallest when none does."""
         return self.asked or self.largest_passing or min(self.curve, key=lambda point: point.ratio)
 
 
@@ -104,7 +104,7 @@ def choose(
     progress: Callable[[float], None],
     further: Iterable[int] = (),
 ) -> Choice:
-    """One sweep over the grid, the ratios asked for and `further` sizes."""
+    """Measure the grid, the ratios asked for and `further` sizes in one sweep, and judge them."""
     size, multiple = head.head.hidden_size, recipe.options.column_multiple
     asked = None if recipe.ratio == "auto" else checked_kept_columns(size, recipe.ratio, multiple)
     published = sorted(recipe.options.publish_ratios)
@@ -197,7 +197,7 @@ class StoredDrift:
 
     @property
     def told(self) -> StoredDriftFigures:
-        """As the report has it."""
+        """The stored drift as the report has it."""
         return StoredDriftFigures(
             perplexity_drift=self.drift,
             perplexity_drift_low=self.low,
@@ -210,7 +210,7 @@ class StoredDrift:
 
 
 def stored_drift(stored: Positions, one: EvaluationSet, seed: int) -> StoredDrift:
-    """stored: of every position of `one`, the stored model first, the source last."""
+    """Drift of the checkpoint as stored. stored: all positions of `one`, the stored model first, the source last."""
     swept = swept_of([0], stored.likelihood, stored.agreement, stored.divergence, one.hidden, one.rare)
     (point,) = drift_curve(swept, {0: 1.0}, seed)
     gap = None

@@ -16,7 +16,7 @@ from service.compression.numerics.bootstrap import CONFIDENCE, resampled_means
 
 @dataclass(frozen=True)
 class Gap:
-    """Between the groups whose perplexity drifts the most and the least. 0.01: one percent of perplexity more."""
+    """Distance of the groups whose perplexity drifts the most and the least. 0.01: one percent of perplexity more."""
 
     most: str
     least: str
@@ -26,7 +26,7 @@ class Gap:
 
     @property
     def told(self) -> GroupGap:
-        """As the report has it."""
+        """The gap as the report has it."""
         return GroupGap(**asdict(self))
 
 
@@ -40,7 +40,7 @@ class DriftOfGroups:
     resampled: Tensor  # (groups, resamples, sizes) float64
 
     def gap(self, kept: int) -> Gap | None:
-        """None where there are not two groups."""
+        """The widest gap at a size; None where there are not two groups."""
         if len(self.names) < 2:
             return None
         index = self.kept.index(kept)
@@ -54,7 +54,10 @@ class DriftOfGroups:
 
 
 def group_drift(likelihood: Tensor, lengths: Tensor, groups: list[str], kept: list[int], seed: int) -> DriftOfGroups:
-    """likelihood: (windows, sizes) float64, the last column the full head; lengths, groups: of each window."""
+    """Drift of every group at every size.
+
+    likelihood: (windows, sizes) float64, the last column the full head; lengths, groups: of each window.
+    """
     names = sorted(set(groups))
     paired = likelihood - likelihood[:, -1:]
     drift, resampled = [], []
@@ -67,7 +70,7 @@ def group_drift(likelihood: Tensor, lengths: Tensor, groups: list[str], kept: li
 
 
 def drift_by_group(drift: TokenDrift, groups: list[str], seed: int) -> tuple[GroupDrift, ...]:
-    """Figures of the positions of each group, by name. groups: of each window."""
+    """Drift of the positions of each group, by name. groups: of each window."""
     found = []
     for name in sorted(set(groups)):
         windows = torch.tensor([group == name for group in groups])

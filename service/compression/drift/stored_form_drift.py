@@ -30,7 +30,7 @@ def form_of_factors(factors: SlicedFactors, device: torch.device) -> Form:
 def positions_of(
     factors: SlicedFactors, hidden: HiddenStates, head: LmHead, device: torch.device, *, top: int = 0
 ) -> Iterator[Positions]:
-    """Figures of a head that is not nested, as sweep_positions gives them."""
+    """Figures, block after block, of a head that is not nested, as sweep_positions gives them."""
     form, keep = form_of_factors(factors, device), "other" if top else None
     rows, buffers = rows_at_once(head.vocab_size, device), Buffers()
     blocks = zip(hidden.blocks(rows, device), hidden.targets.split(rows), strict=True)

@@ -45,7 +45,7 @@ class SweepHead:
 
 @dataclass(frozen=True, eq=False)
 class Sweep:
-    """What was measured, per kept size; `kept[-1]` is always the full head."""
+    """Sums over windows for every kept size; `kept[-1]` is always the full head."""
 
     kept: list[int]  # ascending
     negative_log_likelihood: Tensor  # (windows, sizes) float64, summed over each window, nats
@@ -56,7 +56,7 @@ class Sweep:
 
 
 def prepare(head: LmHead, basis: Basis, mean_hidden: Tensor, *, repair: bool, device: torch.device) -> SweepHead:
-    """mean_hidden: (hidden,) float64. Holds the head in float32: vocab x hidden x 4 bytes."""
+    """The head ready to be cut, in float32: vocab x hidden x 4 bytes. mean_hidden: (hidden,) float64."""
     columns = basis.columns(head.weight.to(device))
     bias = torch.zeros(head.vocab_size, device=device) if head.bias is None else head.bias.to(device).float()
     if not repair:
@@ -74,7 +74,7 @@ def sweep(
     progress: Callable[[float], None] = lambda fraction: None,
     tiles: Tiles | None = None,
 ) -> Sweep:
-    """kept: ascending sizes in 1..hidden; the full size is added when it is missing. rare: (positions,) bool."""
+    """Measure every size. kept: ascending, 1..hidden; the full size is added when missing. rare: (positions,) bool."""
     sizes = sorted({*kept, head.head.hidden_size})
     likelihood = torch.zeros(hidden.positions, len(sizes))
     agreement = torch.zeros(hidden.positions, len(sizes), dtype=torch.bool)
@@ -107,7 +107,7 @@ def swept_of(
 
 @dataclass(frozen=True, eq=False)
 class Positions:
-    """What was measured on a block of positions, each (positions, sizes), on the CPU."""
+    """Figures of a block of positions, each (positions, sizes), on the CPU."""
 
     likelihood: Tensor  # float32, negative log-likelihood of the target, nats
     agreement: Tensor  # bool, the full head's most probable token is this size's
@@ -116,7 +116,7 @@ class Positions:
 
     @classmethod
     def joined(cls, blocks: Sequence["Positions"]) -> "Positions":
-        """One after another."""
+        """The blocks one after another."""
         return cls(*(torch.cat([getattr(one, field.name) for one in blocks]) for field in fields(cls)))
 
 

@@ -25,7 +25,7 @@ WITH_INTERVAL = ("perplexity_drift", "kl_mean", "top1_agreement", "delta_p_mean"
 
 @dataclass(frozen=True, eq=False)
 class TokenDrift:
-    """Each (positions,), in the order of the windows."""
+    """What one head changes at each position, in the order of the windows; each (positions,)."""
 
     window: Tensor  # int64, of each position
     target: Tensor  # int64, the token that came
@@ -44,7 +44,7 @@ def token_drift(
     progress: Callable[[float], None] = lambda fraction: None,
     tiles: Tiles | None = None,
 ) -> TokenDrift:
-    """kept: 1..hidden. Memory: a few numbers a position."""
+    """Drift of every token when `kept` of 1..hidden columns stay. Memory: a few numbers a position."""
     sizes = sorted({kept, head.head.hidden_size})
     found = sweep_positions(hidden, head, sizes, top=TOP, progress=progress, tiles=tiles)
     return _joined(found, hidden, lambda done: None)
@@ -72,7 +72,7 @@ def _joined(found: Iterator[Positions], hidden: HiddenStates, progress: Callable
 
 
 def token_drift_at(found: Positions, hidden: HiddenStates, column: int) -> TokenDrift:
-    """Of one of the heads that were measured together, the full one's likelihood last; with their `overlap`."""
+    """Drift of one of several heads measured together, the full one's likelihood last; with their `overlap`."""
     return TokenDrift(
         window=torch.arange(hidden.lengths.numel()).repeat_interleave(hidden.lengths),
         target=hidden.targets,

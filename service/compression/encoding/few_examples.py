@@ -20,7 +20,7 @@ FEW = (64, 256, 1024)
 def fit_few_examples(
     hidden: HiddenStates, head: LmHead, y: Tensor, encoding: FittedEncoding, device: torch.device
 ) -> tuple[FewExamples, ...]:
-    """y: (vocab,) -log alpha of all calibration positions. Fits with more tokens than there are are left out."""
+    """Fits from a few tokens of text, as far as there are so many. y: (vocab,) -log alpha of all positions."""
     counts = [count for count in FEW if count < hidden.positions]
     found, seen, summed = [], 0, torch.zeros(head.vocab_size, dtype=torch.float64)
     if not counts:

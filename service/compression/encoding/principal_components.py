@@ -19,7 +19,7 @@ RANKED_ROWS = 65_536
 
 @dataclass(frozen=True, eq=False)
 class Components:
-    """In order of explained variance; float64."""
+    """Principal components of the head in order of explained variance; float64."""
 
     explained_variance: Tensor  # (d,) share of the variance of W
     slope: Tensor  # (d,) of y on the scores, standardised
@@ -29,8 +29,9 @@ class Components:
 
 
 def principal_components(weight: Tensor, y: Tensor, encoding: FittedEncoding) -> Components:
-    """weight: (vocab, d); y: (vocab,) float64, as `encoding` has them.
+    """Regression of y on the scores of W's principal components.
 
+    weight: (vocab, d); y: (vocab,) float64, as `encoding` has them.
     The sign of a component, and with it of its slope and correlation, is such that its scores rise with y.
     """
     moments = encoding.moments

@@ -56,7 +56,7 @@ def edit_direction(slope: Tensor, columns: int | None) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class Effect:
-    """Means over positions; float64."""
+    """What an edit does to token probabilities: means over positions, float64."""
 
     before: Tensor  # (tokens,) averaged probability
     after: Tensor  # (tokens,)
@@ -72,7 +72,7 @@ class Effect:
 def measure_effect(
     hidden: HiddenStates, head: LmHead, edit: Edit, device: torch.device, progress: Callable[[float], None]
 ) -> Effect:
-    """One read of the positions, one product positions x hidden x vocabulary. Memory: the head in float32, a tile."""
+    """What the edit does, in one product positions x hidden x vocabulary. Memory: the head in float32, a tile."""
     ids = edit.token_ids
     is_other = torch.ones(head.vocab_size, dtype=torch.bool)
     is_other[ids] = False

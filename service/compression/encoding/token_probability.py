@@ -50,7 +50,7 @@ class FittedEncoding:
 
 
 def encode(weight: Tensor, y: Tensor, mean_hidden: Tensor, seed: int) -> FittedEncoding:
-    """weight: (vocab, hidden); y: (vocab,) -log alpha, float64; mean_hidden: (hidden,) float64."""
+    """Fit the encoding. weight: (vocab, hidden); y: (vocab,) -log alpha, float64; mean_hidden: (hidden,) float64."""
     weight, y = weight.cpu(), y.cpu()
     training, held_out = _split_moments(weight, y, seed)
     moments = training + held_out
@@ -72,12 +72,12 @@ def encode(weight: Tensor, y: Tensor, mean_hidden: Tensor, seed: int) -> FittedE
 
 
 def regress(weight: Tensor, y: Tensor) -> Regression:
-    """weight: (vocab, hidden) of any float dtype; y: (vocab,) float64."""
+    """Regression of y on the rows. weight: (vocab, hidden) of any float dtype; y: (vocab,) float64."""
     return solve(row_moments(weight.cpu(), y.cpu()))
 
 
 def solve(moments: RowMoments, spectrum: tuple[Tensor, Tensor] | None = None) -> Regression:
-    """`spectrum`: eigenvalues and -vectors of the centred W'W, where they are known."""
+    """Regression from moments. `spectrum`: eigenvalues and -vectors of the centred W'W, where they are known."""
     ww, wy, yy = moments.centered()
     values, vectors = spectrum or torch.linalg.eigh(ww)
     slope, rank = minimum_norm_solution(values, vectors, wy)

@@ -52,7 +52,7 @@ class Basis:
         return wide @ self.analysis.T.to(hidden.device, wide.dtype)
 
     def hidden_from(self, x: Tensor) -> Tensor:
-        """What has these coordinates: (positions, hidden) -> (positions, hidden), in the dtype of x; W h = U x."""
+        """Hidden states from coordinates: (positions, hidden) -> (positions, hidden), in the dtype of x; W h = U x."""
         if self.order is not None:
             return x[:, self.order.argsort().to(x.device)]
         assert self.synthesis is not None
@@ -68,7 +68,7 @@ def _by_rows(weight: Tensor, turn: Callable[[Tensor], Tensor], rows_at_once: int
 
 
 def build_basis(method: Method, weight: Tensor, statistics: Statistics, seed: int, *, tau: float = 1.0) -> Basis:
-    """weight: (vocab, hidden), any float dtype. Ties in importance keep the lower column first.
+    """The basis of a method. weight: (vocab, hidden), any float dtype. Equal importance keeps the lower column first.
 
     `fisher` needs statistics that were taken with it. `probability` weighs a token by alpha^tau: 1 cares for frequent
     tokens only, 0 for all alike. Cost: at most one product vocab x hidden x hidden in float64.

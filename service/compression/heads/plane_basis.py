@@ -35,7 +35,7 @@ class PlaneBasis:
 def plane_basis(
     weight: Tensor, statistics: Statistics, *, tau: float, whole_columns: int, seed: int, dtype: torch.dtype
 ) -> PlaneBasis:
-    """weight: (vocab, hidden), any float dtype; 0 <= whole_columns <= hidden.
+    """The basis of a head in planes. weight: (vocab, hidden), any float dtype; 0 <= whole_columns <= hidden.
 
     Cost: two products vocab x hidden x hidden, one of them in float64. Memory: a few hidden x hidden matrices.
     """

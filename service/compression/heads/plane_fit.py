@@ -24,7 +24,7 @@ ROWS_AT_ONCE = 1024  # in float32 they stay in the cache
 
 @dataclass(frozen=True, eq=False)
 class FittedPlanes:
-    """What is stored: values(row) = (codes - 127.5) * scales; the module gives values @ (basis @ h) + bias.
+    """A head in planes: values(row) = (codes - 127.5) * scales; the module gives values @ (basis @ h) + bias.
 
     A row of the original table is values(row) @ basis, up to the rounding: the input side needs no matrix of its own.
     """
@@ -63,7 +63,7 @@ class FittedPlanes:
 
     @property
     def stored_nbytes(self) -> int:
-        """Codes, scales, basis and bias: everything that stands for the matrix."""
+        """Bytes of codes, scales, basis and bias: everything that stands for the matrix."""
         rest = -(-(self.hidden_size - self.whole_columns) // 2)
         codes = self.vocab_size * (self.whole_columns + 2 * rest)
         return codes + self._beside_codes_nbytes
@@ -87,7 +87,7 @@ class FittedPlanes:
 def fit_planes(
     head: LmHead, statistics: Statistics, *, seed: int, tau: float = TAU, whole_columns: int = WHOLE_COLUMNS
 ) -> FittedPlanes:
-    """whole_columns: a multiple of the group of a scale, or all columns where there are fewer.
+    """Fit planes to a head. whole_columns: a multiple of the group of a scale, or all columns where there are fewer.
 
     Cost: as plane_basis, one more product vocab x hidden x hidden in float32. Memory: the codes, one block of rows.
     """

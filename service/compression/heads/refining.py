@@ -39,7 +39,7 @@ MATRIX_RATE, BIAS_RATE = 4e-3, 4e-3
 
 @dataclass(frozen=True)
 class Refinement:
-    """What training did, on windows that it did not see. KL in nats per token."""
+    """Gain of training, on windows that it did not see. KL in nats per token."""
 
     steps: int
     positions: int
@@ -50,7 +50,7 @@ class Refinement:
 
     @property
     def told(self) -> RefinementOfReport:
-        """As the report has it."""
+        """The refinement as the report has it."""
         return RefinementOfReport(**asdict(self))
 
 

@@ -41,7 +41,7 @@ ROWS_AT_ONCE = 128  # positions whose logits of both models are held
 
 @dataclass(frozen=True, eq=False)
 class Side:
-    """One of the two."""
+    """One of the two models that are compared."""
 
     local: LocalModel
     inspection: ModelInspection
@@ -50,7 +50,7 @@ class Side:
     model: Any
 
     def told(self, seconds_per_token: float | None) -> ComparedModel:
-        """As the report has it."""
+        """The model as the report has it."""
         sliced = self.inspection.config.get("quantization_config")
         return ComparedModel(
             id=self.local.id,

@@ -18,7 +18,7 @@ from service.models.head_bytes import HeadShape
 
 @dataclass(frozen=True, eq=False)
 class JobHeads:
-    """What they are all made from."""
+    """Heads of a job, of every size and form, and what they are made from."""
 
     head: LmHead
     basis: Basis
@@ -38,7 +38,7 @@ class JobHeads:
         return head_shape(self.head, self.basis, repair=self.repair, keep_tied=self.keep_tied)
 
     def whole(self) -> SweepHead:
-        """All columns in float32: the largest tensor of a job, so made when it is needed."""
+        """The head with all columns in float32: the largest tensor of a job, so made when it is needed."""
         return prepare(self.head, self.basis, self.statistics.mean_hidden, repair=self.repair, device=self.device)
 
     def sliced(self, kept: int) -> SlicedFactors:

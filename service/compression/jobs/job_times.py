@@ -17,7 +17,7 @@ from service.compression.states.source import Source
 
 
 def measure_times(source: Source, stored: Any, room: Room) -> TimesOfReport:
-    """stored: the stored model, loaded; room: for both models at a time."""
+    """Seconds of a step before and after. stored: the stored model, loaded; room: for both models at a time."""
     device, head = stored.device, source.head
     weight = head.weight.to(device)
     bias = None if head.module_bias is None else head.module_bias.to(device)

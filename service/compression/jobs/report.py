@@ -77,7 +77,7 @@ class JobFindings:
     warnings: tuple[str, ...]
 
     def report(self, head: HeadFindings, advice: str, warnings: tuple[str, ...] = ()) -> CompressReport:
-        """warnings: of this head, beside the job's."""
+        """The report with this head. warnings: of the head, beside the job's."""
         own = {name: value for name, value in vars(self).items() if name != "encoded"}
         own["warnings"] = (*self.warnings, *warnings)
         return CompressReport(**(dict(self.encoded) | own | vars(head)), kind="compress", advice=advice)
@@ -91,7 +91,7 @@ def versions() -> dict[str, str]:
 def report_of_encoding(
     task: EngineTask[JobRecipe], source: Source, encoding: FittedEncoding, floor_rows: int
 ) -> EncodingReport:
-    """What was worked on, and how token probability is encoded in the head."""
+    """Parts of a report: what was worked on, and how token probability is encoded in the head."""
     return EncodingReport(
         **dict(report_of_source(task, source)),
         encoding=encoding_told(encoding, floor_rows),
@@ -100,7 +100,7 @@ def report_of_encoding(
 
 
 def report_of_source(task: EngineTask[JobRecipe], source: Source) -> SourceReport:
-    """What was worked on."""
+    """Parts of a report: what was worked on."""
     head = source.head
     return SourceReport(
         version=VERSION,
@@ -137,7 +137,7 @@ def job_findings(
     plain: dict[str, PlainHead],
     warnings: tuple[str, ...],
 ) -> JobFindings:
-    """warnings: beside those of the source."""
+    """Findings of a job. warnings: beside those of the source."""
     return JobFindings(
         encoded=encoded,
         method=basis.method.value,
@@ -155,7 +155,7 @@ def job_findings(
 def told_corpora(
     choice: Choice, points: list[DriftPoint], outside: list[float] | None, stored: list[StoredDrift] | None
 ) -> tuple[EvaluatedCorpus, ...]:
-    """Each evaluation set at its point: as measured before storing, and as stored once that is known."""
+    """Evaluation sets at their points: as measured before storing, and as stored once that is known."""
     found = []
     for number, (one, selected) in enumerate(zip(choice.sets, points, strict=True)):
         drift = stored[number] if stored else None
@@ -262,7 +262,7 @@ def sizes(source: Source, plan: Plan | None, made: MadeHead | None) -> ByteCount
 
 
 def plain_heads(points: Mapping[RoundedDtype, DriftPoint], head: LmHead) -> dict[str, PlainHead]:
-    """What anyone would do instead, measured: all of the head's rows as integers, by precision."""
+    """Plain heads as measured, what anyone would do instead: all of the head's rows as integers, by precision."""
     before = bytes_before(head)
     whole = {"ratio": 0.0, "kept_columns": head.hidden_size}
     return {

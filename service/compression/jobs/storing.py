@@ -76,7 +76,7 @@ class Written(Planned):
 
 @dataclass(frozen=True, eq=False)
 class Stored:
-    """The same, loaded and measured."""
+    """A written head, loaded and measured."""
 
     found: HeadFindings
     drifts: list[StoredDrift]  # in every set
@@ -85,7 +85,7 @@ class Stored:
 
 @dataclass(frozen=True, eq=False)
 class Storing:
-    """What every head of a job has in common."""
+    """Stores heads of one job: what they have in common, and the steps from a candidate to stored files."""
 
     task: EngineTask[CompressRecipe]
     source: Source
@@ -109,7 +109,7 @@ class Storing:
         return bytes_before(self.source.head)
 
     def plan(self, candidate: Candidate, progress: Callable[[float], None]) -> Planned:
-        """As the job asks; nothing is written."""
+        """The checkpoint of a candidate, as the job asks for it; nothing is written."""
         if candidate.reading is not None:
             planes = self.read_planes(candidate.reading)
             return Planned(candidate, planes, None, candidate.points, self._plan_planes(planes))
@@ -181,7 +181,7 @@ class Storing:
     def write(
         self, planned: Planned, folder: Path, bodies: Bodies | None, progress: Callable[[float], None]
     ) -> Written:
-        """folder: empty; bodies: as write_checkpoint has it."""
+        """Write a planned checkpoint. folder: empty; bodies: as write_checkpoint has it."""
         shard_bytes = self.task.recipe.options.max_shard_bytes
         hashes = write_checkpoint(planned.plan, self.source.inspection, folder, shard_bytes, progress, bodies)
         return Written(planned.candidate, planned.factors, planned.refinement, planned.predicted, planned.plan, hashes)
@@ -242,11 +242,11 @@ class Storing:
         return token_drift(self.source.evaluation, self.heads.whole(), kept, progress=progress)
 
     def bands(self, moved: TokenDrift) -> tuple[BandDrift, ...]:
-        """One size by the frequency of tokens."""
+        """Drift of one size by the frequency of tokens."""
         return drift_by_band(moved, self.heads.statistics.alpha, self.task.recipe.options.seed)
 
     def groups(self, moved: TokenDrift) -> tuple[GroupDrift, ...]:
-        """One size by groups of texts; empty without any."""
+        """Drift of one size by groups of texts; empty without any."""
         return drift_by_group(moved, self.source.groups, self.task.recipe.options.seed) if self.source.groups else ()
 
     def _validate(

@@ -44,7 +44,7 @@ class Worth:
         return self.decides and not self.is_worth_it
 
     def told(self, plain: dict[str, PlainHead]) -> WorthOfReport:
-        """As the report has it. plain: measured plain heads."""
+        """The worth as the report has it. plain: measured plain heads."""
         return WorthOfReport(
             worth_it=self.is_worth_it,
             decides=self.decides,

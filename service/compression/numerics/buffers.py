@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 class Buffers(threading.local):
-    """Every thread has its own."""
+    """Tensors that are used again and again, by name; every thread has its own."""
 
     def __init__(self) -> None:
         self._held: dict[str, Tensor] = {}

@@ -38,7 +38,7 @@ def spearman(columns: Tensor, y: Tensor) -> Tensor:
 
 
 def binned_spearman(columns: Tensor, y: Tensor) -> Tensor:
-    """The same through bins: exact for a table of 16-bit floats, else of its standardised columns in float16.
+    """Spearman's rho through bins: exact for a table of 16-bit floats, else of its columns rounded to float16.
 
     Cost: two counts of n a column. Memory: twice COPIED_COLUMNS columns, a few of them as integers, and their bins.
     """

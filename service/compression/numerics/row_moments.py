@@ -55,7 +55,7 @@ class RowMoments:
 
 
 def row_moments(weight: Tensor, y: Tensor, rows: Tensor | None = None) -> RowMoments:
-    """weight: (vocab, hidden) of any float dtype; y: (vocab,) float64; rows: indices of some of them."""
+    """Sums over rows. weight: (vocab, hidden), any float dtype; y: (vocab,) float64; rows: indices of some."""
     rows = torch.arange(weight.shape[0]) if rows is None else rows
     parts = map_blocks(lambda some: _moments_of(weight, y, some), rows.split(ROWS_SUMMED), torch.device("cpu"))
     return reduce(add, parts)

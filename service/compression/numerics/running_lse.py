@@ -9,7 +9,7 @@ LOG2_E, LN_2 = math.log2(math.e), math.log(2.0)
 
 
 class RunningLogSumExp:
-    """Of the tiles so far, each (rows,), in base 2."""
+    """Log-sum-exp and largest logit of the tiles so far, each (rows,), in base 2."""
 
     def __init__(self, rows: int, device: torch.device) -> None:
         # Not -inf: rows that hold nothing but -inf must not become NaN.
@@ -17,7 +17,7 @@ class RunningLogSumExp:
         self._total = torch.zeros(rows, device=device)
 
     def fold(self, tile: Tensor, scratch: Tensor) -> None:
-        """tile, scratch: (rows, columns) float32; what `scratch` holds goes."""
+        """Take in a tile. tile, scratch: (rows, columns) float32; what `scratch` holds goes."""
         largest = torch.maximum(self.largest, tile.amax(1))
         shifted = torch.sub(tile, largest[:, None], out=scratch).exp2_()
         self._total = self._total * torch.exp2(self.largest - largest) + shifted.sum(1)

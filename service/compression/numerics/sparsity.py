@@ -25,7 +25,7 @@ class SparsityFigures:
 
 
 def sparsity_of(ww: Tensor, wy: Tensor, yy: Tensor, slope: Tensor) -> SparsityFigures:
-    """ww: (d, d), wy: (d,), yy: () of centred columns, float64; slope: (d,) of the regression on all of them."""
+    """Figures from moments. ww: (d, d), wy: (d,), yy: () of centred columns, float64; slope: (d,) of the regression."""
     size = slope.abs() * ww.diagonal().clamp_min(0).sqrt()
     r2 = prefix_r2(ww, wy, yy, size.argsort(descending=True, stable=True))
     counts = sorted({max(1, round(r2.numel() * share)) for share in CURVE_SHARES})

@@ -11,7 +11,7 @@ MOST_POSITIONS = {"cpu": 512, "cuda": 4096}
 
 @dataclass(frozen=True)
 class Tiles:
-    """rows: positions at a time; columns: vocabulary entries at a time. Working memory is a few rows x columns."""
+    """Sizes of a tile: rows are positions, columns vocabulary entries. Working memory is a few rows x columns."""
 
     rows: int
     columns: int
@@ -27,7 +27,7 @@ class Tiles:
 
 
 def tiles_for(device: torch.device) -> Tiles:
-    """On a CPU a tile should stay in the cache; a GPU wants large products."""
+    """Tiles for a device: on a CPU one should stay in the cache; a GPU wants large products."""
     return Tiles(512, 1024) if device.type == "cpu" else Tiles(4096, 8192, 1 << 28)
 
 

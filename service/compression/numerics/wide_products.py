@@ -29,7 +29,7 @@ PRODUCTS = {
 
 
 class WideProducts(TorchDispatchMode):
-    """Inside, in this thread, products of tensors of `dtype` are computed in float32 and rounded back."""
+    """A context in whose thread products of tensors of `dtype` are computed in float32 and rounded back."""
 
     def __init__(self, dtype: torch.dtype) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # torch has no types here
@@ -53,7 +53,7 @@ class WideProducts(TorchDispatchMode):
 
 
 def fast_products(model: Any) -> AbstractContextManager[Any]:
-    """What to run `model` in: WideProducts where its dtype would be slow on its device, else nothing."""
+    """A context to run `model` in: WideProducts where its dtype would be slow on its device, else nothing."""
     if model.device.type == "cpu" and not has_fast_products(model.dtype):
         return WideProducts(model.dtype)
     return nullcontext()

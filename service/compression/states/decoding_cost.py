@@ -18,7 +18,7 @@ READ = ("weight", "quantized", "scale", "packed", "group_scale", "basis", "bias"
 
 
 def head_bytes(head: nn.Module) -> int:
-    """Read for a position, as compress reports it."""
+    """Bytes of the head that are read for a position, as compress reports them."""
     parts = [getattr(head, name, None) for name in READ]
     return sum(part.nbytes for part in parts if isinstance(part, Tensor))
 

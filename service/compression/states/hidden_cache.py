@@ -68,7 +68,7 @@ class HiddenStates:
 
     @property
     def spread(self) -> "Spread | None":
-        """How they are swept where they are, if that is not in `file`."""
+        """A way to sweep the states where they are, if they are not in `file`."""
         return None
 
     def of_windows(self, windows: int) -> Iterator[Tensor]:
@@ -100,7 +100,7 @@ Spread: TypeAlias = Callable[[Any, list[int], int, Callable[[float], None]], Ite
 
 
 class HiddenCache:
-    """All cached passes below one folder."""
+    """Cached hidden states of all passes, in folders below one."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -172,7 +172,7 @@ class HiddenCache:
             shutil.rmtree(staging, ignore_errors=True)
 
     def load_tensors(self, key: str, name: str) -> dict[str, Tensor] | None:
-        """What `save_tensors` kept under this name, if anything."""
+        """Tensors that `save_tensors` kept under this name, if any."""
         try:
             return load_file(self.folder(key) / f"{name}.safetensors")
         except (OSError, SafetensorError):

@@ -45,7 +45,7 @@ def stopped_at_lm_head(model: Any) -> Iterator[HiddenStatesOf]:
 
 @torch.inference_mode()
 def hidden_states_of(model: Any, inputs: dict[str, Tensor]) -> Tensor:
-    """inputs: (windows, length) each -> (windows, positions, hidden), in the model's dtype, on its device."""
+    """States that reach the head. inputs: (windows, length) each -> (windows, positions, hidden), the model's dtype."""
     with stopped_at_lm_head(model) as hidden_states:
         return hidden_states(inputs)
 

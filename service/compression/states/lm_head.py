@@ -73,7 +73,7 @@ class LmHead:
         return self.module_bias + self.outside
 
     def logits_of(self, output: Tensor) -> Tensor:
-        """What the model makes of its head module's output, (..., vocab)."""
+        """Logits that the model makes of its head module's output, (..., vocab)."""
         return self.transform(output if self.outside is None else output + self.outside.to(output.device))
 
     def logits(self, hidden: Tensor) -> Tensor:
@@ -128,7 +128,7 @@ def find_lm_head(model: Any, sample: dict[str, Tensor]) -> LmHead:
 
 
 def outside_of(added: Tensor, transform: Transform) -> Tensor:
-    """What is added to logits, as a part of the bias: before the scale. added: V elements, of any dtype."""
+    """An addend of the logits as a part of the bias: before the scale. added: V elements, of any dtype."""
     return added.detach().float().flatten() / transform.scale
 
 

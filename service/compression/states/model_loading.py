@@ -24,7 +24,7 @@ SLICED_GROWTH = 8
 
 
 def go_offline() -> None:
-    """From here on this process reaches no hub and holds no token: a config cannot make the loading code fetch."""
+    """Cut this process off from every hub, tokens included: a config cannot make the loading code fetch."""
     from huggingface_hub import constants
 
     os.environ["HF_HUB_OFFLINE"] = "1"
@@ -97,7 +97,7 @@ def load_model(path: Path, config: dict[str, Any], auto_class: str, stored_eleme
 
 
 def loading_dtype(inspection: ModelInspection) -> torch.dtype:
-    """What the config says (where it is silent: the dtype of most weights), but never less than the head's own.
+    """The dtype of the config (where it is silent: of most weights), but never less than the head's own.
 
     A head is measured with the values that its file has; a result is stored in the dtype of its file.
     """

@@ -52,7 +52,7 @@ class Room:
 
 
 def room_of(task: EngineTask[JobRecipe], model: ModelInspection, device: torch.device, models: int = 1) -> Room:
-    """All of `model` where it fits beside the analysis of its head. models: how many are held at a time."""
+    """Room for `models` at a time: for all of `model` where it fits beside the analysis of its head."""
     if task.memory_bytes is None:
         return Room(device)
     left = task.memory_bytes // models - working_bytes(model.vocab_size or 0, model.hidden_size or 0)
@@ -87,13 +87,13 @@ def is_offloaded(model: Any) -> bool:
 
 
 def windows_at_once(model: Any, window: int) -> int:
-    """On a CPU a block of windows is one thread's work; a GPU, or reading weights for it, wants more."""
+    """How many windows a pass takes: on a CPU one thread's work; a GPU, or reading weights for it, wants more."""
     positions = POSITIONS_OFFLOADED if is_offloaded(model) else POSITIONS_AT_ONCE
     return max(1, positions.get(model.device.type, positions["cuda"]) // window)
 
 
 def map_windows(work: Callable[[Block], Result], blocks: Iterable[Block], model: Any) -> Iterator[Result]:
-    """As map_blocks; an offloaded model gets one block at a time, since its weights come and go for one pass."""
+    """The results of blocks, as map_blocks; an offloaded model gets one at a time, as its weights come and go."""
     if not is_offloaded(model):
         yield from map_blocks(work, blocks, model.device)
         return

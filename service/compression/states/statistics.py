@@ -63,7 +63,7 @@ def neg_log_alpha(alpha: Tensor) -> tuple[Tensor, int]:
 def calibrate(
     hidden: HiddenStates, head: LmHead, *, with_fisher: bool, device: torch.device, progress: Callable[[float], None]
 ) -> Statistics:
-    """One read of the calibration positions, or two with `with_fisher` (its centre E[h] must be known first)."""
+    """Sums over the calibration positions, read once, or twice with `with_fisher` (its centre E[h] comes first)."""
     weight = head.weight.to(device, torch.float32)
     bias = torch.zeros(head.vocab_size, device=device) if head.bias is None else head.bias.to(device, torch.float32)
     center, buffers = mean_of(hidden, device) if with_fisher else None, Buffers()

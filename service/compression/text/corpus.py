@@ -40,7 +40,7 @@ class Text:
 
 @dataclass(frozen=True)
 class WindowSettings:
-    """window: tokens a window holds, special ones included. Token counts are caps."""
+    """Sizes of windows: tokens that each holds, special ones included, and caps on tokens in all."""
 
     window: int
     calibration_tokens: int
@@ -68,7 +68,7 @@ class Frame:
         return len(self.before) + len(self.after)
 
     def around(self, ids: Tensor) -> Tensor:
-        """ids: (..., tokens) int64 -> (..., tokens and frame)."""
+        """Tokens in their frame: (..., tokens) int64 -> (..., tokens and frame)."""
         before, after = (torch.tensor(part, dtype=torch.int64) for part in (self.before, self.after))
         shape = ids.shape[:-1]
         return torch.cat([before.expand(*shape, -1), ids, after.expand(*shape, -1)], dim=-1)

@@ -25,6 +25,8 @@ SENTINEL = re.compile(r"<extra_id_(\d+)>")
 
 
 class Objective(StrEnum):
+    """What a type of model is trained to predict."""
+
     CAUSAL = "causal"  # the next token
     MASKED = "masked"  # hidden tokens, from both sides
     DENOISING = "denoising"  # a text, from a damaged copy of it
@@ -32,7 +34,7 @@ class Objective(StrEnum):
 
     @property
     def perplexity(self) -> str:
-        """What to call it. Hidden tokens are predicted one by one: their product is no probability of the text."""
+        """The name of its perplexity: hidden tokens, predicted one by one, make no probability of the text."""
         return "pseudo-perplexity" if self is Objective.MASKED else "perplexity"
 
 
@@ -48,6 +50,8 @@ OBJECTIVES = {"AutoModelForCausalLM": Objective.CAUSAL, "AutoModelForMaskedLM": 
 
 @dataclass(frozen=True)
 class CorpusReading:
+    """How a model reads a text, and the class that loads it."""
+
     objective: Objective
     auto_class: str
 
@@ -64,7 +68,7 @@ class ReadCorpus:
 
 
 def reading_of(config: dict[str, Any], text: Text) -> CorpusReading:
-    """config: config.json. UnsupportedModel for an architecture that predicts no tokens, or that is not known."""
+    """How a model of this config.json reads the text. UnsupportedModel where it predicts no tokens or is not known."""
     from transformers.models.auto import modeling_auto
 
     architecture = config["architectures"][0]
@@ -83,7 +87,7 @@ def reading_of(config: dict[str, Any], text: Text) -> CorpusReading:
 def read_corpus(
     reading: CorpusReading, tokenizer: Any, config: Any, text: Text, settings: WindowSettings
 ) -> ReadCorpus:
-    """config: the loaded model's. Raises what make_windows, split_pairs and the reading of a file raise."""
+    """The text in windows. config: the loaded model's. Raises what make_windows, split_pairs and files raise."""
     frame = frame_of(tokenizer)
     if text.group_field and (text.format != "jsonl" or text.pair):
         raise CorpusNotText("options.group_field names a field of JSON lines with one text each; send such a corpus")
@@ -112,7 +116,7 @@ def read_corpus(
 def examples_of(
     objective: Objective, rows: Tensor, tokenizer: Any, config: Any, frame: Frame, generator: torch.Generator
 ) -> Examples:
-    """What is predicted of framed windows, (windows, window) ids. UnsupportedModel if the tokenizer cannot."""
+    """Examples of framed windows, (windows, window) ids. UnsupportedModel if the tokenizer cannot."""
     if objective is Objective.CAUSAL:
         return next_token_examples(rows)
     if objective is Objective.MASKED:

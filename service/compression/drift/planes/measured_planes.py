@@ -25,7 +25,7 @@ OPEN_BITS = (8, 4)
 
 @dataclass(frozen=True, eq=False)
 class MeasuredPlanes:
-    """One fit, and a candidate for each way of reading it."""
+    """Planes fitted once, and a candidate for each way of reading them."""
 
     fitted: FittedPlanes
     tempering: Tempering
@@ -37,7 +37,7 @@ class MeasuredPlanes:
         return self.candidates[reading_of(recipe, self.fitted.vocab_size)]
 
     def told(self, chosen: PlaneReading | None) -> PlanesOfReport:
-        """As the report has it. chosen: what is stored, if planes are."""
+        """The planes as the report has them. chosen: what is stored, if planes are."""
         return PlanesOfReport(
             bits=chosen.bits if chosen else None,
             rescored=chosen.rescored if chosen else None,
@@ -67,7 +67,7 @@ def check_planes(recipe: CompressRecipe, vocab_size: int, hidden_size: int) -> N
 
 
 def reading_of(recipe: CompressRecipe, vocab_size: int) -> PlaneReading:
-    """What the recipe says, or its default: of 8 bits nothing is computed again."""
+    """The reading that the recipe asks for, or its default: of 8 bits nothing is computed again."""
     asked = recipe.planes
     return PlaneReading(asked.bits, 0 if asked.bits == 8 else min(asked.rescored, vocab_size))
 
@@ -75,7 +75,7 @@ def reading_of(recipe: CompressRecipe, vocab_size: int) -> PlaneReading:
 def measure_planes(
     recipe: CompressRecipe, choice: Choice, source: Source, statistics: Statistics, progress: Callable[[float], None]
 ) -> MeasuredPlanes:
-    """Fitted for the reading that the recipe asks for; measured with more and with fewer bits and rows too."""
+    """Fit planes for the recipe's reading; measure them with more and with fewer bits and rows too."""
     asked = reading_of(recipe, source.head.vocab_size)
     options, head = recipe.options, source.head
     wanted = recipe.planes.whole_columns

@@ -22,7 +22,7 @@ RIVALS: tuple[RoundedDtype, ...] = get_args(RoundedDtype)
 
 @dataclass(frozen=True, eq=False)
 class MeasuredCandidates:
-    """What one pass over each evaluation set tells."""
+    """Results of one pass over each evaluation set."""
 
     candidates: dict[PlaneReading, Candidate]
     moved: dict[PlaneReading, TokenDrift]  # of the calibrated corpus
@@ -41,7 +41,7 @@ def plane_candidates(
     seed: int,
     progress: Callable[[float], None] = lambda fraction: None,
 ) -> MeasuredCandidates:
-    """Every reading, and beside them on the calibrated corpus what anyone would do instead, in the same pass.
+    """A candidate for every reading; beside them, in the same pass, plain integers on the calibrated corpus.
 
     before, stored: bytes of the head as it was, and of what it would have in the checkpoint. Cost: as sweep_readings
     for each set.

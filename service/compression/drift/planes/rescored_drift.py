@@ -44,7 +44,7 @@ class PlaneReading:
 
 @dataclass(frozen=True, eq=False)
 class RescoredSweep:
-    """What was measured of each reading, in the order of `readings`, then of other heads; the full one's comes last."""
+    """Sums of each reading, in the order of `readings`, then of other heads; the full one's comes last."""
 
     readings: list[PlaneReading]
     swept: Sweep  # its `kept` are places in `readings` and, after them, those of the other heads
@@ -56,7 +56,7 @@ class RescoredSweep:
         return {reading: replace(curve[place], kept_columns=hidden_size) for place, reading in enumerate(self.readings)}
 
     def others(self, seed: int) -> list[DriftPoint]:
-        """Of the other heads, in their order; their ratio is 0 too."""
+        """Drift of the other heads, in their order; their ratio is 0 too."""
         curve = self._curve(seed)
         return [curve[place] for place in self.swept.kept[len(self.readings) :]]
 
@@ -77,7 +77,7 @@ def sweep_readings(
     others: Sequence[Form] = (),
     progress: Callable[[float], None] = lambda fraction: None,
 ) -> RescoredSweep:
-    """Every pair of bits and rescored rows; of 8 bits one: rescoring cannot change it. rare: (positions,) bool.
+    """Sweep every pair of bits and rescored rows; of 8 bits one: rescoring cannot change it. rare: (positions,) bool.
 
     top, others: as of `reading_positions`.
     """
@@ -131,7 +131,7 @@ def positions_of_rows(
     top: int = 0,
     others: Sequence[Form] = (),
 ) -> Positions:
-    """One block: hidden (rows, hidden), targets (rows,) on the CPU."""
+    """Every reading's figures at one block: hidden (rows, hidden), targets (rows,) on the CPU."""
     block = FullBlock(hidden, targets, head, buffers)
     read = read_against(block, hidden, planes, readings, top=top)
     if not others:
@@ -148,7 +148,7 @@ def positions_of_rows(
 def read_against(
     block: FullBlock, hidden: Tensor, planes: FittedPlanes, readings: Sequence[PlaneReading], *, top: int = 0
 ) -> Positions:
-    """hidden: (rows, hidden) what the planes are given, which a rounded input table makes another than the block's."""
+    """Every reading's figures at a block. hidden: (rows, hidden) for the planes; a rounded table changes them."""
     columns: dict[PlaneReading, tuple[Tensor, Tensor, Tensor]] = {}
     overlap: dict[PlaneReading, Tensor] = {}
     x = planes.project(hidden)
@@ -172,7 +172,7 @@ def read_against(
 
 
 def planes_form(planes: FittedPlanes, bits: int) -> Form:
-    """Of coordinates x, (positions, hidden) -> the same: `project` is done once for all numbers of bits."""
+    """The planes as a Form of coordinates x (positions, hidden): `project` is done once for all numbers of bits."""
     return Form(partial(planes.preview_rows, bits=bits), planes.bias, lambda x: x)
 
 

@@ -27,6 +27,8 @@ POSITIONS_AT_ONCE = 256  # so that threads share them out
 
 @dataclass(frozen=True)
 class Tempering:
+    """The chosen exponent of alpha^tau, and what it was chosen from."""
+
     tau: float  # the one of least KL
     kl_of: dict[float, float]  # tau -> mean KL(full || planes) at the held-out positions, nats
     held_out: int  # positions
@@ -44,7 +46,7 @@ def choose_tau(
     taus: Sequence[float] = TAUS,
     progress: Callable[[float], None] = lambda fraction: None,
 ) -> Tempering:
-    """statistics: of all calibration positions. With a single window nothing can be held out: it is used twice.
+    """The tau of least KL. statistics: of all positions. With a single window nothing is held out: it is used twice.
 
     Cost: for each tau one fit and one product HELD_OUT x hidden x vocabulary, and one of the full head. Memory: the
     codes of every tau, and as rescored_drift.
