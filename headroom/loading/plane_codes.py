@@ -52,23 +52,32 @@ def codes_for(matrix: Tensor, scales: Tensor) -> Tensor:
 
 def values(codes: Tensor, scales: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
     """(rows, columns) of `dtype`: what codes (rows, columns) stand for, with scales (rows, groups)."""
-    return scaled(codes.to(dtype) - CENTRE, scales.to(dtype))
+    return _scaled_in_place(codes.to(dtype).sub_(CENTRE), scales.to(dtype))
 
 
 def preview_values(
     codes: Tensor, scales: Tensor, *, bits: int, whole_columns: int, dtype: torch.dtype = torch.float32
 ) -> Tensor:
-    """The numbers of a preview: as `values`, with only the upper `bits` known from column `whole_columns` on."""
-    return scaled(preview_codes(codes, bits, whole_columns, dtype) - CENTRE, scales.to(dtype))
+    """The numbers of a preview: as `values`, with only the upper `bits` known from column `whole_columns` on.
 
-
-def preview_codes(codes: Tensor, bits: int, whole_columns: int, dtype: torch.dtype = torch.float32) -> Tensor:
-    """(rows, columns) of `dtype`: from `whole_columns` on the mean of all codes that share the upper `bits`."""
+    What is known of a code stands for the mean of all codes that share it.
+    """
     if bits == 8:
-        return codes.to(dtype)
+        return values(codes, scales, dtype)
     step = 1 << (8 - bits)
-    rest = (codes[:, whole_columns:] & (256 - step)).to(dtype) + (step - 1) / 2
-    return torch.cat([codes[:, :whole_columns].to(dtype), rest], dim=1)
+    known = codes.new_full((codes.shape[1],), 256 - step)
+    known[:whole_columns] = 255
+    centres = torch.full((codes.shape[1],), CENTRE - (step - 1) / 2, dtype=dtype, device=codes.device)
+    centres[:whole_columns] = CENTRE
+    return _scaled_in_place((codes & known).to(dtype).sub_(centres), scales.to(dtype))
+
+
+def _scaled_in_place(numbers: Tensor, scales: Tensor) -> Tensor:
+    """As `scaled`; where every group is whole in `numbers` themselves, which saves a pass over fresh memory."""
+    if numbers.shape[1] % GROUP:
+        return scaled(numbers, scales)
+    numbers.view(numbers.shape[0], -1, GROUP).mul_(scales[..., None])
+    return numbers
 
 
 def scaled(numbers: Tensor, scales: Tensor) -> Tensor:

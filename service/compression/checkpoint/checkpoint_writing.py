@@ -154,7 +154,10 @@ def _copy_bytes(source: RawIOBase, entry: TensorEntry, out: HashedWriter, on_byt
 
 
 def _write_tensor(tensor: Tensor, out: HashedWriter, on_bytes: Callable[[int], None]) -> None:
-    data = tensor.contiguous().flatten().view(torch.uint8).numpy().data
+    flat = tensor.contiguous().flatten()
+    if flat.numel() == 1:  # counts as contiguous whatever its stride, and bytes want a stride of 1
+        flat = flat.clone(memory_format=torch.contiguous_format)
+    data = flat.view(torch.uint8).numpy().data
     for start in range(0, len(data), PIECE_BYTES):
         piece = data[start : start + PIECE_BYTES]
         out.write(piece)

@@ -58,6 +58,7 @@ class FullBlock:
         self.head, self.targets, self._buffers = head, targets, buffers
         self._tiles = tiles_for(hidden.device)
         self.rows = targets.numel()
+        self._top: Tensor | None = None
         self.logits = self.buffer("full")  # (rows, vocab)
         outputs = _Outputs(form_of(head, hidden.device), hidden, head)
         running = RunningLogSumExp(hidden.shape[0], hidden.device)
@@ -120,8 +121,14 @@ class FullBlock:
 
     def share_of(self, tokens: Tensor, top: int) -> Tensor:
         """(rows,) share of the full head's `top` most probable tokens that are among `tokens` (rows, top)."""
-        wanted = self.logits.topk(min(top, self.logits.shape[1])).indices
+        wanted = self._most_probable(top)
         return (wanted[:, :, None] == tokens[:, None, :]).any(2).float().mean(1)
+
+    def _most_probable(self, top: int) -> Tensor:
+        """(rows, top) tokens of the full head, sought once."""
+        if self._top is None or self._top.shape[1] != min(top, self.logits.shape[1]):
+            self._top = self.logits.topk(min(top, self.logits.shape[1])).indices
+        return self._top
 
     def lse_of(self, logits: Tensor) -> tuple[Tensor, Tensor]:
         """(rows, vocab) -> log-sum-exp, above the full head's largest logit, and largest, (rows,), in base 2."""

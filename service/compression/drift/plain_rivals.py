@@ -81,5 +81,5 @@ def _rounded(weight: Tensor, name: RoundedDtype, device: torch.device) -> Callab
     blocks = list(map_blocks(lambda rows: rounding(rows.float()), weight.detach().cpu().split(ROWS_AT_ONCE), CPU))
     integers, scales = (torch.cat(parts).to(device) for parts in zip(*blocks, strict=True))
     if name == "int8":
-        return lambda part: integers[part].float() * scales[part, None]
+        return lambda part: integers[part].float().mul_(scales[part, None])
     return lambda part: scaled(integers[part], scales[part].float())

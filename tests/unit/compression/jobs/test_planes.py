@@ -8,8 +8,10 @@ import torch
 from transformers import AutoModelForCausalLM
 
 import headroom  # registers the format too
+from service.compression.drift.gate import GRID
 from service.compression.states.hidden_cache import HiddenCache
 from service.foundation.errors import InvalidSelection
+from service.models.column_counts import kept_columns
 from service.models.model_files import inspect_model
 from service.ports.engine import EngineOutcome, EngineTask, Verdict
 
@@ -149,6 +151,20 @@ def test_without_a_ratio_the_head_that_reads_least_inside_the_budgets_is_stored(
     assert {one["head_dtype"] for one in points} == {"source", "planes"}
     assert report["head_dtype"] == chosen["head_dtype"]
     assert chosen["head_bytes"] == report["bytes"]["head_after"]
+
+
+@pytest.mark.parametrize(
+    ("kl", "head_dtype", "is_swept"), [(1e-3, "auto", False), (9.0, "auto", True), (1e-3, "source", True)]
+)
+def test_sizes_at_the_edge_of_the_budget_are_swept_where_columns_may_read_least(
+    make_task: MakeTask, run: Run, kl: float, head_dtype: str, is_swept: bool
+) -> None:
+    """A tight budget few columns can leave, and then planes read less than any of them."""
+    drift, options = {"perplexity": 9.0, "kl": kl}, {"head_dtype": head_dtype, "column_multiple": 1}
+    report = run(make_task(model=UNTIED, ratio="auto", drift=drift, options=options)).report
+    grid = {kept_columns(96, ratio, 1) for ratio in GRID}
+    assert ({one["kept_columns"] for one in report["curve"]} > grid) is is_swept
+    assert grid <= {one["kept_columns"] for one in report["curve"]}
 
 
 @pytest.mark.parametrize("bound", ["read_bytes", "stored_bytes"])
