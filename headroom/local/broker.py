@@ -34,7 +34,7 @@ def find_program() -> str:
 
 
 def socket_path(data_dir: Path) -> Path:
-    """In the data directory; in a new private folder where that path is too long for a socket."""
+    """The broker's socket: in the data directory; in a new private folder where that path is too long."""
     path = data_dir / "broker.sock"
     if len(os.fsencode(path)) <= MAX_SOCKET_PATH_BYTES:
         return path

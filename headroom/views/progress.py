@@ -86,7 +86,7 @@ class BarDisplay:
 
 
 class LineDisplay:
-    """For logs: one line when the phase changes, and one in ten seconds while it lasts."""
+    """Progress for logs: one line when the phase changes, and one in ten seconds while it lasts."""
 
     def __init__(self, console: Console) -> None:
         self._console = console

@@ -54,7 +54,7 @@ class HeadFacts:
 
 @dataclass(frozen=True)
 class Estimate:
-    """None where only measuring can tell, as for the ratio `auto`."""
+    """What a job would take and give; None where only measuring can tell, as for the ratio `auto`."""
 
     kept_columns: int | None
     head_bytes_after: int | None

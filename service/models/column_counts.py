@@ -13,7 +13,7 @@ def kept_columns(hidden_size: int, ratio: float, multiple: int) -> int:
 
 
 def checked_kept_columns(hidden_size: int, ratio: float, multiple: int) -> int:
-    """As `kept_columns`; RatioTooSmall when rounding leaves nothing to remove of a ratio above 0."""
+    """k as `kept_columns` has it; RatioTooSmall when rounding leaves nothing to remove of a ratio above 0."""
     if ratio == 0:
         return hidden_size
     kept = kept_columns(hidden_size, ratio, multiple)

@@ -36,14 +36,14 @@ class HeadShape:
         return self.item * self.vocab_size * self.hidden_size
 
     def nbytes(self, kept: int, head_dtype: ColumnDtype) -> int:
-        """Read for a position: columns, scales, basis or order, bias."""
+        """Bytes read for a position: columns, scales, basis or order, bias."""
         indexed = self.permutation and head_dtype == "source"
         mapping = INDEX * kept if indexed else self.item * kept * self.hidden_size
         bias = self.item * self.vocab_size if self.bias else 0
         return self.vocab_size * self._row(kept, head_dtype) + mapping + bias
 
     def stored_nbytes(self, kept: int, head_dtype: ColumnDtype) -> int:
-        """In the checkpoint, with the table that the head shares or shared; an untied model's table is not counted."""
+        """Bytes in the checkpoint, with a table that the head shares or shared; an untied model's is not counted."""
         read = self.nbytes(kept, head_dtype)
         if self.shared and head_dtype == "source":
             turn = INDEX * self.hidden_size if self.permutation else self.item * self.hidden_size**2
@@ -51,7 +51,7 @@ class HeadShape:
         return read + (self.table_nbytes if self.shared or self.separate else 0)
 
     def planes_nbytes(self, bits: int, rescored: int, whole_columns: int | None = None) -> int:
-        """Read for a position of a head in bit planes: the preview, the rows that are computed again, and the rest."""
+        """Bytes read for a position of a head in planes: the preview, the rows computed again, and the rest."""
         wanted = WHOLE_COLUMNS if whole_columns is None else whole_columns
         whole = min(wanted, self.hidden_size // GROUP * GROUP)
         rest, scales = self.hidden_size - whole, GROUP_SCALE * -(-self.hidden_size // GROUP)

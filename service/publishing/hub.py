@@ -79,7 +79,7 @@ class Repository:
 
     @property
     def tags(self) -> dict[str, Commit]:
-        """Of several commits with the same tag, the newest has it."""
+        """Commits by tag; of several with the same tag, the newest has it."""
         return {tag: commit for commit in reversed(self.commits) for tag in commit.tags}
 
     def commit(self, revision: str) -> Commit:

@@ -25,7 +25,7 @@ def slopes_figure(encoding: Encoding) -> Figure:
 
 
 def components_figure(components: ComponentFigures) -> Figure:
-    """The same of principal components, with the variance of the head that each explains."""
+    """Slopes of principal components like those of columns, with the variance of the head that each explains."""
     slopes = components.standardised_slopes
     order = sorted(range(len(slopes)), key=lambda index: -abs(slopes[index] or 0.0))
     figure = _sizes(

@@ -101,7 +101,7 @@ class Bucket:
             )
 
     def read(self, key: str) -> bytes | None:
-        """None if there is no such object."""
+        """The content of an object; None if there is no such object."""
         with _typed_errors(self.url):
             try:
                 return obstore.get(self._store, key).bytes().to_bytes()

@@ -36,7 +36,7 @@ class DirectoryCorpora:
         self._clock = clock
 
     def add(self, chunks: Iterator[bytes], format: str, field: str | None) -> Corpus:
-        """The same content, format and field give the same id and the corpus that was there first."""
+        """Store a text. Of equal content, format and field the corpus that was there first is given, with its id."""
         with disk_full_is_typed("storing the corpus"), incoming_folder(self._incoming) as folder:
             corpus = receive(folder / "content", chunks, format, field, self._max_bytes, self._clock)
             return self._stored(folder, corpus)

@@ -96,7 +96,7 @@ class ObjectArtifacts:
         return removed
 
     def withdraw(self, job_id: str) -> None:
-        """Its files go later: see discard_stale."""
+        """Unpublish a job. Its files go later: see discard_stale."""
         manifest = self._read_manifest(job_id)
         if manifest:
             self._bucket.put(_withdrawn(job_id, manifest["attempt"]), b"")

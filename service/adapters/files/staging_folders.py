@@ -82,7 +82,7 @@ class StagingFolders:
 
 
 def checked(job_id: str) -> str:
-    """The same id, fit to be part of a path."""
+    """The job id, once it is sure to be fit for a path."""
     if not JOB_ID.fullmatch(job_id):
         raise InternalError(f"{job_id!r} is no job id")
     return job_id

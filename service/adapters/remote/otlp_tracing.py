@@ -40,7 +40,7 @@ def is_installed() -> bool:
 
 
 def open_tracer(process: str) -> Tracer:
-    """For a process that calls itself `process`. Close it at the end."""
+    """A tracer for a process that calls itself `process`. Close it at the end."""
     if collector(os.environ) is None:
         return NoTracer()
     if not is_installed():

@@ -79,7 +79,7 @@ def events_after(connection: Connection, after: Mapping[str, int]) -> list[Event
 
 
 def values_of(statuses: Iterable[Status]) -> list[str]:
-    """As they stand in the column."""
+    """Statuses as they stand in the column."""
     return [status.value for status in statuses]
 
 

@@ -12,7 +12,7 @@ from service.records.receipts import Answer, KeyedRequest, Receipt, Reservation,
 
 
 def reserve(connection: Connection, asked: KeyedRequest, now: datetime) -> Reservation | Answer:
-    """As ports.JobStore.reserve."""
+    """The right to answer a request, or its answer: ports.JobStore.reserve."""
     serialize(connection, f"request {asked.owner} {asked.route} {asked.key}")
     row = connection.execute(select(receipts).where(*_is(asked))).mappings().one_or_none()
     if row is not None:

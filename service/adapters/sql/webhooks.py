@@ -93,7 +93,7 @@ def insert_webhook(connection: Connection, job: Job) -> None:
 
 
 def append_deliveries(connection: Connection, change: Change, now: datetime) -> None:
-    """In the transaction of the change, whose job's row the caller holds."""
+    """Add the messages of a change, in its transaction; the caller holds the job's row."""
     if change.job.recipe.webhook is None or not change.events:
         return
     if connection.scalar(select(webhooks.c.disabled).where(webhooks.c.job_id == change.job.id)) is not False:
