@@ -1,14 +1,16 @@
-"""The drift of methods on really trained models and on the small reference models of ../shared. Runs the whole engine.
+"""Heads and methods on really trained models and on the small reference models of ../shared. Runs the whole engine.
 
 The former are those of HEADROOM_BENCH_MODELS (default: .models of this checkout, which `make models` fills), on
-wikitext-2; the latter are read with prose-valid.txt. Each row is a job of its own: calibrated on one part of the text,
-measured on another, window 512. Heads in planes and of plain integers beside slices: `make bench NAME=frontier`.
+wikitext-2; the latter are read with prose-valid.txt. Each row of a method is a job of its own: calibrated on one part
+of the text, measured on another, window 512. Of a trained model the heads are printed too that a job asked for nothing
+measures and chooses from, on the first TEXT_BYTES of the text: the README's first table.
 """
 
+import json
 import math
 import sys
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ import torch
 
 from bench.folders import MODELS, SHARED
 from headroom.contract.compress import CompressRecipe
-from headroom.contract.report.curve import DriftInterval
+from headroom.contract.report.curve import CurvePoint, DriftInterval
 from headroom.contract.report.part import Measured
 from headroom.contract.report.report import CompressReport
 from service.compression.jobs.compress import compress
@@ -26,7 +28,10 @@ from service.ports.models import LocalModel
 SMALL = ("docs-gpt2-13m", "docs-gpt2-13m-long", "docs-llama-untied-12m")
 ROWS = (("random", "mean"), ("slope", "none"), ("slope", "mean"), ("pca", "mean"), ("activation", "mean"))
 RATIOS = (0.1, 0.3, 0.5)
+SLICED = 0.3
 FEWER_TOKENS = {"calibration_tokens": 8192, "evaluation_tokens": 8192}  # of the trained models, on a CPU
+TEXT_BYTES = 120_000
+HEAD_ENTRIES = 1 << 30  # positions x vocabulary: of a large vocabulary a job of all positions would take half an hour
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
@@ -55,7 +60,7 @@ def run() -> dict[str, Any]:
                     for point in report.curve
                 },
             }
-            found |= {"auto": _auto(Path(folder), model)} if model.is_small else {}
+            found |= {"auto": _auto(Path(folder), model)} if model.is_small else {"heads": _heads(Path(folder), model)}
             _print_table(model.path.name, found)
     return figures
 
@@ -86,6 +91,42 @@ def _auto(folder: Path, model: MeasuredModel) -> dict[str, Any]:
     return report.selected.model_dump(include=told) | {
         "stored_drift": report.stored.perplexity_drift,
         "bytes": report.bytes.model_dump(),
+    }
+
+
+def _heads(folder: Path, model: MeasuredModel) -> dict[str, Any]:
+    """Of a job asked for nothing: what it chose, what it measured beside, and the checkpoint as it is stored."""
+    text = folder / "beginning.txt"
+    text.write_bytes(model.corpus.read_bytes()[:TEXT_BYTES])
+    vocabulary = json.loads((model.path / "config.json").read_text())["vocab_size"]
+    most = {"calibration_tokens": HEAD_ENTRIES // vocabulary, "evaluation_tokens": HEAD_ENTRIES // vocabulary}
+    report = _job(folder, replace(model, corpus=text, options=most), {})
+    assert report.frontier is not None
+    rows: dict[str, dict[str, float | None]] = {}
+    for point in report.frontier.points:
+        if point.head_dtype == "planes":
+            name = f"planes, {point.bits} bits, {point.rescored} rescored" + ", chosen" * point.chosen
+            rows[name] = _row(point, point.share, _number(point.stored_share))
+        elif point.ratio == SLICED:
+            rows[f"{SLICED:.0%} of the columns sliced off"] = _row(point, point.share, _number(point.stored_share))
+    for name, plain in report.plain.items():
+        rows[f"plain {name}"] = _row(plain, plain.share, plain.share)
+    return {
+        "evaluation_tokens": report.corpus.evaluation_tokens,
+        "rows": rows,
+        "stored": report.stored.model_dump() if report.stored else None,
+        "bytes": report.bytes.model_dump(),
+        "timing": report.timing,
+    }
+
+
+def _row(point: CurvePoint, read: float, stored: float) -> dict[str, float | None]:
+    return {
+        "read": round(read, 3),
+        "stored": round(stored, 3),
+        "kl_mean": point.kl_mean,
+        "top1_agreement": point.top1_agreement,
+        "perplexity_drift": point.perplexity_drift,
     }
 
 
@@ -134,6 +175,11 @@ def _print_table(name: str, found: dict[str, Any]) -> None:
     for figure, factor, unit in (("kl_mean", 1, "nats"), ("top1_agreement", 100, "%")):
         values = [found["probability"][str(ratio)][figure] for ratio in RATIOS]
         lines.append(f"  {'probability, ' + figure:26}" + "".join(f"{factor * value:10.4f} {unit}" for value in values))
+    for name, row in found.get("heads", {"rows": {}})["rows"].items():
+        lines.append(
+            f"  {name:36}{row['read']:6.3f}{row['stored']:7.3f}{row['kl_mean']:9.5f} nats"
+            f"{row['top1_agreement']:7.1%}{row['perplexity_drift']:+9.2%}"
+        )
     if "auto" in found:
         chosen, size = found["auto"], found["auto"]["bytes"]
         lines.append(
