@@ -8,7 +8,7 @@ from headroom.contract.report.frontier import FrontierOfReport, FrontierPoint, P
 from headroom.contract.report.report import CompressReport
 from headroom.contract.report.worth import PlainHead
 from service.reports.page_parts import TextRow, TextTable, number, percent
-from service.reports.report_figures import BLUE, GREEN, GREY, ORANGE, RED, SMALLEST_DRIFT, Figure
+from service.reports.report_figures import BLUE, GREEN, GREY, KL, ORANGE, PERPLEXITY, RED, Figure
 
 COLOURS = {"source": BLUE, "int8": ORANGE, "int4": GREY, "planes": GREEN}
 
@@ -39,7 +39,7 @@ def searched_heads(report: CompressReport, frontier: FrontierOfReport) -> TextTa
 
 
 def frontier_figure(report: CompressReport, frontier: FrontierOfReport) -> Figure:
-    """Every head that was considered; plain rounded ones and the chosen one, or the nearest, marked."""
+    """KL against bytes of every head that was considered; plain rounded ones and the chosen, or nearest, marked."""
     hidden = report.head.hidden_size
     points = frontier.points
     traces = []
@@ -57,7 +57,7 @@ def frontier_figure(report: CompressReport, frontier: FrontierOfReport) -> Figur
     if report.plain:
         marker = {"size": 9, "color": RED, "symbol": "x"}
         traces.append(_trace(tuple(report.plain.values()), "plain rows, to the nearest", "markers", marker))
-    limit, allowed = frontier.budget.read, report.budget.perplexity
+    limit, allowed = frontier.budget.read, report.budget.kl
     dashed = {"color": RED, "width": 1.5, "dash": "dash"}
     lines: list[dict[str, Any]] = []
     if allowed is not None:
@@ -66,7 +66,7 @@ def frontier_figure(report: CompressReport, frontier: FrontierOfReport) -> Figur
         lines.append({"type": "line", "yref": "paper", "y0": 0, "y1": 1, "x0": limit, "x1": limit, "line": dashed})
     layout = {
         "xaxis": {"title": {"text": "bytes of the head, of the original's"}, "rangemode": "tozero"},
-        "yaxis": {"title": {"text": "growth of perplexity"}, "type": "log", "tickformat": "~%"},
+        "yaxis": {"title": {"text": "KL, nats a token"}, "type": "log", "exponentformat": "power", "dtick": 1},
         "shapes": lines,
     }
     return {"data": traces, "layout": layout}
@@ -150,15 +150,11 @@ def _trace(points: Sequence[FrontierPoint | PlainHead], name: str, mode: str, ma
         "mode": mode,
         "name": name,
         "x": [one.share for one in points],
-        "y": [_drawn(one) for one in points],
+        "y": [KL.height(one) for one in points],
         "customdata": [
-            f"{one.perplexity_drift or 0:+.4%}, {one.kept_columns} columns{_of_form(one)}" for one in points
+            f"{KL.words(one)}<br>{PERPLEXITY.words(one)}, {one.kept_columns} columns{_of_form(one)}" for one in points
         ],
-        "hovertemplate": "%{x:.3f} of the bytes<br>perplexity %{customdata}<extra></extra>",
+        "hovertemplate": "%{x:.3f} of the bytes<br>%{customdata}<extra></extra>",
         "marker": marker,
     }
 
-
-def _drawn(point: FrontierPoint | PlainHead) -> float | None:
-    drift = point.perplexity_drift
-    return None if drift is None else max(drift, SMALLEST_DRIFT)

@@ -17,8 +17,7 @@ Figure: TypeAlias = dict[str, Any]  # {"data": [...], "layout": {...}}
 
 BLUE, ORANGE, GREEN, RED, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#8A8A8A"
 OTHERS = (ORANGE, GREY, GREEN, RED)
-SMALLEST_DRIFT = 1e-6  # where a logarithmic axis ends: less than this is rounding
-SMALLEST_KL = 1e-6
+SMALLEST_KL = 1e-6  # where a logarithmic axis ends: less than this is rounding
 LINEAR = 0.001  # growth of perplexity around which the axis turns from linear to logarithmic
 TICKS = (0.001, 0.01, 0.1, 1.0, 10.0, 100.0)
 
@@ -133,6 +132,7 @@ def _chosen(selected: JudgedPoint, quantity: _Quantity) -> dict[str, Any]:
         "x": [selected.ratio],
         "y": [quantity.height(selected)],
         "marker": {"size": 13, "color": GREEN if selected.passes else RED, "symbol": "diamond"},
+        "cliponaxis": False,  # of a head that keeps all columns it lies on the edge
         "hovertemplate": "ratio %{x:.3f}<br>%{customdata}<extra></extra>",
         "customdata": [quantity.words(selected)],
     }
