@@ -157,4 +157,3 @@ def _trace(points: Sequence[FrontierPoint | PlainHead], name: str, mode: str, ma
         "hovertemplate": "%{x:.3f} of the bytes<br>%{customdata}<extra></extra>",
         "marker": marker,
     }
-
