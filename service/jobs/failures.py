@@ -42,7 +42,7 @@ def as_service_error(raised: BaseException) -> ServiceError:
                 "the worker ran out of memory; use a smaller model or fewer tokens, or give the worker more memory"
             )
     name = type(raised).__name__
-    return InternalError(f"a defect of the service ended the job ({name}); its traceback is in the worker's log")
+    return InternalError(f"a defect of the service ended this work ({name}); its traceback is in the worker's log")
 
 
 def is_retryable(error: ServiceError) -> bool:

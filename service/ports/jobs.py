@@ -10,10 +10,11 @@ from typing import Any, Protocol, TypeAlias
 
 from headroom.contract.answers.job import JobError, Phase, Status
 from headroom.contract.webhook import Webhook
+from service.foundation.errors import ServiceError
 from service.records.job import Event, Job
 from service.records.quotas import NO_QUOTAS, Quotas
 from service.records.receipts import Answer, KeyedRequest, Receipt, Reservation
-from service.records.shards import GivenBack, Question, Shard
+from service.records.shards import NOT_HEARD_OF, GivenBack, Question, Shard
 from service.records.webhooks import Delivery
 
 Clock: TypeAlias = Callable[[], datetime]  # timezone-aware UTC
@@ -97,7 +98,8 @@ class ShardStore(Protocol):
         """All, by step and number; empty for a job without any."""
 
     def claim(self, shard: Shard, holder: str, lease_seconds: float) -> Shard | None:
-        """Take an open one, as it was read. None if somebody was faster, or the job has ended."""
+        """Take an open one, as it was read. None if somebody was faster, or the job has ended. Of one that lapsed the
+        job's history tells that it was lost."""
 
     def heartbeat(self, shard: Shard, lease_seconds: float, progress: float) -> None:
         """Extend the lease. AttemptSuperseded if the shard is not running under this claim."""
@@ -105,11 +107,12 @@ class ShardStore(Protocol):
     def finish(self, shard: Shard) -> None:
         """Its answer is there. AttemptSuperseded like `heartbeat`."""
 
-    def give_back(self, shard: Shard, why: GivenBack) -> None:
-        """Ignored if the shard is not running under this claim."""
+    def give_back(self, shard: Shard, why: GivenBack, said: ServiceError | str = NOT_HEARD_OF) -> None:
+        """Ignored if the shard is not running under this claim. Unless it was stopped on purpose, the job's history
+        tells of it, with what is `said`."""
 
-    def release(self, job_id: str, holder: str) -> int:
-        """Give back, as lost, all that this holder has of a job; how many there were."""
+    def release(self, job_id: str, holder: str, said: str) -> int:
+        """Give back, as lost, all that this holder has of a job; how many there were. The history tells of each."""
 
     def unsent(self, older_than_seconds: float, limit: int) -> list[Shard]:
         """Open ones of running jobs that another worker may do, of which no message was sent, or one this long ago."""

@@ -115,7 +115,7 @@ class Event:
     job_id: str
     number: int
     time: datetime
-    type: str  # "status", "phase", "attempt"
+    type: str  # "status", "phase", "attempt", "shard"
     data: dict[str, Any]
 
 

@@ -17,6 +17,9 @@ from enum import StrEnum
 from itertools import pairwise
 from typing import Any, TypeAlias
 
+from headroom.contract.answers.shard_loss import LossReason, ShardLoss
+from service.foundation.errors import ServiceError
+
 
 @dataclass(frozen=True)
 class AskedWindows:
@@ -136,6 +139,24 @@ def given_back(shard: Shard, why: GivenBack) -> Shard:
         losses=shard.losses + (why is GivenBack.LOST),
         only_parent=shard.only_parent or why is GivenBack.FAILED,
         sent=None,
+    )
+
+
+NOT_HEARD_OF = "nothing was heard of its worker for longer than its lease"
+
+
+def loss_of(shard: Shard, why: GivenBack, said: ServiceError | str = NOT_HEARD_OF) -> ShardLoss | None:
+    """What the job's history tells of a shard that its holder leaves; None if it was stopped on purpose."""
+    if why is GivenBack.STOPPED:
+        return None
+    return ShardLoss(
+        operation=question_told(shard.question)["operation"],
+        shard=shard.number + 1,
+        shards=shard.question.shards,
+        worker=shard.holder,
+        why=LossReason(why.value),
+        code=None if isinstance(said, str) else said.code,
+        message=said if isinstance(said, str) else said.message,
     )
 
 

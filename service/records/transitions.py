@@ -10,7 +10,9 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from headroom.contract.answers.job import AttemptRecord, JobError, Phase, Status
+from headroom.contract.answers.shard_loss import ShardLoss
 from service.records.job import TRANSITIONS, Job
+from service.records.shards import parent_holder
 
 EventBody = tuple[str, dict[str, Any]]  # type, data
 
@@ -99,6 +101,17 @@ def cancel_requested(job: Job, now: datetime) -> Change:
     if job.status is Status.QUEUED:
         return _entered(job, Status.CANCELED, finished=now, not_before=None, stored_bytes=0)
     return _entered(job, Status.CANCELING)
+
+
+def shard_lost(job: Job, loss: ShardLoss) -> Change:
+    """A worker left a shard undone. Nothing but the history tells of it: the job goes on."""
+    told = loss.model_dump(mode="json") | {"worker": _worker_of(job, loss.worker)}
+    return Change(replace(job, version=job.version + 1), (("shard", told),))
+
+
+def _worker_of(job: Job, holder: str) -> str:
+    """The worker of an attempt that held a shard of its own job; of others the holder is the worker."""
+    return next((one.worker for one in job.attempts if parent_holder(one.attempt) == holder), holder)
 
 
 def _attempt_closed(job: Job, status: Status, outcome: str, now: datetime, **values: Any) -> Change:

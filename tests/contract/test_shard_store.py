@@ -1,14 +1,17 @@
 """What every ShardStore promises: shards taken by one, kept by a lease, done once, and gone with their job."""
 
 import json
+from datetime import timedelta
 
 import pytest
 
 from headroom.contract.answers.job import Status
-from service.foundation.errors import AttemptSuperseded
+from headroom.contract.webhook import WebhookEvent
+from service.foundation.errors import AttemptSuperseded, OutOfMemory
 from service.ports.jobs import JobStore, ShardStore
 from service.records.job import Job
 from service.records.shards import (
+    NOT_HEARD_OF,
     EncodeQuestion,
     GivenBack,
     Question,
@@ -20,7 +23,7 @@ from service.records.shards import (
     read_question,
     step_of,
 )
-from tests.factories import StoppedClock, add_job, add_running_job, claim_job, run_at_once
+from tests.factories import StoppedClock, add_job, add_running_job, claim_job, make_recipe, run_at_once
 
 ENCODE = EncodeQuestion(windows="w", shards=3, model="m", revision=None)
 SWEEP = SweepQuestion(**vars(ENCODE), head="h", sizes=(8, 16), top=5)
@@ -137,11 +140,73 @@ def test_a_holder_that_died_gives_back_what_it_held_and_no_more(shards: ShardSto
     shards.finish(take(shards, made[0]))
     take(shards, made[1])
     other = take(shards, made[2], "b")
-    assert shards.release(job.id, "a") == 1
-    assert shards.release(job.id, "a") == 0
+    assert shards.release(job.id, "a", "it died") == 1
+    assert shards.release(job.id, "a", "it died") == 0
     assert [one.state for one in shards.of(job.id)] == [ShardState.DONE, ShardState.WAITING, ShardState.RUNNING]
     assert only(shards, job, 1).losses == 1
     assert only(shards, job, 2) == other
+
+
+def losses(store: JobStore, job: Job) -> list[dict[str, object]]:
+    return [event.data for event in store.events(job.id, 0, 100) if event.type == "shard"]
+
+
+def test_the_history_tells_which_shard_was_lost_with_which_worker_and_why(
+    store: JobStore, shards: ShardStore, job: Job, clock: StoppedClock
+) -> None:
+    made, before = ask(shards, job), store.get(job.id)
+    take(shards, made[0], "host:1")
+    shards.release(job.id, "host:1", "its process was killed by SIGKILL")
+    lapsing = take(shards, made[1], "host:2")
+    clock.advance(31)
+    take(shards, only(shards, job, 1), "host:3")
+    shards.give_back(take(shards, made[2], "host:4"), GivenBack.FAILED, OutOfMemory("too little"))
+
+    told = {"operation": "encode", "shards": 3}
+    assert losses(store, job) == [
+        told
+        | {"shard": 1, "worker": "host:1", "why": "lost", "code": None, "message": "its process was killed by SIGKILL"},
+        told | {"shard": 2, "worker": lapsing.holder, "why": "lost", "code": None, "message": NOT_HEARD_OF},
+        told | {"shard": 3, "worker": "host:4", "why": "failed", "code": "out_of_memory", "message": "too little"},
+    ]
+    numbers = [event.number for event in store.events(job.id, 0, 100)]
+    assert numbers == list(range(1, len(numbers) + 1))
+    assert store.get(job.id).version == before.version + 3  # streams see by it that there is something to tell
+    assert store.versions(clock() - timedelta(seconds=1))[job.id] == before.version + 3
+
+
+def test_the_history_does_not_tell_of_shards_that_went_on_or_were_stopped_on_purpose(
+    store: JobStore, shards: ShardStore, job: Job, clock: StoppedClock
+) -> None:
+    made = ask(shards, job)
+    shards.give_back(take(shards, made[0]), GivenBack.STOPPED)
+    late = take(shards, made[1], "late")
+    take(shards, made[2], parent_holder(1))
+    clock.advance(31)
+    seen = only(shards, job, 1)
+    shards.heartbeat(late, 30.0, 0.5)
+    assert shards.claim(seen, "b", 30.0) is None
+    store.requeue(job.id, 1, "worker_lost", clock())
+    shards.release(job.id, "nobody", "it died")
+    shards.give_back(made[0], GivenBack.FAILED)
+    assert losses(store, job) == []
+
+
+def test_a_shard_that_the_jobs_own_attempt_lost_is_told_with_the_name_of_its_worker(
+    store: JobStore, shards: ShardStore, job: Job
+) -> None:
+    shards.give_back(take(shards, ask(shards, job)[0], parent_holder(job.attempt)), GivenBack.LOST)
+    assert [loss["worker"] for loss in losses(store, job)] == [job.attempts[-1].worker]
+
+
+def test_a_lost_shard_is_told_to_no_webhook(store: JobStore) -> None:
+    job = add_running_job(
+        store, recipe=make_recipe(webhook={"url": "https://ci.example.org/", "events": list(WebhookEvent)})
+    )
+    before = store.webhooks.deliveries(job.id)
+    store.shards.give_back(take(store.shards, ask(store.shards, job)[0]), GivenBack.LOST)
+    assert len(losses(store, job)) == 1
+    assert store.webhooks.deliveries(job.id) == before != []
 
 
 def test_a_lost_attempt_of_the_job_leaves_its_own_shards_and_keeps_the_others(
@@ -201,7 +266,7 @@ def test_a_message_is_due_at_once_for_a_shard_that_was_lost(shards: ShardStore, 
     lapsing, released = take(shards, made[0]), take(shards, made[1], "b")
     clock.advance(31)
     assert [one.number for one in shards.unsent(60.0, 10)] == [0, 1]
-    shards.release(job.id, released.holder)
+    shards.release(job.id, released.holder, "it died")
     assert [one.number for one in shards.unsent(60.0, 10)] == [0, 1]
     shards.mark_sent(lapsing)
     assert [one.number for one in shards.unsent(60.0, 10)] == [1]

@@ -35,6 +35,7 @@ from service.records.transitions import (
     is_due,
     progressed,
     requeued,
+    shard_lost,
 )
 from tests.in_memory.shards import MemoryShards
 from tests.in_memory.webhooks import MemoryWebhooks
@@ -59,6 +60,7 @@ class MemoryJobStore:
             self.mutex,
             lambda job_id, attempt: self._fenced(job_id, attempt, Change),
             lambda job_id: self._jobs[job_id].status is Status.RUNNING,
+            lambda job_id, loss: self._apply(shard_lost(self._jobs[job_id], loss)),
         )
         self._updated: dict[str, datetime] = {}  # job -> when its version last grew
 
@@ -324,7 +326,7 @@ class MemoryJobStore:
             self._outbox.pop(job.id, None)
         elif before is None or before.status is not Status.QUEUED:
             self._outbox[job.id] = None
-            self.shards.release(job.id, parent_holder(job.attempt), GivenBack.STOPPED)
+            self.shards.release(job.id, parent_holder(job.attempt), "", GivenBack.STOPPED)
         if job.status.is_final:
             self.shards.remove(job.id)
         return job

@@ -5,9 +5,11 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
 
-from service.foundation.errors import AttemptSuperseded
+from headroom.contract.answers.shard_loss import ShardLoss
+from service.foundation.errors import AttemptSuperseded, ServiceError
 from service.ports.jobs import Clock
 from service.records.shards import (
+    NOT_HEARD_OF,
     GivenBack,
     Question,
     Shard,
@@ -15,6 +17,7 @@ from service.records.shards import (
     claimed,
     finished,
     given_back,
+    loss_of,
     new_shards,
     step_of,
 )
@@ -25,7 +28,7 @@ Place = tuple[str, str, int]
 class MemoryShards:
     """ports.ShardStore over a dictionary, under the mutex of the jobs.
 
-    `check_held` raises unless an attempt owns a job; `is_running` knows whether one runs.
+    `check_held` raises unless an attempt owns a job; `is_running` knows whether one runs; `tell` adds to its history.
     """
 
     def __init__(
@@ -34,11 +37,13 @@ class MemoryShards:
         mutex: threading.RLock,
         check_held: Callable[[str, int], object],
         is_running: Callable[[str], bool],
+        tell: Callable[[str, ShardLoss], object],
     ) -> None:
         self._clock = clock
         self._mutex = mutex
         self._check_held = check_held
         self._is_running = is_running
+        self._tell = tell
         self._shards: dict[Place, Shard] = {}
 
     def ask(self, job_id: str, attempt: int, question: Question, count: int) -> None:
@@ -59,6 +64,8 @@ class MemoryShards:
             now, found = self._clock(), self._shards.get(_place(shard))
             if found is None or not found.is_open(now) or (found.attempt, found.state) != (shard.attempt, shard.state):
                 return None
+            if found.has_lapsed(now):
+                self._tell_of(found, GivenBack.LOST, NOT_HEARD_OF)
             return self._keep(claimed(found, holder, now, lease_seconds))
 
     def heartbeat(self, shard: Shard, lease_seconds: float, progress: float) -> None:
@@ -70,16 +77,17 @@ class MemoryShards:
         with self._mutex:
             self._keep(finished(self._held(shard)))
 
-    def give_back(self, shard: Shard, why: GivenBack) -> None:
+    def give_back(self, shard: Shard, why: GivenBack, said: ServiceError | str = NOT_HEARD_OF) -> None:
         with self._mutex:
             if self._is_held(shard):
+                self._tell_of(shard, why, said)
                 self._keep(given_back(shard, why))
 
-    def release(self, job_id: str, holder: str, why: GivenBack = GivenBack.LOST) -> int:
+    def release(self, job_id: str, holder: str, said: str, why: GivenBack = GivenBack.LOST) -> int:
         with self._mutex:
             held = [one for one in self.of(job_id) if (one.state, one.holder) == (ShardState.RUNNING, holder)]
             for one in held:
-                self._keep(given_back(one, why))
+                self.give_back(one, why, said)
             return len(held)
 
     def unsent(self, older_than_seconds: float, limit: int) -> list[Shard]:
@@ -111,6 +119,11 @@ class MemoryShards:
         with self._mutex:
             for one in self.of(job_id):
                 del self._shards[_place(one)]
+
+    def _tell_of(self, shard: Shard, why: GivenBack, said: ServiceError | str) -> None:
+        loss = loss_of(shard, why, said)
+        if loss is not None:
+            self._tell(shard.job_id, loss)
 
     def _keep(self, shard: Shard) -> Shard:
         self._shards[_place(shard)] = shard

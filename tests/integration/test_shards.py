@@ -12,6 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
+from headroom.contract.answers.job import EventView
 from headroom.local import broker
 from service.adapters.migrate import upgrade
 from service.adapters.sql.job_store import SqlJobStore
@@ -162,6 +163,11 @@ def test_a_shard_whose_worker_is_killed_is_done_again_alone_and_the_figures_are_
     assert [attempt["outcome"] for attempt in job["attempts"]] == ["succeeded"]
     report = client.get(f"/v1/jobs/{spread}/report").json()
     assert report["shards"] == {"asked": 8, "lost": 1}
+    history = client.get(f"/v1/jobs/{spread}/events").json()["data"]
+    told = [EventView.read(event).shard_loss for event in history if event["type"] == "shard"]
+    assert [(one.operation, one.shard, one.shards, one.worker, one.why) for one in told if one is not None] == [
+        ("encode", killed.number + 1, 8, killed.holder, "lost")
+    ]
 
     alone = wait(client, fleet, post(client, corpus, 1, seed))
     assert alone["status"] == "succeeded", fleet.logs()

@@ -42,9 +42,9 @@ def help_with_shards(
                 process.end(parts.settings.cancel_grace_seconds)
                 break
     returncode = process.kill()  # what it left running goes too
-    lost = _release(job_id, holder, parts)
-    if lost:
-        logger.warning("the process that did shards of %s %s", job_id, describe_exit(returncode))
+    exited = describe_exit(returncode)
+    if _release(job_id, holder, parts, f"its process {exited}"):
+        logger.warning("the process that did shards of %s %s", job_id, exited)
     return True
 
 
@@ -58,9 +58,9 @@ def _goes_on(job_id: str, parts: Parts) -> bool:
         return True
 
 
-def _release(job_id: str, holder: str, parts: Parts) -> int:
+def _release(job_id: str, holder: str, parts: Parts, said: str) -> int:
     try:
-        return parts.store.shards.release(job_id, holder)
+        return parts.store.shards.release(job_id, holder, said)
     except StoreUnavailable as error:
         logger.warning("what was held of %s is left to its lease: %s", job_id, error)
         return 0

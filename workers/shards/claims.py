@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Self
 
 from service.foundation.errors import AttemptSuperseded, JobCanceled, StoreUnavailable
+from service.jobs.failures import as_service_error
 from service.jobs.retries import patiently
 from service.ports.engine import ShardWork
 from service.ports.jobs import ShardStore
@@ -89,8 +90,9 @@ def do_shard(shard: Shard, parts: Parts, work: ShardWork, on_error: GivenBack, t
         logger.warning("shard %d of %s was taken over by another worker", shard.number, shard.job_id)
         return False
     except BaseException as error:
+        why = GivenBack.STOPPED if isinstance(error, JobCanceled) else on_error
         with suppress(StoreUnavailable):  # the lease will tell
-            store.give_back(shard, GivenBack.STOPPED if isinstance(error, JobCanceled) else on_error)
+            store.give_back(shard, why, as_service_error(error))
         raise
 
 

@@ -88,6 +88,8 @@ class StoreShardPool:
         for shard in found:
             losses = shard.losses_at(self._parts.clock())
             if losses >= self._parts.settings.max_attempts and shard.state is not ShardState.DONE:
+                if shard.has_lapsed(self._parts.clock()):  # nobody else will claim it, and so tell that it lapsed
+                    self._patiently(partial(self._parts.store.shards.give_back, shard, GivenBack.LOST))
                 raise WorkerLost(
                     f"shard {shard.number + 1} of {len(found)} took {losses} workers with it; "
                     "they may be short of memory: ask for more shards, or give workers more memory"

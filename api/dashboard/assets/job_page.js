@@ -9,10 +9,12 @@ const id = find("job").dataset.job;
 const here = `/v1/jobs/${encodeURIComponent(id)}`;
 let current = null; // the job as last told
 let heard = 0; // the number of the last event
+let lost = []; // events of shards that their workers did not bring to an end
 let measured = null; // the report and what belongs to it, fetched once the job has ended
 
 async function look() {
   current = await get(here);
+  if (current.options.shards > 1) lost = (await get(`${here}/events?limit=1000`)).data.filter((event) => event.type === "shard");
   calm();
   await show(current);
   return !FINAL.has(current.status);
@@ -29,7 +31,7 @@ async function show(job) {
   document.title = `${job.model.id}: ${job.status} – Headroom`;
   fill(find("title"), [job.model.id, job.status], () => title(job));
   fill(find("state"), [job.status, job.phase, job.progress, job.phase_seconds, job.error, job.result, job.attempt, left(job)], () => state(job));
-  fill(find("asked"), [job.status, job.attempts], () => asked(job));
+  fill(find("asked"), [job.status, job.attempts, lost], () => asked(job));
   announce(FINAL.has(job.status) ? `The job has ${job.status}` : `${capital(job.status)}${job.phase ? `, ${job.phase}, ${Math.floor(job.progress * 10) * 10} percent` : ""}`);
   if (!FINAL.has(job.status) || measured) return;
   const [report, figures, files] = job.result ? await Promise.all([get(`${here}/report`), get(`${here}/figures`), get(`${here}/files`)]) : [null, {}, { data: [] }];
@@ -217,7 +219,12 @@ function asked(job) {
   return h("div", { class: "card" }, h("h2", {}, "What was asked for"),
     facts([["Kind", kind], ["Model", model.revision ? `${model.id} at ${model.revision}` : model.id], ["Text", h("code", {}, corpus)], ["Created", time(job.created)], ["Finished", job.finished && time(job.finished)], ["Labels", Object.entries(labels).map(([key, value]) => `${key}=${value}`).join(", ")]]),
     rows.length > 0 && [h("h3", {}, "Attempts"), table("Attempts", ["Attempt", "Worker", "Started", "Took", "Outcome"], rows, "words")],
+    lost.length > 0 && [h("h3", {}, "Lost shards"), table("Lost shards", ["Shard", "Step", "Worker", "When", "Why"], lost.map(lostShard), "words")],
     h("details", {}, h("summary", {}, "The whole request"), command(JSON.stringify({ kind, model, corpus, ...rest, options, labels }, null, 2), "JSON")));
+}
+
+function lostShard({ time: when, data }) {
+  return { cells: [`${data.shard} of ${data.shards}`, data.operation, h("code", {}, data.worker), time(when), `${data.why}: ${data.message}`] };
 }
 
 function hear(event) {
@@ -225,7 +232,7 @@ function hear(event) {
   again();
 }
 
-const stream = listen(() => (current && FINAL.has(current.status) ? null : `${here}/events?after=${heard}`), { progress: move, status: hear, phase: hear, attempt: hear });
+const stream = listen(() => (current && FINAL.has(current.status) ? null : `${here}/events?after=${heard}`), { progress: move, status: hear, phase: hear, attempt: hear, shard: hear });
 const again = keepAsking(look, complain, stream.isOpen);
 find("cancel-dialog").addEventListener("close", async () => {
   if (find("cancel-dialog").returnValue !== "cancel") return;

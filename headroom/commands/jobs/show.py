@@ -45,8 +45,11 @@ def _show_events(events: list[EventView], as_json: bool) -> None:
     if as_json:
         print_json({"data": [event.model_dump(mode="json") for event in events]})
         return
-    said = [", ".join(f"{name} {value}" for name, value in event.data.items()) for event in events]
-    rows = [
-        (str(event.number), event.time.isoformat(), event.type, text) for event, text in zip(events, said, strict=True)
-    ]
+    rows = [(str(event.number), event.time.isoformat(), event.type, _said(event)) for event in events]
     show(console_for(sys.stdout), records_table(("number", "time", "type", "what"), rows))
+
+
+def _said(event: EventView) -> str:
+    if event.shard_loss is not None:
+        return str(event.shard_loss)
+    return ", ".join(f"{name} {value}" for name, value in event.data.items())

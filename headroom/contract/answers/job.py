@@ -16,6 +16,7 @@ from headroom.contract.answers.results import (
     DynamicsResult,
     SteerResult,
 )
+from headroom.contract.answers.shard_loss import ShardLoss
 from headroom.contract.report.part import ReportPart
 
 
@@ -195,8 +196,16 @@ class EventView(Answer):
 
     number: int
     time: datetime
-    type: str
-    data: dict[str, Any]
+    type: str = Field(description="`status`, `phase`, `attempt` or `shard`; a newer server may know more")
+    data: dict[str, Any] = Field(description="what became of it; of a `shard` that was lost see the API's document")
+
+    @property
+    def shard_loss(self) -> ShardLoss | None:
+        """What an event of type `shard` tells; None for any other, or if a newer server tells it otherwise."""
+        try:
+            return ShardLoss.model_validate(self.data) if self.type == "shard" else None
+        except ValidationError:
+            return None
 
 
 class EventList(Answer):

@@ -57,7 +57,7 @@ class SqlJobStore:
         self._database = database if isinstance(database, Database) else Database(database)
         self._clock = clock
         self.webhooks = SqlWebhooks(self._database, clock)
-        self.shards = SqlShards(self._database, clock, _lock_held)
+        self.shards = SqlShards(self._database, clock, _lock_held, lock_job, save_change)
 
     def add(self, job: Job, receipt: Receipt | None = None, quotas: Quotas = NO_QUOTAS) -> None:
         change = Change(job, (("status", {"status": job.status.value}),))

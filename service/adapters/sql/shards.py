@@ -6,11 +6,14 @@ from datetime import datetime, timedelta
 from sqlalchemy import ColumnElement, Connection, RowMapping, and_, delete, insert, or_, select, update
 
 from headroom.contract.answers.job import Status
+from headroom.contract.answers.shard_loss import ShardLoss
 from service.adapters.sql.database import Database
 from service.adapters.sql.tables import jobs, shards
-from service.foundation.errors import AttemptSuperseded
+from service.foundation.errors import AttemptSuperseded, ServiceError
 from service.ports.jobs import Clock
+from service.records.job import Job
 from service.records.shards import (
+    NOT_HEARD_OF,
     GivenBack,
     Question,
     Shard,
@@ -18,22 +21,37 @@ from service.records.shards import (
     claimed,
     finished,
     given_back,
+    loss_of,
     new_shards,
     question_told,
     read_question,
     step_of,
 )
+from service.records.transitions import Change, shard_lost
 
 CHANGING = ("state", "attempt", "holder", "lease_until", "progress", "losses", "only_parent", "sent")
 
 
 class SqlShards:
-    """ports.ShardStore over the database of the jobs. `lock_held` takes a job's row for an attempt that owns it."""
+    """ports.ShardStore over the database of the jobs.
 
-    def __init__(self, database: Database, clock: Clock, lock_held: Callable[[Connection, str, int], object]) -> None:
+    lock_held: takes a job's row for an attempt that owns it; lock: for anybody; save: writes the change of a job whose
+    row was taken. The row of the job is taken before those of its shards, as whoever ends the job does.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        clock: Clock,
+        lock_held: Callable[[Connection, str, int], object],
+        lock: Callable[[Connection, str], Job | None],
+        save: Callable[[Connection, Job, Change, datetime], object],
+    ) -> None:
         self._database = database
         self._clock = clock
         self._lock_held = lock_held
+        self._lock = lock
+        self._save_change = save
 
     def ask(self, job_id: str, attempt: int, question: Question, count: int) -> None:
         with self._database.writing() as connection:
@@ -62,7 +80,8 @@ class SqlShards:
         with self._database.writing() as connection:
             # Its holder may have been heard of since the shard was read.
             same = (shards.c.attempt == shard.attempt, shards.c.state == shard.state.value, _is_open(now))
-            return after if _save(connection, after, *same) else None
+            loss = loss_of(shard, GivenBack.LOST) if shard.has_lapsed(now) else None
+            return after if self._save_and_tell(connection, after, loss, *same) else None
 
     def heartbeat(self, shard: Shard, lease_seconds: float, progress: float) -> None:
         lease_until = self._clock() + timedelta(seconds=lease_seconds)
@@ -76,13 +95,18 @@ class SqlShards:
             if not _save(connection, finished(shard), *_is_held(shard)):
                 raise _superseded(shard)
 
-    def give_back(self, shard: Shard, why: GivenBack) -> None:
+    def give_back(self, shard: Shard, why: GivenBack, said: ServiceError | str = NOT_HEARD_OF) -> None:
         with self._database.writing() as connection:
-            _save(connection, given_back(shard, why), *_is_held(shard))
+            self._save_and_tell(connection, given_back(shard, why), loss_of(shard, why, said), *_is_held(shard))
 
-    def release(self, job_id: str, holder: str) -> int:
+    def release(self, job_id: str, holder: str, said: str) -> int:
         with self._database.writing() as connection:
-            return release(connection, job_id, holder, GivenBack.LOST)
+            given = 0
+            for shard in _held_by(connection, job_id, holder):
+                loss = loss_of(shard, GivenBack.LOST, said)
+                after = given_back(shard, GivenBack.LOST)
+                given += self._save_and_tell(connection, after, loss, *_is_held(shard))
+            return given
 
     def unsent(self, older_than_seconds: float, limit: int) -> list[Shard]:
         now = self._clock()
@@ -103,14 +127,29 @@ class SqlShards:
         with self._database.writing() as connection:
             connection.execute(update(shards).where(*_is(shard)).values(sent=self._clock()))
 
+    def _save_and_tell(
+        self, connection: Connection, after: Shard, loss: ShardLoss | None, *conditions: ColumnElement[bool]
+    ) -> bool:
+        """Whether the row met the conditions. A loss goes into the history of the job in the same transaction."""
+        job = None if loss is None else self._lock(connection, after.job_id)
+        if not _save(connection, after, *conditions):
+            return False
+        if job is not None and loss is not None:
+            self._save_change(connection, job, shard_lost(job, loss), self._clock())
+        return True
+
 
 def release(connection: Connection, job_id: str, holder: str, why: GivenBack) -> int:
-    """Give back all that a holder has of a job; how many there were."""
+    """Give back all that a holder has of a job, and tell nobody; how many there were."""
+    held = _held_by(connection, job_id, holder)
+    return sum(_save(connection, given_back(shard, why), *_is_held(shard)) for shard in held)
+
+
+def _held_by(connection: Connection, job_id: str, holder: str) -> list[Shard]:
     query = select(shards).where(
         shards.c.job_id == job_id, shards.c.holder == holder, shards.c.state == ShardState.RUNNING.value
     )
-    held = [_shard_of(row) for row in connection.execute(query).mappings()]
-    return sum(_save(connection, given_back(shard, why), *_is_held(shard)) for shard in held)
+    return [_shard_of(row) for row in connection.execute(query).mappings()]
 
 
 def remove_all(connection: Connection, job_id: str) -> None:

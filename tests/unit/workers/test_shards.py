@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from headroom.contract.answers.job import Status
+from headroom.contract.answers.job import EventView, Status
 from service.adapters.files.directory_artifacts import DirectoryArtifacts
 from service.adapters.files.directory_corpora import DirectoryCorpora
 from service.adapters.files.shard_files import DirectoryShardFiles
@@ -16,6 +16,7 @@ from service.foundation.errors import AttemptSuperseded, JobCanceled, ModelNotFo
 from service.foundation.settings import Settings
 from service.records.job import Job
 from service.records.shards import (
+    NOT_HEARD_OF,
     PATIENCE,
     EncodeQuestion,
     GivenBack,
@@ -31,6 +32,7 @@ from service.records.shards import (
 from tests.factories import StoppedClock, add_running_job
 from tests.in_memory.job_store import MemoryJobStore
 from tests.in_memory.queue import MemoryQueue
+from workers.attempts.attempt import worker_name
 from workers.attempts.shard_helper import help_with_shards
 from workers.processes.shard_process import Helper
 from workers.shards.claims import do_shard
@@ -191,6 +193,26 @@ def test_a_shard_that_kills_every_worker_ends_the_job(parts: Parts, job: Job) ->
         pool_of(job, parts).answer(QUESTION, 4, write_number, lambda done: None)
 
 
+def losses(parts: Parts, job: Job) -> list[tuple[int, str, str, str]]:
+    """Shard, worker, why and message of each event of a lost shard."""
+    found = [EventView.model_validate(event).shard_loss for event in parts.store.events(job.id, 0, 100)]
+    return [(loss.shard, loss.worker, loss.why, loss.message) for loss in found if loss is not None]
+
+
+def test_the_last_loss_of_a_shard_is_told_before_the_job_fails_of_it(
+    parts: Parts, job: Job, clock: StoppedClock
+) -> None:
+    for _ in range(parts.settings.max_attempts):
+        taken = take(parts, next(one for one in ask(parts, job) if one.number == 1))
+        clock.advance(31)
+    for one in ask(parts, job):
+        if one.number != 1:
+            parts.store.shards.finish(take(parts, one, "b:1"))
+    with pytest.raises(WorkerLost):
+        pool_of(job, parts).answer(QUESTION, 4, write_number, lambda done: None)
+    assert losses(parts, job) == [(2, taken.holder, "lost", NOT_HEARD_OF)] * 3
+
+
 def test_an_attempt_whose_job_has_ended_waits_for_no_shard(parts: Parts, job: Job) -> None:
     take(parts, ask(parts, job)[3])
 
@@ -207,6 +229,7 @@ def test_what_a_helper_fails_at_the_parent_does(parts: Parts, job: Job) -> None:
         helper_of(job, parts, Engine(ModelNotFound("not here"))).help()
     shards = parts.store.shards.of(job.id)
     assert [shard.only_parent for shard in shards] == [True, False, False, False]
+    assert losses(parts, job) == [(1, "b:1", "failed", "not here")]
     engine = Engine()
     assert helper_of(job, parts, engine).help() == 3
     assert engine.done == [1, 2, 3]
@@ -229,6 +252,7 @@ def test_a_helper_that_is_told_to_stop_gives_its_shard_back_without_a_loss(parts
         helper_of(job, parts, Engine(), is_stopping=lambda: True).help()
     first = parts.store.shards.of(job.id)[0]
     assert (first.state, first.attempt, first.losses, first.only_parent) == (ShardState.WAITING, 1, 0, False)
+    assert losses(parts, job) == []
 
 
 def test_an_unknown_error_of_a_helper_is_a_typed_one(parts: Parts, job: Job) -> None:
@@ -330,6 +354,7 @@ def test_what_a_helping_process_held_when_it_died_is_lost_at_once(parts: Parts, 
     assert help_with_shards(job.id, parts, lambda: False, start)
     lost = parts.store.shards.of(job.id)[1]
     assert (lost.state, lost.losses) == (ShardState.WAITING, 1)
+    assert losses(parts, job) == [(2, worker_name(), "lost", "its process ended with exit code 0")]
 
 
 @pytest.mark.parametrize("why", ["canceled", "deleted", "stopped"])
