@@ -47,6 +47,13 @@ class ShardPool(Protocol):
     def put(self, name: str, write: Callable[[Path], None]) -> None:
         """Make a file that every worker can read."""
 
+    def share(self, name: str, file: Path) -> bool:
+        """Let every worker read a large file of this machine's disk, which must not change, where it lies; False where
+        that would take a copy. It is shared until `drop`, or the end of the job."""
+
+    def drop(self, name: str) -> None:
+        """The end of `share`; `file` stays. Unknown names are ignored."""
+
     def answer(self, question: Question, count: int, work: ShardWork, progress: Callable[[float], None]) -> list[Path]:
         """The answers of all shards, in order. This process does shards with `work`, as other workers do.
         WorkerLost when a shard took too many workers with it. Also raises what `work` raises."""

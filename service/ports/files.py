@@ -121,6 +121,13 @@ class ShardFiles(Protocol):
     def get(self, job_id: str, name: str) -> Path | None:
         """A file on this machine's disk with the content, fetched if need be; None if there is none. DiskFull."""
 
+    def share(self, job_id: str, name: str, file: Path) -> bool:
+        """`put` without moving or copying: `file`, which must never change, gets a second name, which stands for its
+        content. False, and nothing done, where that cannot be."""
+
+    def drop(self, job_id: str, name: str) -> None:
+        """Take that name away again. Whoever reads the file can read it to its end; unknown ones are ignored."""
+
     def jobs(self) -> set[str]:
         """Ids of the jobs of which there are files, or copies on this machine."""
 

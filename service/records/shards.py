@@ -45,20 +45,49 @@ class SweepQuestion(AskedWindows):
     top: int  # so many most probable tokens are compared
 
 
-Question: TypeAlias = EncodeQuestion | SweepQuestion  # the same for all shards
+@dataclass(frozen=True)
+class ValidateQuestion(AskedWindows):
+    """What the stored checkpoint does at each of a shard's evaluation positions."""
+
+    stored: str  # name of the list of its files
+
+
+@dataclass(frozen=True)
+class StatesQuestion(AskedWindows):
+    """The hidden states of those shards that the job's own machine lacks."""
+
+    part: str  # "calibration" or "evaluation"
+    numbers: tuple[int, ...]  # of the shards: this question has as many of its own
+
+
+Question: TypeAlias = EncodeQuestion | SweepQuestion | ValidateQuestion | StatesQuestion  # the same for all shards
+
+OPERATIONS: dict[str, type[Question]] = {
+    "encode": EncodeQuestion,
+    "sweep": SweepQuestion,
+    "validate": ValidateQuestion,
+    "hand_over": StatesQuestion,
+}
+
+
+def operation_of(question: Question) -> str:
+    return next(name for name, kind in OPERATIONS.items() if isinstance(question, kind))
 
 
 def question_told(question: Question) -> dict[str, Any]:
     """A question as JSON: what the database keeps, and what names the question."""
-    return {"operation": "sweep" if isinstance(question, SweepQuestion) else "encode"} | asdict(question)
+    return {"operation": operation_of(question)} | asdict(question)
 
 
 def read_question(told: dict[str, Any]) -> Question:
     """The inverse of question_told."""
-    fields = {name: value for name, value in told.items() if name != "operation"}
-    if told["operation"] == "encode":
-        return EncodeQuestion(**fields)
-    return SweepQuestion(**fields | {"sizes": tuple(fields["sizes"])})
+    fields: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in told.items()}
+    return OPERATIONS[fields.pop("operation")](**fields)
+
+
+def windows_number(question: AskedWindows, number: int) -> int:
+    """Which part of the windows is meant by a shard of this number."""
+    return question.numbers[number] if isinstance(question, StatesQuestion) else number
 
 
 class ShardState(StrEnum):
@@ -150,8 +179,8 @@ def loss_of(shard: Shard, why: GivenBack, said: ServiceError | str = NOT_HEARD_O
     if why is GivenBack.STOPPED:
         return None
     return ShardLoss(
-        operation=question_told(shard.question)["operation"],
-        shard=shard.number + 1,
+        operation=operation_of(shard.question),
+        shard=windows_number(shard.question, shard.number) + 1,
         shards=shard.question.shards,
         worker=shard.holder,
         why=LossReason(why.value),
@@ -177,7 +206,7 @@ def answer_name(shard: Shard) -> str:
 
 def cache_name(question: AskedWindows, number: int) -> str:
     """The name of a shard's hidden states in a worker's cache: the same for all questions about the same windows."""
-    described = [question.windows, question.shards, number]
+    described = [question.windows, question.shards, windows_number(question, number)]
     return hashlib.sha256(json.dumps(described).encode()).hexdigest()
 
 
@@ -189,13 +218,20 @@ def in_order_of_choice(
     shards: Iterable[Shard], now: datetime, is_local: Callable[[Shard], bool], *, is_parent: bool
 ) -> list[Shard]:
     """Those that a worker should try to claim, best first: those whose hidden states it has."""
-    best, others = [], []
-    for shard in shards:
+    best, others, known = [], [], list(shards)
+    # Whoever hands hidden states over does so one file after another, and nobody else has them.
+    is_being_handed_over = any(
+        isinstance(one.question, StatesQuestion) and one.state is ShardState.RUNNING and not one.has_lapsed(now)
+        for one in known
+    )
+    for shard in known:
         if not shard.is_open(now) or (shard.only_parent and not is_parent):
             continue
         if is_local(shard):
             best.append(shard)
-        elif isinstance(shard.question, EncodeQuestion) or now - shard.created >= PATIENCE:
+        elif isinstance(shard.question, EncodeQuestion) or (
+            now - shard.created >= PATIENCE and not is_being_handed_over
+        ):
             others.append(shard)
     return best + others
 

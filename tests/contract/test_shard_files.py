@@ -1,5 +1,6 @@
 """What every ShardFiles promises: files that another worker finds whole, and that go together."""
 
+import errno
 from pathlib import Path
 
 import pytest
@@ -61,6 +62,39 @@ def test_files_of_a_job_go_together_on_every_machine(workers: tuple[ShardFiles, 
     one.remove("job_none")
     assert one.jobs() == other.jobs() == {OTHER}
     assert one.get(JOB, "a") is other.get(JOB, "a") is None
+
+
+def test_a_shared_file_is_read_where_it_lies_until_it_is_dropped(
+    workers: tuple[ShardFiles, ShardFiles], tmp_path: Path
+) -> None:
+    one, other = workers
+    file = tmp_path / "model.safetensors"
+    file.write_bytes(b"weights")
+    written = file.stat().st_mtime_ns
+    is_shared = one.share(JOB, "stored", file)
+    assert is_shared == isinstance(one, DirectoryShardFiles)  # a bucket would take a copy
+    found = other.get(JOB, "stored")
+    assert (found is not None) == is_shared
+    if found is not None:
+        assert found.samefile(file)
+        again = tmp_path / "again"
+        again.write_bytes(b"weights")
+        assert one.share(JOB, "stored", again)  # by a later attempt: a name stands for one content
+    one.drop(JOB, "stored")
+    one.drop(JOB, "stored")
+    assert other.get(JOB, "stored") is None
+    assert (file.read_bytes(), file.stat().st_mtime_ns) == (b"weights", written)
+
+
+def test_what_lies_on_another_disk_is_not_shared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EXDEV, "Invalid cross-device link")
+
+    monkeypatch.setattr("os.link", refuse)
+    (tmp_path / "file").write_bytes(b"1")
+    files = DirectoryShardFiles(tmp_path / "shared")
+    assert not files.share(JOB, "stored", tmp_path / "file")
+    assert files.get(JOB, "stored") is None
 
 
 def test_a_name_of_no_job_reaches_no_other_folder(workers: tuple[ShardFiles, ShardFiles]) -> None:

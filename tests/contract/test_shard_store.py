@@ -17,7 +17,10 @@ from service.records.shards import (
     Question,
     Shard,
     ShardState,
+    StatesQuestion,
     SweepQuestion,
+    ValidateQuestion,
+    operation_of,
     parent_holder,
     question_told,
     read_question,
@@ -26,6 +29,9 @@ from service.records.shards import (
 from tests.factories import StoppedClock, add_job, add_running_job, claim_job, make_recipe, run_at_once
 
 ENCODE = EncodeQuestion(windows="w", shards=3, model="m", revision=None)
+SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
+VALIDATE = ValidateQuestion(**vars(ENCODE), stored="s")
+STATES = StatesQuestion(**vars(ENCODE), part="evaluation", numbers=(0, 2))
 SWEEP = SweepQuestion(**vars(ENCODE), head="h", sizes=(8, 16), top=5)
 
 
@@ -201,7 +207,8 @@ def test_a_shard_that_the_jobs_own_attempt_lost_is_told_with_the_name_of_its_wor
 
 def test_a_lost_shard_is_told_to_no_webhook(store: JobStore) -> None:
     job = add_running_job(
-        store, recipe=make_recipe(webhook={"url": "https://ci.example.org/", "events": list(WebhookEvent)})
+        store,
+        recipe=make_recipe(webhook={"url": "https://ci.example.org/", "secret": SECRET, "events": list(WebhookEvent)}),
     )
     before = store.webhooks.deliveries(job.id)
     store.shards.give_back(take(store.shards, ask(store.shards, job)[0]), GivenBack.LOST)
@@ -282,7 +289,7 @@ def test_nobody_is_woken_for_what_only_the_job_itself_may_do(
     assert shards.unsent(60.0, 10) == []
 
 
-@pytest.mark.parametrize("question", [ENCODE, SWEEP], ids=["encode", "sweep"])
+@pytest.mark.parametrize("question", [ENCODE, SWEEP, VALIDATE, STATES], ids=operation_of)
 def test_a_question_is_read_back_as_it_was_asked_and_named_alike(
     shards: ShardStore, job: Job, question: Question
 ) -> None:

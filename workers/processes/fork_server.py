@@ -26,7 +26,7 @@ from setproctitle import getproctitle, setproctitle
 # What a job loads in its first seconds. Nothing of it may start a thread or a device.
 PRELOADED = (
     "service.compression.jobs.engines",
-    "service.compression.jobs.sharded_source",
+    "service.compression.sharding.shard_helper",
     "transformers.models.auto.modeling_auto",
     "transformers.models.auto.tokenization_auto",
     "workers.processes.job_process",

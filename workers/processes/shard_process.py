@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 
 
 class Answering(Protocol):
-    """An engine that answers for shards: what is needed of sharded_source.py."""
+    """An engine that answers for shards: what is needed of service/compression/sharding/shard_helper.py."""
 
     def work(self, question: Question, number: int, into: Path, progress: Callable[[float], None]) -> None: ...
 
@@ -133,7 +133,7 @@ def open_engine(job: Job, shard: Shard, parts: Parts, models: ModelSource, stagi
         job.id, job.recipe, (model,), (no_text,), settings.cache_dir, staging, settings.device
     )
     prepared = on_this_device(task)
-    from service.compression.jobs.sharded_source import ShardHelper
+    from service.compression.sharding.shard_helper import ShardHelper
 
     return ShardHelper(prepared, partial(parts.shard_files.get, job.id))
 

@@ -56,6 +56,12 @@ class StoreShardPool:
             write(folder / "file")
             self._parts.shard_files.put(self._job.id, name, folder / "file")
 
+    def share(self, name: str, file: Path) -> bool:
+        return self._parts.shard_files.share(self._job.id, name, file)
+
+    def drop(self, name: str) -> None:
+        self._parts.shard_files.drop(self._job.id, name)
+
     def answer(self, question: Question, count: int, work: ShardWork, progress: Callable[[float], None]) -> list[Path]:
         store, job = self._parts.store.shards, self._job
         self._patiently(lambda: store.ask(job.id, job.attempt, question, count))

@@ -39,6 +39,19 @@ class DirectoryShardFiles:
         found = self.root / checked(job_id) / name
         return found if found.is_file() else None
 
+    def share(self, job_id: str, name: str, file: Path) -> bool:
+        folder = make_folder(self.root / checked(job_id))
+        try:
+            os.link(file, folder / name)
+        except FileExistsError:
+            return True  # by an attempt before
+        except OSError:  # another disk, or one without links
+            return False
+        return True
+
+    def drop(self, job_id: str, name: str) -> None:
+        (self.root / checked(job_id) / name).unlink(missing_ok=True)
+
     def jobs(self) -> set[str]:
         return {folder.name for folder in self.root.glob("*") if JOB_ID.fullmatch(folder.name)}
 
@@ -63,6 +76,13 @@ class ObjectShardFiles:
             return copy
         size = self._bucket.size(_object(job_id, name))
         return None if size is None else self._fetch(job_id, name, size)
+
+    def share(self, job_id: str, name: str, file: Path) -> bool:
+        """Sending a whole checkpoint, and fetching it again at each worker, would take longer than measuring it."""
+        return False
+
+    def drop(self, job_id: str, name: str) -> None:
+        pass
 
     def jobs(self) -> set[str]:
         keys = (entry.key.partition(PREFIX)[2] for entry in self._bucket.entries(PREFIX))

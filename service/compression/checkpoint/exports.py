@@ -16,7 +16,7 @@ from headroom.contract.report.stored import Export
 from service.compression.checkpoint import onnx_export
 from service.compression.checkpoint.checkpoint import plan_dense
 from service.compression.checkpoint.checkpoint_writing import write_checkpoint
-from service.compression.checkpoint.validation import StoredMeasurement, load_stored, measure_stored
+from service.compression.checkpoint.validation import LoadedCheckpoint, StoredMeasurement, load_stored
 from service.compression.drift.gate import Choice, StoredDrift, stored_drift
 from service.compression.heads.read_planes import MadeHead
 from service.compression.heads.slicing import SlicedFactors, stored_logits
@@ -125,12 +125,10 @@ def _measure(
 ) -> tuple[StoredMeasurement, list[StoredDrift]]:
     """The measurement of the first evaluation set, and the drifts of all."""
     measurements: list[StoredMeasurement] = []
-    drifts = []
+    drifts, loaded = [], LoadedCheckpoint(model, source.head)
     for one in choice.sets:
-        measured = measure_stored(
-            model,
+        measured = loaded.measure(
             one.set.hidden.examples,
-            source.head,
             COMPARED_POSITIONS,
             lambda done: progress((len(measurements) + done) / len(choice.sets)),
             one.set.hidden,

@@ -29,6 +29,7 @@ PERPLEXITY_TOLERANCE = 1e-3
 # A tied table that was turned is rounded once more, and the body reads it: real drift, which the budget judges.
 TURNED_TABLE_TOLERANCE = 1e-2
 ROWS_AT_ONCE = 128
+COMPARED_POSITIONS = 16  # whose logits are compared with those that were measured before storing
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,51 +65,58 @@ def load_stored(folder: Path, auto_class: str, room: Room, dtype: torch.dtype | 
     return model.eval() if placed else model.to(room.device).eval()
 
 
-def measure_stored(
-    model: Any,
-    examples: Examples,
-    head: LmHead,
-    first_positions: int,
-    progress: Callable[[float], None],
-    source: HiddenStates | None = None,
-) -> StoredMeasurement:
-    """Losses of the loaded model's windows; what its code does after its head module is `head`'s.
+class LoadedCheckpoint:
+    """A loaded model with its head in float32, as the sweep has it: rounding of logits is the runtime's, and the full
+    head has it too. What its code does after its head module is `head`'s."""
 
-    source: hidden states of the same windows in the model that was compressed. With them its logits are made beside,
-    and those of the stored head tile by tile from the tensors of its loaded module (stored_reading.py); without them,
-    and for `first_logits`, the module itself computes them.
-    """
-    # In float32, as the sweep: rounding of logits is the runtime's, and the full head has it too.
-    lm_head = copy.deepcopy(model.get_output_embeddings()).float()
-    stored = stored_reading(lm_head)
-    buffers = Buffers()
-    sums: list[Tensor] = []
-    first: list[Tensor] = []
-    found: list[Positions] = []
-    at_once = windows_at_once(model, examples.labels.shape[1]) if is_offloaded(model) else 1
-    blocks = list(examples.split(at_once))
-    originals = repeat(None) if source is None else source.of_windows(at_once)
-    with stopped_at_lm_head(model) as hidden_states:
+    def __init__(self, model: Any, head: LmHead) -> None:
+        self._model = model
+        self._head = head
+        self._lm_head = copy.deepcopy(model.get_output_embeddings()).float()
+        self._reading = stored_reading(self._lm_head)
 
-        def measure(given: tuple[Examples, Tensor | None]) -> tuple[list[Tensor], list[Positions]]:
-            block, original = given
-            hidden = block.predicting(hidden_states(block.inputs))
-            if block is blocks[0]:
-                first.append(head.logits_of(lm_head(hidden[:first_positions].float())).cpu())
-            targets = block.targets.to(hidden.device)
-            if original is None:
-                losses, positions = _losses(hidden, targets, lm_head, head), []
-            else:
-                positions = list(_beside(hidden, original.to(hidden.device), targets, stored, head, buffers))
-                losses = Positions.joined(positions).likelihood[:, 0].double()
-            return [window.sum() for window in losses.split(block.lengths.tolist())], positions
+    def measure(
+        self,
+        examples: Examples,
+        first_positions: int,
+        progress: Callable[[float], None],
+        source: HiddenStates | None = None,
+    ) -> StoredMeasurement:
+        """Losses of windows.
 
-        for losses, positions in map_windows(measure, zip(blocks, originals, strict=False), model):
-            sums += losses
-            found += positions
-            progress(len(sums) / len(examples))
-    beside = Positions.joined(found) if found else None
-    return StoredMeasurement(torch.stack(sums), first[0], examples.lengths, beside)
+        source: hidden states of the same windows in the model that was compressed. With them its logits are made
+        beside, and those of the stored head tile by tile from the tensors of its loaded module (stored_reading.py);
+        without them, and for `first_logits`, the module itself computes them.
+        """
+        model, head, lm_head, buffers = self._model, self._head, self._lm_head, Buffers()
+        sums: list[Tensor] = []
+        first: list[Tensor] = []
+        found: list[Positions] = []
+        at_once = windows_at_once(model, examples.labels.shape[1]) if is_offloaded(model) else 1
+        blocks = list(examples.split(at_once))
+        originals = repeat(None) if source is None else source.of_windows(at_once)
+        with stopped_at_lm_head(model) as hidden_states:
+
+            def measure(given: tuple[Examples, Tensor | None]) -> tuple[list[Tensor], list[Positions]]:
+                block, original = given
+                hidden = block.predicting(hidden_states(block.inputs))
+                if block is blocks[0]:
+                    first.append(head.logits_of(lm_head(hidden[:first_positions].float())).cpu())
+                targets = block.targets.to(hidden.device)
+                if original is None:
+                    losses, positions = _losses(hidden, targets, lm_head, head), []
+                else:
+                    there = original.to(hidden.device)
+                    positions = list(_beside(hidden, there, targets, self._reading, head, buffers))
+                    losses = Positions.joined(positions).likelihood[:, 0].double()
+                return [window.sum() for window in losses.split(block.lengths.tolist())], positions
+
+            for losses, positions in map_windows(measure, zip(blocks, originals, strict=False), model):
+                sums += losses
+                found += positions
+                progress(len(sums) / len(examples))
+        beside = Positions.joined(found) if found else None
+        return StoredMeasurement(torch.stack(sums), first[0], examples.lengths, beside)
 
 
 def _losses(hidden: Tensor, targets: Tensor, lm_head: Any, head: LmHead) -> Tensor:

@@ -47,10 +47,10 @@ from service.compression.jobs.report import (
     unseen,
 )
 from service.compression.jobs.revisions import store_revisions
-from service.compression.jobs.sharded_source import open_spread_source
 from service.compression.jobs.storing import Storing
 from service.compression.jobs.worth import Worth, advice
 from service.compression.numerics.freed_memory import return_freed_memory
+from service.compression.sharding.sharded_source import open_spread_source
 from service.compression.states.source import Source, open_source
 from service.compression.states.statistics import Statistics, neg_log_alpha
 from service.ports.engine import EngineOutcome, EngineTask, Progress, Verdict

@@ -18,7 +18,7 @@ from headroom.contract.report.stored import CheckpointBytes, LoadedAgain
 from headroom.contract.steer import SteeredToken, SteerRecipe
 from service.compression.checkpoint.checkpoint import plan_dense
 from service.compression.checkpoint.checkpoint_writing import write_checkpoint
-from service.compression.checkpoint.validation import PERPLEXITY_TOLERANCE, check_reproduces, measure_stored
+from service.compression.checkpoint.validation import PERPLEXITY_TOLERANCE, LoadedCheckpoint, check_reproduces
 from service.compression.encoding.row_edits import MULTIPLIERS, Edit, Effect, edit_direction, measure_effect
 from service.compression.encoding.token_probability import Regression, encode, solve
 from service.compression.jobs.phase_timer import PhaseTimer
@@ -74,7 +74,8 @@ def steer(task: EngineTask[SteerRecipe], progress: Progress) -> EngineOutcome:
         model = load_model(
             task.staging, plan.config, source.reading.auto_class, elements, room_of(task, source.inspection, device)
         )
-        stored = measure_stored(model, source.evaluation.examples, source.head, COMPARED_POSITIONS, report_progress)
+        loaded = LoadedCheckpoint(model, source.head)
+        stored = loaded.measure(source.evaluation.examples, COMPARED_POSITIONS, report_progress)
         check_reproduces(stored, _perplexity(effect.loss_after), PERPLEXITY_TOLERANCE)
         difference = _check_logits(source, weight, stored.first_logits)
     found = {

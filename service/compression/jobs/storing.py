@@ -20,12 +20,13 @@ from service.compression.checkpoint.checkpoint_writing import Bodies, write_chec
 from service.compression.checkpoint.continuations import continuations_told, continue_text
 from service.compression.checkpoint.planes_checkpoint import plan_planes
 from service.compression.checkpoint.validation import (
+    COMPARED_POSITIONS,
     PERPLEXITY_TOLERANCE,
     TURNED_TABLE_TOLERANCE,
+    LoadedCheckpoint,
     StoredMeasurement,
     check_reproduces,
     load_stored,
-    measure_stored,
 )
 from service.compression.drift.bands import drift_by_band
 from service.compression.drift.candidate import Candidate
@@ -44,6 +45,7 @@ from service.compression.jobs.job_heads import JobHeads
 from service.compression.jobs.job_times import measure_times
 from service.compression.jobs.report import HeadFindings, sizes, told_corpora, told_stored
 from service.compression.jobs.worth import Worth
+from service.compression.sharding.stored_shards import measure_in_shards
 from service.compression.states.lm_head import LmHead
 from service.compression.states.model_loading import load_tokenizer
 from service.compression.states.offloading import room_of
@@ -52,8 +54,6 @@ from service.compression.text.reading import Objective
 from service.foundation.hashed_files import HashedFile
 from service.models.head_bytes import HeadShape
 from service.ports.engine import EngineTask
-
-COMPARED_POSITIONS = 16
 
 
 @dataclass(frozen=True, eq=False)
@@ -205,7 +205,7 @@ class Storing:
         """
         factors, predicted, point = written.factors, written.predicted, written.candidate.unrounded[0]
         nested = _is_nested(factors)
-        stored, drifts, continuations, times = self._validate(folder, predicted, progress, timed=timed)
+        stored, drifts, continuations, times = self._validate(folder, written, progress, timed=timed)
         passes = all(
             drift.passes(one.set.budget) and of_set.passes(one.set.budget)
             for one, drift, of_set in zip(self.choice.sets, drifts, predicted, strict=True)
@@ -250,7 +250,7 @@ class Storing:
         return drift_by_group(moved, self.source.groups, self.task.recipe.options.seed) if self.source.groups else ()
 
     def _validate(
-        self, folder: Path, points: list[DriftPoint], progress: Callable[[float], None], *, timed: bool
+        self, folder: Path, written: Written, progress: Callable[[float], None], *, timed: bool
     ) -> tuple[StoredMeasurement, list[StoredDrift], ContinuationsOfReport | None, TimesOfReport | None]:
         """The first set's figures, all drifts, and what else the report says of the loaded model."""
         source, choice, seed = self.source, self.choice, self.task.recipe.options.seed
@@ -261,20 +261,21 @@ class Storing:
             and source.head.weight.itemsize < 4
         )
         measurements: list[StoredMeasurement] = []
-        drifts = []
-        for one, point in zip(choice.sets, points, strict=True):
-            stored = measure_stored(
-                model,
-                one.set.hidden.examples,
-                source.head,
-                COMPARED_POSITIONS,
-                lambda done: progress(0.9 * (len(measurements) + done) / len(choice.sets)),
-                one.set.hidden,
-            )
+        drifts, loaded = [], LoadedCheckpoint(model, source.head)
+        for one, point in zip(choice.sets, written.predicted, strict=True):
+
+            def part(done: float) -> None:
+                progress(0.9 * (len(measurements) + done) / len(choice.sets))
+
+            hidden = one.set.hidden
+            stored = measure_in_shards(loaded, folder, written.hashes, hidden, part)
+            if stored is None:
+                stored = loaded.measure(hidden.examples, COMPARED_POSITIONS, part, hidden)
             check_reproduces(stored, point.perplexity, TURNED_TABLE_TOLERANCE if turned else PERPLEXITY_TOLERANCE)
             assert stored.against_source is not None
             drifts.append(stored_drift(stored.against_source, one.set, seed))
             measurements.append(stored)
+        del loaded  # with its head in float32
         continuations = self._continuations(model, lambda done: progress(0.9 + 0.1 * done))
         both = room_of(self.task, source.inspection, self.device, models=2)
         return measurements[0], drifts, continuations, measure_times(source, model, both) if timed else None

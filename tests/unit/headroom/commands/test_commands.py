@@ -18,6 +18,7 @@ from headroom import cli
 from headroom.client.client import Client
 from headroom.contract.answers.job import Phase, Status
 from service.ports.jobs import JobFilter
+from service.records.shards import EncodeQuestion
 from tests.factories import add_job, make_recipe
 
 Soon = Callable[[Callable[[], None]], None]
@@ -342,3 +343,22 @@ def test_the_messages_of_a_webhook_are_listed_and_sent_again(services: Services,
 
     assert cli.run(["webhooks", job.id, "--replay", "9"]) != 0
     assert "delivery_not_found" in capsys.readouterr().err
+
+
+def test_the_history_of_a_job_tells_in_words_which_shard_was_lost(
+    client: Client, corpus: Path, services: Services, hand: Any, capsys: Output
+) -> None:
+    job = client.compress("acme/tiny", corpus, ratio=0.3, options={"shards": 2})
+    hand.start(job.id)
+    shards = services.store.shards
+    shards.ask(job.id, 1, EncodeQuestion(windows="w", shards=2, model="m", revision=None), 2)
+    shards.claim(shards.of(job.id)[1], "host:7", 30.0)
+    shards.release(job.id, "host:7", "its process was killed by SIGKILL")
+    assert cli.run(["show", job.id, "--events"]) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "shard shard 2 of 2 (encode) lost at host:7: its process was killed by SIGKILL" in printed
+    assert "status status running" in printed
+    assert cli.run(["show", job.id, "--events", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["data"][-1]["data"]["worker"] == "host:7"
+    hand.succeed(job.id)
+    assert [event.type for event in job.events()][-3:] == ["shard", "attempt", "status"]

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from headroom.contract.answers.job import JobView, Phase, Status
+from headroom.contract.answers.job import EventView, JobView, Phase, Status
 from headroom.contract.answers.results import AnalyzeResult, CompressResult
 from headroom.errors import HeadroomError
 from service.reports.summaries import summarize
@@ -63,3 +63,25 @@ def test_what_is_no_job_is_told_in_a_sentence(name: str) -> None:
     told = {key: value for key, value in job_told().items() if key != name}
     with pytest.raises(HeadroomError, match=rf"cannot be read \({name}: .*newer headroom"):
         JobView.read(told)
+
+
+def event_told(**fields: Any) -> dict[str, Any]:
+    loss = {"operation": "sweep", "shard": 3, "shards": 8, "worker": "host:7", "why": "lost", "code": None}
+    loss["message"] = "its process was killed by SIGKILL"
+    return {"number": 4, "time": "2026-01-31T12:00:00Z", "type": "shard", "data": loss} | fields
+
+
+def test_a_lost_shard_is_read_from_the_history_and_said_in_a_sentence() -> None:
+    loss = EventView.read(event_told()).shard_loss
+    assert str(loss) == "shard 3 of 8 (sweep) lost at host:7: its process was killed by SIGKILL"
+    assert EventView.read(event_told(type="status", data={"status": "running"})).shard_loss is None
+
+
+def test_losses_and_events_of_a_newer_server_are_borne() -> None:
+    newer = event_told()["data"] | {"why": "melted", "moonlight": 1}
+    loss = EventView.read(event_told(data=newer)).shard_loss
+    assert loss is not None
+    assert loss.why == "melted"
+    other = EventView.read(event_told(data={"shard": "three"}))
+    assert (other.shard_loss, other.data) == (None, {"shard": "three"})
+    assert EventView.read(event_told(type="moonrise", data={"at": 1})).data == {"at": 1}

@@ -8,12 +8,14 @@ from typing import Any
 import pytest
 import torch
 
-from service.compression.jobs.sharded_source import ShardHelper, open_spread_source
+from service.compression.checkpoint.validation import load_stored
+from service.compression.sharding.shard_helper import ShardHelper
+from service.compression.sharding.sharded_source import open_spread_source
 from service.compression.states.hidden_cache import HiddenCache
 from service.compression.states.source import open_source
 from service.foundation.errors import CorruptCheckpoint, InternalError
 from service.ports.engine import EngineOutcome, EngineTask, ShardWork, Verdict
-from service.records.shards import Question, cache_name, ranges
+from service.records.shards import Question, cache_name, operation_of, ranges, windows_number
 from tests.reports import assert_same_figures
 
 MakeTask = Callable[..., EngineTask]
@@ -23,17 +25,26 @@ CPU = torch.device("cpu")
 
 
 class Pool:
-    """A ports.ShardPool in one process. `helped`: shards of these numbers go to another worker, with its own cache."""
+    """A ports.ShardPool in one process.
+
+    helped: shards of these numbers go to another worker, with its own cache, which it keeps for all questions about
+    them; shares: whether that worker sees the stored checkpoint.
+    """
 
     losses = 0
 
-    def __init__(self, task: EngineTask, folder: Path, shards: int, helped: tuple[int, ...] = ()) -> None:
+    def __init__(
+        self, task: EngineTask, folder: Path, shards: int, helped: tuple[int, ...] = (), shares: bool = True
+    ) -> None:
         folder.mkdir()
         self.shards = shards
         self.asked: list[tuple[Question, int]] = []
+        self.shared: list[str] = []
+        self.shares = shares
         self._folder = folder
         self._helped = helped
-        self._helper = ShardHelper(replace(task, cache_dir=folder / "cache"), self.get)
+        elsewhere = replace(task, cache_dir=folder / "cache", staging=folder / "staging")
+        self._helper = ShardHelper(elsewhere, self.get)
 
     def get(self, name: str) -> Path | None:
         return self._folder / name if (self._folder / name).exists() else None
@@ -42,11 +53,21 @@ class Pool:
         if self.get(name) is None:
             write(self._folder / name)
 
+    def share(self, name: str, file: Path) -> bool:
+        if not self.shares:
+            return False
+        (self._folder / name).symlink_to(file)
+        self.shared.append(name)
+        return True
+
+    def drop(self, name: str) -> None:
+        (self._folder / name).unlink(missing_ok=True)
+
     def answer(self, question: Question, count: int, work: ShardWork, progress: Callable[[float], None]) -> list[Path]:
         self.asked.append((question, count))
         answers = [self._folder / f"answer-{len(self.asked)}-{number}" for number in range(count)]
         for number, into in enumerate(answers):
-            if number in self._helped:
+            if windows_number(question, number) in self._helped:
                 self._helper.work(question, number, into, progress)
             else:
                 work(number, into, progress)
@@ -69,8 +90,13 @@ def test_a_spread_job_reports_the_figures_of_one_that_is_not(
     spread = run(replace(again, pool=pool, cache_dir=tmp_path / "parent"))
 
     assert whole.verdict is spread.verdict is Verdict.PUBLISH
-    assert {count for _, count in pool.asked} == {min(shards, 10)}  # calibration windows
+    asked = {operation_of(question): count for question, count in pool.asked}
+    lacking = {"hand_over": len(helped)} if helped else {}
+    everywhere = min(shards, 10)  # calibration windows
+    assert asked == dict.fromkeys(("encode", "sweep", "validate"), everywhere) | lacking
     assert_same_figures(spread.report, whole.report)
+    assert pool.shared
+    assert not any((tmp_path / "pool" / name).exists() for name in pool.shared)
 
 
 @pytest.mark.parametrize(
@@ -92,6 +118,59 @@ def test_what_reads_all_hidden_states_reads_them_where_the_job_is(
     spread = run(replace(again, pool=pool, cache_dir=tmp_path / "parent"))
     assert whole.verdict is spread.verdict is Verdict.PUBLISH
     assert spread.report["selected"]["perplexity"] == pytest.approx(whole.report["selected"]["perplexity"], rel=1e-3)
+
+
+@pytest.mark.parametrize("shares", [True, False], ids=["shared directory", "object store"])
+@pytest.mark.parametrize("fields", [{}, {"method": "fisher"}], ids=["default", "reads calibration"])
+def test_the_jobs_own_worker_encodes_its_own_shards_once_and_no_window_of_another(
+    make_task: MakeTask, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shares: bool, fields: dict[str, Any]
+) -> None:
+    encoded: dict[Path, int] = {}
+    fill = HiddenCache.fill
+
+    def counting(cache: HiddenCache, key: str, model: Any, parts: dict[str, Any], *rest: Any) -> None:
+        encoded[cache.root] = encoded.get(cache.root, 0) + sum(map(len, parts.values()))
+        fill(cache, key, model, parts, *rest)
+
+    monkeypatch.setattr(HiddenCache, "fill", counting)
+    task = make_task(**fields)
+    whole = run(replace(task, cache_dir=tmp_path / "whole"))
+    again = make_task(**fields)
+    pool = Pool(again, tmp_path / "pool", 4, helped=(0, 2, 3), shares=shares)
+    spread = run(replace(again, pool=pool, cache_dir=tmp_path / "parent"))
+
+    assert_same_figures(spread.report, whole.report)
+    all_windows = encoded.pop(tmp_path / "whole" / "hidden_states")
+    own, others = encoded[tmp_path / "parent" / "hidden_states"], encoded[tmp_path / "pool" / "cache" / "hidden_states"]
+    assert own + others == all_windows
+    assert 0 < own <= -(-all_windows // 4) + 1
+    validated = "validate" in {operation_of(question) for question, _ in pool.asked}
+    assert validated == shares
+
+
+def test_a_checkpoint_in_several_files_is_measured_where_they_lie_by_every_worker(
+    make_task: MakeTask, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[dict[str, bool]] = []
+
+    def looking(folder: Path, *rest: Any) -> Any:
+        read.append({path.name: path.is_symlink() for path in folder.glob("*.safetensors")})
+        return load_stored(folder, *rest)
+
+    monkeypatch.setattr("service.compression.jobs.storing.load_stored", looking)
+    monkeypatch.setattr("service.compression.sharding.shard_helper.load_stored", looking)
+    task = make_task(
+        model={"family": "llama", "hidden_size": 256, "intermediate_size": 512}, options={"max_shard_bytes": 1_000_000}
+    )
+    pool = Pool(task, tmp_path / "pool", 2, helped=(1,))
+    spread = run(replace(task, pool=pool, cache_dir=tmp_path / "parent"))
+    assert spread.verdict is Verdict.PUBLISH
+    (own, helper) = read
+    assert len(own) > 1
+    assert not any(own.values())
+    assert helper == dict.fromkeys(own, True)  # links to the files of the job, not one copy
+    on_disk = [path for path in (tmp_path / "pool").rglob("*.safetensors") if not path.is_symlink()]
+    assert [path for path in on_disk if "hidden_states" not in path.parts] == []
 
 
 def test_further_corpora_are_measured_as_without_shards(make_task: MakeTask, run: Run, tmp_path: Path) -> None:
@@ -123,8 +202,8 @@ def test_a_second_attempt_reads_no_text_and_runs_no_backbone_again(
     task = make_task()
     pool = Pool(task, tmp_path / "pool", 2)
     first = open_spread_source(replace(task, pool=pool), CPU, lambda done: None)
-    monkeypatch.setattr("service.compression.jobs.sharded_source.read_windows", None)
-    monkeypatch.setattr("service.compression.jobs.sharded_source.load_backbone", None)
+    monkeypatch.setattr("service.compression.sharding.sharded_source.read_windows", None)
+    monkeypatch.setattr("service.compression.sharding.shard_reader.load_backbone", None)
     second = open_spread_source(replace(task, pool=pool), CPU, lambda done: None)
     assert not first.was_warm
     assert second.was_warm
