@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from service.adapters.remote.celery_queue import CeleryQueue
+from service.adapters.remote.late_queue import LateQueue
 from service.adapters.remote.outward_http import OutwardHttp
 from service.adapters.sql.audit import SqlAudit
 from service.adapters.sql.database import Database
@@ -133,7 +133,7 @@ def main(arguments: list[str]) -> None:
     configure_logging(settings.log_format)
     parts = open_parts(settings)
     database = Database(settings.database)
-    sweeper = Sweeper(parts, CeleryQueue(settings.broker_url), SqlHolds(database, utc_now), SqlAudit(database))
+    sweeper = Sweeper(parts, LateQueue(settings.broker_url), SqlHolds(database, utc_now), SqlAudit(database))
     sender = WebhookSender(parts.store.webhooks, OutwardHttp(settings.allowed_networks).post, parts.clock)
     sending = threading.Thread(target=sender.run, args=(stopping,), name="webhooks")
     sending.start()

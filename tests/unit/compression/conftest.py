@@ -1,3 +1,4 @@
+import gc
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -67,3 +68,10 @@ def run() -> Callable[[EngineTask], EngineOutcome]:
         return as_stored(outcome)
 
     return run_and_check
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _frozen_heap() -> None:
+    """A job collects garbage; it need not look each time through all that the tests before it have imported."""
+    gc.collect()
+    gc.freeze()
