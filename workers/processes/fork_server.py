@@ -47,10 +47,11 @@ def main(arguments: Sequence[str]) -> None:
         signal.signal(number, signal.SIG_IGN)  # meant for the worker, whose end is told by standard input
     listener.listen()  # who asks while modules are loading waits for that, and no longer than by itself
     os.rename(f"{path}.new", path)
+    gc.disable()  # what modules define stays: to look through it while they load took a fifth of the time
     for name in modules:
         importlib.import_module(name)
-    gc.collect()
-    gc.freeze()  # what is loaded is never looked through again: its pages stay shared
+    gc.freeze()  # and it is never looked through again: its pages stay shared
+    gc.enable()
     _serve(listener)
 
 

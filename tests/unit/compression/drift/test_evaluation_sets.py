@@ -113,7 +113,7 @@ def test_encyclopedia_and_prose_are_foreign_to_a_calibration_on_documentation(
     make_task: MakeTask, run: Run, shared: Path
 ) -> None:
     corpora = shared / "corpora"
-    options = {"window": 256, "calibration_tokens": 8192, "evaluation_tokens": 2048, "compare": []}
+    options = {"window": 256, "calibration_tokens": 8192, "evaluation_tokens": 512, "compare": []}
     texts = {name: (corpora / f"{name}-valid.txt").read_text() for name in ("prose", "wikitext-2")}
     task = make_task(texts=texts, ratio=0.5, options=options)
     task = replace(
