@@ -16,6 +16,7 @@ from tests.vllm.environment import VLLM_PYTHON
 # Tests run side by side, and operator threads of one wait, busily, for what the other's have: a third of the time.
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported; a test of threads asks for some
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # job processes start two all the same
+gc.disable()  # until all modules of tests and libraries are imported: they stay
 # Some machines set it: each of some hundred processes would compile all of our modules again.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 SHARED = Path(__file__).resolve().parents[2] / "shared"
@@ -42,6 +43,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def pytest_collection_finish() -> None:
     # What every job and every collection of garbage would look through again: the libraries, for 0.3 s a time.
+    gc.enable()
     gc.collect()
     gc.freeze()
 

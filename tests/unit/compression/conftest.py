@@ -17,9 +17,8 @@ from tests.tiny_models import make_text, make_tiny_checkpoint
 OPTIONS = {"window": 32, "calibration_tokens": 2048, "evaluation_tokens": 2048, "continuations": 0}
 
 
-@pytest.fixture
-def make_task(tmp_path: Path) -> Callable[..., EngineTask]:
-    """A task on a tiny checkpoint. `model` fields go to make_tiny_checkpoint, the others to the recipe.
+def task_maker(folder: Path) -> Callable[..., EngineTask]:
+    """Makes tasks on a tiny checkpoint in `folder`. `model` fields go to make_tiny_checkpoint, others to the recipe.
 
     `texts`: further corpora, by name; their budgets come with `budgets`.
     """
@@ -31,19 +30,19 @@ def make_task(tmp_path: Path) -> Callable[..., EngineTask]:
         budgets: dict[str, Any] | None = None,
         **recipe: Any,
     ) -> EngineTask:
-        source = tmp_path / "model"
+        source = folder / "model"
         if not source.exists():
             make_tiny_checkpoint(source, **(model or {}))
-        corpus = tmp_path / "corpus.txt"
+        corpus = folder / "corpus.txt"
         corpus.write_text(make_text())
-        staging = tmp_path / "staging"
+        staging = folder / "staging"
         staging.mkdir(exist_ok=True)
         for stale in staging.iterdir():
             shutil.rmtree(stale) if stale.is_dir() else stale.unlink()
         others = [{"name": name, "corpus": CORPUS_ID, "drift": (budgets or {}).get(name)} for name in texts or {}]
         for name, text in (texts or {}).items():
-            (tmp_path / name).write_text(text)
-        files = tuple(CorpusFile(tmp_path / name, "text", None) for name in texts or {})
+            (folder / name).write_text(text)
+        files = tuple(CorpusFile(folder / name, "text", None) for name in texts or {})
         fields = {
             "evaluation": others,
             "drift": {"perplexity": 9.0, "kl": None},
@@ -52,22 +51,43 @@ def make_task(tmp_path: Path) -> Callable[..., EngineTask]:
         validated: CompressRecipe = make_recipe(**fields)
         local = LocalModel("acme/tiny", None, source)
         corpora = (CorpusFile(corpus, "text", None), *files)
-        return EngineTask("job_t", validated, (local,), corpora, tmp_path / "cache", staging, ENGINE_DEVICE)
+        return EngineTask("job_t", validated, (local,), corpora, folder / "cache", staging, ENGINE_DEVICE)
 
     return make
 
 
-@pytest.fixture
-def run() -> Callable[[EngineTask], EngineOutcome]:
+def run_and_check(task: EngineTask) -> EngineOutcome:
     from service.compression.jobs.compress import compress
 
-    def run_and_check(task: EngineTask) -> EngineOutcome:
-        outcome = compress(task, lambda phase, fraction: None)
-        for report in (outcome.report, *outcome.revisions.values()):
-            assert list(unknown_fields(report)) == [], "headroom/contract/report/ does not know these"
-        return as_stored(outcome)
+    outcome = compress(task, lambda phase, fraction: None)
+    for report in (outcome.report, *outcome.revisions.values()):
+        assert list(unknown_fields(report)) == [], "headroom/contract/report/ does not know these"
+    return as_stored(outcome)
 
+
+@pytest.fixture
+def make_task(tmp_path: Path) -> Callable[..., EngineTask]:
+    return task_maker(tmp_path)
+
+
+@pytest.fixture
+def run() -> Callable[[EngineTask], EngineOutcome]:
     return run_and_check
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., tuple[EngineTask, EngineOutcome]]:
+    """A task and its outcome by the fields that `make_task` takes, run once for all tests of a file: they only read."""
+    known: dict[str, tuple[EngineTask, EngineOutcome]] = {}
+
+    def done_once(**fields: Any) -> tuple[EngineTask, EngineOutcome]:
+        key = repr(fields)
+        if key not in known:
+            task = task_maker(tmp_path_factory.mktemp("done"))(**fields)
+            known[key] = task, run_and_check(task)
+        return known[key]
+
+    return done_once
 
 
 @pytest.fixture(scope="module", autouse=True)
