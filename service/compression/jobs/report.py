@@ -27,7 +27,7 @@ from service.compression.heads.read_planes import MadeHead
 from service.compression.heads.slicing import SlicedFactors
 from service.compression.states.lm_head import LmHead
 from service.compression.states.source import Source
-from service.ports.engine import EngineTask
+from service.ports.engine import EngineTask, ShardPool
 
 # A further corpus whose hidden states leave the calibration's directions, and whose predictions move, this much more
 # than those of the held-out part was not covered by the calibration.
@@ -73,12 +73,14 @@ class JobFindings:
     curve: tuple[CurvePoint, ...]
     comparisons: dict[str, tuple[CurvePoint, ...]]
     plain: dict[str, PlainHead]
-    shards: Shards | None
+    pool: ShardPool | None  # of a job in shards
     warnings: tuple[str, ...]
 
     def report(self, head: HeadFindings, advice: str, warnings: tuple[str, ...] = ()) -> CompressReport:
         """The report with this head. warnings: of the head, beside the job's."""
-        own = {name: value for name, value in vars(self).items() if name != "encoded"}
+        own = {name: value for name, value in vars(self).items() if name not in ("encoded", "pool")}
+        # Asked now: shards may be lost until the last of them is validated.
+        own["shards"] = Shards(asked=self.pool.shards, lost=self.pool.losses) if self.pool else None
         own["warnings"] = (*self.warnings, *warnings)
         return CompressReport(**(dict(self.encoded) | own | vars(head)), kind="compress", advice=advice)
 
@@ -147,7 +149,7 @@ def job_findings(
         curve=tuple(point.told for point in choice.curve),
         comparisons={method: tuple(point.told for point in points) for method, points in comparisons.items()},
         plain=plain,
-        shards=Shards(asked=task.pool.shards, lost=task.pool.losses) if task.pool else None,
+        pool=task.pool,
         warnings=(*encoded.warnings, *warnings),
     )
 

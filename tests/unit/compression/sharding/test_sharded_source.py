@@ -120,6 +120,20 @@ def test_what_reads_all_hidden_states_reads_them_where_the_job_is(
     assert spread.report["selected"]["perplexity"] == pytest.approx(whole.report["selected"]["perplexity"], rel=1e-3)
 
 
+class LosingPool(Pool):
+    """Loses a shard, and has it done again, whenever a stored checkpoint is validated."""
+
+    def answer(self, question: Question, count: int, work: ShardWork, progress: Callable[[float], None]) -> list[Path]:
+        self.losses += operation_of(question) == "validate"
+        return super().answer(question, count, work, progress)
+
+
+def test_a_shard_that_is_lost_while_validating_is_in_the_report(make_task: MakeTask, run: Run, tmp_path: Path) -> None:
+    task = make_task()
+    spread = run(replace(task, pool=LosingPool(task, tmp_path / "pool", 3, helped=(1,)), cache_dir=tmp_path / "parent"))
+    assert spread.report["shards"] == {"asked": 3, "lost": 1}
+
+
 @pytest.mark.parametrize("shares", [True, False], ids=["shared directory", "object store"])
 @pytest.mark.parametrize("fields", [{}, {"method": "fisher"}], ids=["default", "reads calibration"])
 def test_the_jobs_own_worker_encodes_its_own_shards_once_and_no_window_of_another(
