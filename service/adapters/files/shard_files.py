@@ -78,7 +78,7 @@ class ObjectShardFiles:
         return None if size is None else self._fetch(job_id, name, size)
 
     def share(self, job_id: str, name: str, file: Path) -> bool:
-        """Sending a whole checkpoint, and fetching it again at each worker, would take longer than measuring it."""
+        """Never: the file would go to the bucket, and from there to each worker."""
         return False
 
     def drop(self, job_id: str, name: str) -> None:
