@@ -22,7 +22,7 @@ models: install
 	$(BIN)/python examples/reference_models.py $(if $(GEMMA_TERMS),--gemma-terms $(GEMMA_TERMS))
 
 test: install
-	$(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder --durations=25 -m 'not vllm'
+	$(BIN)/python -m pytest --numprocesses 4 --dist loadfile --no-loadscope-reorder --durations=25 -m 'not vllm'
 
 # vLLM has an environment of its own, of 3.5 GB. What it brings for pictures and sound does not fit its torch.
 $(VLLM)/installed: pyproject.toml
