@@ -2,7 +2,7 @@
 
 decode_over_full: time over time; a general basis, so its product is counted too. half: half of the columns. planes: 4
 bits, with as many rows rescored. ways: what each head measured to be quickest (on a CPU; headroom/loading/products).
-A figure above LIMIT is taken again, four times at most, and the least counts: another load on the machine only adds.
+A figure above LIMIT is taken again, twice at most, and the least counts: another load on the machine only adds.
 What stays above it is listed in `failed`, and the command ends with an error.
 """
 
@@ -23,7 +23,7 @@ SHAPES = {"cpu": ((49152, 576), (50257, 768), (262144, 640)), "cuda": ((50257, 7
 BATCHES = (1, 8, 64)
 DTYPES = (torch.float32, torch.bfloat16)
 RESCORED = (256, 1024)
-LIMIT, TRIES = 1.05, 5
+LIMIT, TRIES = 1.05, 3
 ROUNDS, SECONDS = 31, 0.3  # of a figure: the fewer of both, at least MIN_ROUNDS
 MIN_ROUNDS = 7
 

@@ -16,7 +16,12 @@ from headroom.contract.report.stored import Export
 from service.compression.checkpoint import onnx_export
 from service.compression.checkpoint.checkpoint import plan_dense
 from service.compression.checkpoint.checkpoint_writing import write_checkpoint
-from service.compression.checkpoint.validation import LoadedCheckpoint, StoredMeasurement, load_stored
+from service.compression.checkpoint.validation import (
+    COMPARED_POSITIONS,
+    LoadedCheckpoint,
+    StoredMeasurement,
+    load_stored,
+)
 from service.compression.drift.gate import Choice, StoredDrift, stored_drift
 from service.compression.heads.read_planes import MadeHead
 from service.compression.heads.slicing import SlicedFactors, stored_logits
@@ -27,8 +32,6 @@ from service.compression.states.source import Source
 from service.foundation.errors import ExportUnavailable
 from service.foundation.hashed_files import HashedFile
 from service.ports.engine import EngineTask
-
-COMPARED_POSITIONS = 16
 
 
 def check_exports(recipe: CompressRecipe, source: Source) -> None:

@@ -18,7 +18,12 @@ from headroom.contract.report.stored import CheckpointBytes, LoadedAgain
 from headroom.contract.steer import SteeredToken, SteerRecipe
 from service.compression.checkpoint.checkpoint import plan_dense
 from service.compression.checkpoint.checkpoint_writing import write_checkpoint
-from service.compression.checkpoint.validation import PERPLEXITY_TOLERANCE, LoadedCheckpoint, check_reproduces
+from service.compression.checkpoint.validation import (
+    COMPARED_POSITIONS,
+    PERPLEXITY_TOLERANCE,
+    LoadedCheckpoint,
+    check_reproduces,
+)
 from service.compression.encoding.row_edits import MULTIPLIERS, Edit, Effect, edit_direction, measure_effect
 from service.compression.encoding.token_probability import Regression, encode, solve
 from service.compression.jobs.phase_timer import PhaseTimer
@@ -31,8 +36,6 @@ from service.compression.states.source import Source, open_source
 from service.compression.states.statistics import neg_log_alpha, probability_sum
 from service.foundation.errors import InvalidToken, StoredMismatch, UnsupportedHead
 from service.ports.engine import EngineOutcome, EngineTask, Progress, Verdict
-
-COMPARED_POSITIONS = 16
 
 
 def steer(task: EngineTask[SteerRecipe], progress: Progress) -> EngineOutcome:

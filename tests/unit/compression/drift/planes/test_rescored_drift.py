@@ -210,16 +210,18 @@ def test_statistics_without_some_positions_are_those_of_the_others(tmp_path: Pat
         assert torch.allclose(getattr(left, name), getattr(others, name), atol=1e-5), name
 
 
+@pytest.mark.parametrize("measured", [2 * (WINDOW - 1), WINDOW + 2])
 def test_tau_is_the_one_of_least_divergence_at_windows_that_took_no_part_in_the_fit(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, measured: int
 ) -> None:
-    monkeypatch.setattr("service.compression.drift.planes.tempering.HELD_OUT", 2 * (WINDOW - 1))
+    """Windows are left out whole; no more of their positions are measured than were asked for."""
+    monkeypatch.setattr("service.compression.drift.planes.tempering.HELD_OUT", measured)
     calibration, head = make_hidden(tmp_path, seed=5), make_head()
     statistics, reading = make_statistics(calibration, head), PlaneReading(2, 5)
     chosen = choose_tau(calibration, head, statistics, reading, seed=0, whole_columns=32, taus=(0.0, 1.0))
-    assert chosen.held_out == 2 * (WINDOW - 1)
-    held = torch.cat(list(calibration.blocks(100)))[-chosen.held_out :]
-    rest = without(statistics, held, head)
+    assert chosen.held_out == measured
+    windows = torch.cat(list(calibration.blocks(100)))[-2 * (WINDOW - 1) :]
+    rest, held = without(statistics, windows, head), windows[:measured]
     for tau, kl in chosen.kl_of.items():
         planes = fit_planes(head, rest, seed=0, tau=tau, whole_columns=32)
         full = slow_full(held, head)
