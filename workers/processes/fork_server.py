@@ -23,8 +23,11 @@ from typing import Any
 
 from setproctitle import getproctitle, setproctitle
 
-# What a job loads in its first seconds. Nothing of it may start a thread or a device.
+# What a job loads in its first seconds. Nothing of it may start a thread, or as much as ask for a device: CUDA does not
+# outlive a fork. So not transformers.modeling_utils, which asks which accelerator is here, but what it loads first.
 PRELOADED = (
+    "torch._dynamo",
+    "transformers.loss.loss_utils",
     "service.compression.jobs.engines",
     "service.compression.sharding.shard_helper",
     "transformers.models.auto.modeling_auto",
