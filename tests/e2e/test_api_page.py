@@ -22,7 +22,7 @@ ENDS_BY_TIME = " || test $? -eq 28"  # of a stream without an end, after --max-t
 
 def test_every_command_of_the_page_works(tmp_path: Path) -> None:
     make_tiny_checkpoint(tmp_path / "models/acme/tiny")
-    write_jsonl([make_text(4000, seed) for seed in range(10)], tmp_path / "held-out.jsonl")
+    write_jsonl([make_text(1200, seed) for seed in range(10)], tmp_path / "held-out.jsonl")
     (tmp_path / ".curlrc").write_text("silent\nshow-error\n")
     commands = [block.rstrip() + ENDS_BY_TIME * ("--max-time" in block) for block in blocks("docs/api.md", "sh")]
     script = "\n".join(commands)

@@ -14,6 +14,7 @@ from typing import Any
 import psutil
 import pytest
 
+from tests.left_processes import processes_naming
 from tests.tiny_models import make_text, make_tiny_checkpoint
 
 pytestmark = [pytest.mark.processes, pytest.mark.slow, pytest.mark.timeout(600)]
@@ -138,45 +139,26 @@ def test_two_checkpoints_of_any_folders_are_compared(place: Path, success: Json)
     arguments = ("compare", "models/acme/tiny", "ok", "--corpus", "corpus.txt", *QUICK, "--data-dir", "alone")
     code, out, errors = run(place, *arguments, "--max-drift", "9", "--max-kl", "1e-9", "--json")
     assert code == 3, errors
+    assert processes_naming(place / "alone") == []
     found, stored = json.loads(out)["report"], success["report"]["stored"]
     assert abs(found["bands"][0]["perplexity_drift"] - stored["perplexity_drift"]) < 1e-4
     assert found["other"]["kept_columns"] == success["result"]["kept_columns"]
-
-
-def test_without_a_server_one_runs_for_the_time_of_the_job(place: Path) -> None:
-    command = (
-        "compress",
-        "models/acme/tiny",
-        "--corpus",
-        "corpus.txt",
-        "--ratio",
-        "0.5",
-        "--max-drift",
-        "9",
-        "--max-kl",
-        "inf",
-        *QUICK,
-    )
-    code, out, errors = run(place, *command)
-    assert code == 0, errors
-    assert "Succeeded" in out
-    assert (place / "tiny-headroom/model.safetensors").is_file()
-    assert processes_naming(place / ".headroom") == []
 
 
 def test_an_interrupt_cancels_the_job_and_leaves_no_process(place: Path) -> None:
     (place / "long.txt").write_text(make_text(300_000))
     command = ["compress", "models/acme/tiny", "--corpus", "long.txt", "--ratio", "0.5", "--data-dir", "stopped"]
     command += ["--window", "32", "--calibration-tokens", "100000", "--evaluation-tokens", "200000"]
-    process = start(place, *command)
+    process = start(place, *command, HEADROOM_HEARTBEAT_SECONDS="0.5")
+    assert "Compressing acme/tiny" in process.stderr.readline(), process.communicate()
+    busy = start(place, *command)  # its server is refused while the other's loads torch
+    errors = busy.communicate(timeout=60)[1]
+    assert (busy.returncode, "Another server uses" in errors) == (1, True)
     line = ""
     while "encoding" not in line:
         line = process.stderr.readline()
         assert line, "it ended early"
     children = process.children(recursive=True)
-    busy = start(place, *command)
-    errors = busy.communicate(timeout=60)[1]
-    assert (busy.returncode, "Another server uses" in errors) == (1, True)
     process.send_signal(signal.SIGINT)
     out, errors = process.communicate(timeout=60)
     assert process.returncode == 130, errors
@@ -184,16 +166,3 @@ def test_an_interrupt_cancels_the_job_and_leaves_no_process(place: Path) -> None
     assert out == ""
     assert psutil.wait_procs(children, timeout=10)[1] == []
     assert processes_naming(place / "stopped") == []
-
-
-def processes_naming(folder: Path) -> list[Any]:
-    """Live processes with this data directory in their command line or environment."""
-    found = []
-    for process in psutil.process_iter():
-        try:
-            named = str(folder) in " ".join([*process.cmdline(), *process.environ().values()])
-            if named and process.status() != psutil.STATUS_ZOMBIE:
-                found.append(process)
-        except psutil.Error:
-            continue
-    return found

@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[2]
 MODEL = "headroom/stdlib-gpt2-4m"
 DOCUMENTS = 30
 SECONDS = 600_000  # of a job, in milliseconds: the machine may be busy
-SHORT = {"options.calibration_tokens": "2048", "options.evaluation_tokens": "2048", "options.window": "64"} | {
+SHORT = {"options.calibration_tokens": "1024", "options.evaluation_tokens": "1024", "options.window": "64"} | {
     "options.continuations": "0"
 }
 LONG = {"options.calibration_tokens": "4000000", "options.evaluation_tokens": "4000000", "options.window": "64"}

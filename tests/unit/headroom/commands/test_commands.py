@@ -66,6 +66,14 @@ def test_a_success_prints_the_table_and_leaves_the_checkpoint(
     assert (recipe.labels, recipe.options.seed, recipe.ratio) == ({"team": "x"}, 7, 0.3)
 
 
+def test_without_an_output_the_folder_is_named_after_the_model(
+    corpus: Path, services: Services, hand: Any, soon: Soon, tmp_path: Path
+) -> None:
+    soon(work_on_the_next_job(services, hand, hand.succeed))
+    assert cli.run(["compress", "acme/tiny", "--corpus", str(corpus), "--ratio", "0.3"]) == 0
+    assert (tmp_path / "tiny-headroom/headroom.json").is_file()
+
+
 def test_json_is_one_object_with_the_job_its_report_and_its_files(
     corpus: Path, services: Services, hand: Any, soon: Soon, capsys: Output
 ) -> None:
