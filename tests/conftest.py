@@ -62,7 +62,7 @@ def _slowness(item: pytest.Item) -> int:
 
 
 def _spread(items: list[pytest.Item]) -> list[pytest.Item]:
-    """The same, those of processes with others between them: who starts processes often waits, and leaves cores idle."""
+    """The same, with others between files of processes: what starts processes often waits, and leaves cores idle."""
     files: dict[str, list[pytest.Item]] = {}
     for item in items:
         files.setdefault(item.nodeid.split("::")[0], []).append(item)
