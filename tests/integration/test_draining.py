@@ -129,9 +129,10 @@ def test_a_worker_told_to_stop_finishes_its_job_within_the_drain_or_gives_it_bac
     tmp_path: Path,
 ) -> None:
     make_tiny_checkpoint(tmp_path / "models/acme/tiny")
-    text = b"the head of a model is wide " * 3000
+    text = b"the head of a model is wide " * 5000
     corpus = DirectoryCorpora(settings.corpora_dir, 10**6, lambda: datetime.now(UTC)).add(iter([text]), "text", None)
-    options = {"calibration_tokens": 2048, "evaluation_tokens": 2048, "window": 64}
+    # About a second of encoding: the worker is told to stop in the middle of it.
+    options = {"calibration_tokens": 98_304, "evaluation_tokens": 2048, "window": 64, "continuations": 0, "compare": []}
     first, second = (
         make_job(recipe=make_recipe(corpus=corpus.id, drift={"perplexity": 10, "kl": None}, options=options))
         for _ in range(2)

@@ -18,6 +18,7 @@ import psutil
 import pytest
 
 from headroom.errors import InvalidArgument
+from headroom.local.broker import MAX_SOCKET_PATH_BYTES
 from headroom.local.embedded import EmbeddedServer, ServerFailed
 from tests.tiny_models import make_tiny_checkpoint
 
@@ -33,6 +34,7 @@ TIMES = {
     "HEADROOM_HUB_ENDPOINT": "",
 }
 SHORT = {"calibration_tokens": 2048, "evaluation_tokens": 2048, "window": 64}
+KILLED = SHORT | {"calibration_tokens": 98_304}  # encodes for about a second: long enough to be found at it
 LONG = {"calibration_tokens": 2_000_000, "evaluation_tokens": 2_000_000, "window": 64}
 TEXTS = itertools.count()
 FINAL = {"succeeded", "failed", "canceled", "rejected"}
@@ -45,11 +47,6 @@ def models_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models")
     make_tiny_checkpoint(folder / "acme" / "tiny")
     return folder
-
-
-@pytest.fixture(scope="module")
-def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("served") / "data"
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +63,7 @@ class Service:
     def __init__(self, url: str) -> None:
         self.http = httpx.Client(base_url=url, timeout=30, trust_env=False)
 
-    def post(self, options: Json, words: int = 20_000) -> str:
+    def post(self, options: Json, words: int = 30_000) -> str:
         """A job on the tiny model that passes any gate, on a text of its own: nothing of it is cached."""
         text = " ".join(random.Random(next(TEXTS)).choices(["the", "head", "of", "a", "model", "is", "wide"], k=words))
         corpus = self.http.post("/v1/corpora", content=text, headers={"Content-Type": "text/plain"})
@@ -85,15 +82,15 @@ class Service:
         job: Json = self.http.get(f"/v1/jobs/{job_id}").json()
         return job
 
-    def wait(self, job_id: str, condition: Callable[[Json], bool], seconds: float = 120.0) -> Json:
-        deadline = time.monotonic() + seconds
+    def wait(self, job_id: str, condition: Callable[[Json], bool], pause: float = 0.05) -> Json:
+        deadline = time.monotonic() + 120
         while not condition(job := self.job(job_id)):
             assert time.monotonic() < deadline, f"still {job}"
-            time.sleep(0.05)
+            time.sleep(pause)
         return job
 
     def wait_for_end(self, job_id: str) -> Json:
-        return self.wait(job_id, lambda job: job["status"] in FINAL)
+        return self.wait(job_id, lambda job: job["status"] in FINAL, pause=0.2)
 
     def ends(self, job_id: str) -> list[str]:
         """Every final status that the job's history tells of."""
@@ -133,14 +130,14 @@ class Restarted:
     """`headroom serve` on one data directory, again and again."""
 
     def __init__(self, data_dir: Path, models_dir: Path) -> None:
-        self._data_dir = data_dir
+        self.data_dir = data_dir
         self._models_dir = models_dir
         self._all: list[Served] = []
 
     def running(self) -> Served:
         """The one that runs; a new one if the last was killed or stopped."""
         if not self._all or not self._all[-1].process.is_running():
-            self._all.append(Served(self._data_dir, self._models_dir))
+            self._all.append(Served(self.data_dir, self._models_dir))
         return self._all[-1]
 
     def close(self) -> None:
@@ -151,24 +148,20 @@ class Restarted:
 
 @pytest.fixture(scope="module")
 def restarted(tmp_path_factory: pytest.TempPathFactory, models_dir: Path, environment: None) -> Iterator[Restarted]:
-    """One that each test leaves without jobs under way."""
-    made = Restarted(tmp_path_factory.mktemp("restarted") / "data", models_dir)
+    """In a deep folder with an odd name. Each test leaves it without jobs under way, whatever it killed."""
+    made = Restarted(tmp_path_factory.mktemp("restarted") / ("my data 100% " * 8).strip(), models_dir)
     yield made
     made.close()
 
 
-@pytest.fixture(scope="module")
-def server(data_dir: Path, models_dir: Path, environment: None) -> Iterator[EmbeddedServer]:
-    """One that each test leaves without jobs under way, whatever it killed."""
-    with EmbeddedServer(data_dir, models_dir, port=0) as started:
-        yield started
+@pytest.fixture
+def service(restarted: Restarted) -> Service:
+    return restarted.running().service
 
 
-@pytest.fixture(scope="module")
-def service(server: EmbeddedServer) -> Iterator[Service]:
-    connected = Service(server.url)
-    yield connected
-    connected.http.close()
+@pytest.fixture
+def data_dir(restarted: Restarted) -> Path:
+    return restarted.data_dir
 
 
 def find_process(*words: str) -> psutil.Process:
@@ -194,7 +187,7 @@ def is_alive(process: psutil.Process) -> bool:
 
 
 def test_a_job_whose_process_is_killed_in_the_middle_runs_again_and_ends_once(service: Service) -> None:
-    job_id = service.post(SHORT)
+    job_id = service.post(KILLED)
     service.wait(job_id, lambda job: job["phase"] == "encoding")
     find_process("workers.processes.job_process", job_id).kill()
 
@@ -210,7 +203,7 @@ def test_a_job_whose_process_is_killed_in_the_middle_runs_again_and_ends_once(se
 
 
 def test_a_running_job_is_canceled_within_ten_seconds_and_the_next_one_runs(service: Service, data_dir: Path) -> None:
-    long = service.post(LONG, words=300_000)
+    long = service.post(LONG, words=100_000)
     short = service.post(SHORT)
     service.wait(long, lambda job: job["phase"] == "encoding")
     asked = time.monotonic()
@@ -226,7 +219,7 @@ def test_a_running_job_is_canceled_within_ten_seconds_and_the_next_one_runs(serv
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere pool processes outlive the worker for a while")
 def test_a_killed_worker_is_replaced_and_its_job_runs_again(service: Service) -> None:
-    job_id = service.post(SHORT)
+    job_id = service.post(KILLED)
     service.wait(job_id, lambda job: job["phase"] == "encoding")
     process = find_process("workers.processes.job_process", job_id)
     find_process("celeryd", "MainProcess").kill()  # as Celery names it
@@ -267,7 +260,7 @@ def test_a_full_disk_fails_the_job_with_its_code_and_the_service_goes_on(service
 
 def test_after_everything_was_killed_queued_and_running_jobs_go_on(restarted: Restarted) -> None:
     first = restarted.running()
-    running, queued = first.service.post(SHORT), first.service.post(SHORT | {"seed": 1})
+    running, queued = first.service.post(KILLED), first.service.post(SHORT)
     first.service.wait(running, lambda job: job["phase"] == "encoding")
     first.kill_everything()
 
@@ -281,7 +274,7 @@ def test_after_everything_was_killed_queued_and_running_jobs_go_on(restarted: Re
 
 def test_a_server_told_to_stop_gives_its_running_job_back_and_leaves_no_process(restarted: Restarted) -> None:
     first = restarted.running()
-    job_id = first.service.post(LONG, words=300_000)
+    job_id = first.service.post(LONG, words=100_000)
     first.service.wait(job_id, lambda job: job["phase"] == "encoding")
     everything = first.process.children(recursive=True)
 
@@ -296,9 +289,10 @@ def test_a_server_told_to_stop_gives_its_running_job_back_and_leaves_no_process(
 
 
 def test_a_second_server_on_the_same_folder_is_refused_with_the_address_of_the_first(
-    server: EmbeddedServer, data_dir: Path
+    service: Service, data_dir: Path
 ) -> None:
-    with pytest.raises(ServerFailed, match=f"Another server uses .*{server.url}"):
+    url = str(service.http.base_url).rstrip("/")
+    with pytest.raises(ServerFailed, match=f"Another server uses .*{url}"):
         EmbeddedServer(data_dir, None, port=0).start()
 
 
@@ -311,13 +305,9 @@ def test_a_port_that_is_taken_is_named_before_anything_starts(tmp_path: Path) ->
     assert not (tmp_path / "data" / "logs").exists()
 
 
-def test_a_deep_data_directory_with_an_odd_name_works_too(
-    tmp_path: Path, models_dir: Path, environment: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("HEADROOM_PRELOAD", "0")  # no job comes to run, so none needs torch loaded
-    with EmbeddedServer(tmp_path / ("my data 100% " * 8).strip(), models_dir, port=0) as started:
-        ready = httpx.get(f"{started.url}/readyz", trust_env=False)
-    assert ready.json()["ready"] is True
+def test_a_deep_data_directory_with_an_odd_name_works_too(service: Service, data_dir: Path) -> None:
+    assert len(os.fsencode(data_dir / "broker.sock")) > MAX_SOCKET_PATH_BYTES
+    assert service.http.get("/readyz").json()["ready"] is True
 
 
 def test_a_server_that_cannot_start_says_why_and_leaves_nothing(

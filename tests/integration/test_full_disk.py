@@ -15,7 +15,7 @@ from tests.tiny_models import make_tiny_checkpoint
 pytestmark = [pytest.mark.processes, pytest.mark.slow, pytest.mark.timeout(600)]
 
 TEXT = {"Content-Type": "text/plain"}
-FULL_SECONDS = 25.0  # a supervisor that gives up had done so by then
+FULL_SECONDS = 12.0  # a supervisor that gives up after five deaths had done so by then
 PATIENCE_SECONDS = 60.0  # more than the longest pause before a dead program is started again
 
 

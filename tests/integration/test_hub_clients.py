@@ -15,32 +15,16 @@ from huggingface_hub.errors import EntryNotFoundError, RepositoryNotFoundError, 
 
 from api.dependencies import Services
 from service.adapters.remote.hub_models import HubModels
-from service.compression.jobs.compress import compress
-from service.ports.engine import CorpusFile, EngineTask, Verdict
-from service.ports.models import LocalModel
 from service.records.callers import Key, Scope, digest_of, new_secret
 from service.records.job import Job
-from tests.factories import make_recipe
 from tests.hub_server import CuttingProxy, HubServer, make_services, publish
-from tests.tiny_models import make_text, make_tiny_checkpoint
+from tests.tiny_models import make_tiny_checkpoint
 
 pytestmark = [pytest.mark.processes, pytest.mark.slow]
 
 ROOT = Path(__file__).parents[2]
 REPO = "acme/tiny-slim"  # as in docs/hub.md
 BLOCK = re.compile(r"^```(sh|python)\n(.*?)^```", re.DOTALL | re.MULTILINE)
-
-LOAD = """
-import sys, torch
-import headroom
-from transformers import AutoModelForCausalLM, AutoTokenizer
-tokens = AutoTokenizer.from_pretrained(sys.argv[1])("a head", return_tensors="pt")["input_ids"]
-with torch.no_grad():
-    models = [AutoModelForCausalLM.from_pretrained(name) for name in sys.argv[1:3]]
-    here, there = (model(tokens).logits for model in models)
-assert torch.equal(here, there)
-assert type(models[0].get_output_embeddings()).__module__ == "headroom.loading.head"
-"""
 
 
 @pytest.fixture(scope="module")
@@ -76,24 +60,6 @@ def hub(services: Services, jobs: list[Job]) -> Iterator[HubServer]:
 @pytest.fixture
 def api(hub: HubServer) -> HfApi:
     return HfApi(endpoint=hub.url, token=False)
-
-
-def slice_head(folder: Path) -> Path:
-    """What the engine stores for a tiny model."""
-    (folder / "corpus.txt").write_text(make_text())
-    (folder / "sliced").mkdir()
-    options = {"window": 32, "calibration_tokens": 1024, "evaluation_tokens": 1024, "continuations": 0, "compare": []}
-    task = EngineTask(
-        job_id="job_t",
-        recipe=make_recipe(drift={"perplexity": 9.0, "kl": None}, options=options),
-        models=(LocalModel("acme/tiny", None, make_tiny_checkpoint(folder / "model")),),
-        corpora=(CorpusFile(folder / "corpus.txt", "text", None),),
-        cache_dir=folder / "cache",
-        staging=folder / "sliced",
-        device="cpu",
-    )
-    assert compress(task, lambda phase, fraction: None).verdict is Verdict.PUBLISH
-    return folder / "sliced"
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -197,15 +163,6 @@ def test_the_hf_command_downloads_and_verifies_and_finds_damage(hub: HubServer, 
     damaged = tmp_path / "local/config.json"
     damaged.write_bytes(damaged.read_bytes().replace(b"{", b"[", 1))
     assert "config.json" in run(hub, tmp_path, *verify, status=1)
-
-
-def test_transformers_loads_a_sliced_model_and_its_tokenizer_by_name(
-    hub: HubServer, services: Services, tmp_path: Path
-) -> None:
-    sliced = slice_head(tmp_path)
-    repo = publish(services, sliced).repository
-    assert repo is not None
-    run(hub, tmp_path, sys.executable, "-c", LOAD, repo, str(sliced))
 
 
 def test_a_service_fetches_its_models_from_a_hub_of_ours(hub: HubServer, source: Path, tmp_path: Path) -> None:

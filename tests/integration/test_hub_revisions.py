@@ -1,4 +1,4 @@
-"""Further points of a job's curve, stored by the engine and fetched by the clients that people have."""
+"""What the engine stores, further points of a job's curve among it, fetched by the clients that people have."""
 
 import sys
 from collections.abc import Iterator
@@ -12,14 +12,17 @@ from huggingface_hub.errors import RepositoryNotFoundError
 from api.app import create_app
 from api.dependencies import Services
 from headroom.contract.answers.job import Status
+from service.compression.jobs.compress import compress
 from service.compression.jobs.engines import run_engine
 from service.jobs import execution
 from service.jobs.retries import RetryPolicy
+from service.ports.engine import CorpusFile, EngineTask, Verdict
 from service.ports.jobs import JobFilter
+from service.ports.models import LocalModel
 from service.records.job import Job
 from tests.factories import add_running_job, make_recipe
-from tests.hub_server import HubServer, make_services
-from tests.integration.test_hub_clients import LOAD, contents, run
+from tests.hub_server import HubServer, make_services, publish
+from tests.integration.test_hub_clients import contents, run
 from tests.tiny_models import make_text, make_tiny_checkpoint
 
 pytestmark = [pytest.mark.processes, pytest.mark.slow]
@@ -27,6 +30,21 @@ pytestmark = [pytest.mark.processes, pytest.mark.slow]
 REPO = "acme/points"
 OPTIONS = {"window": 32, "calibration_tokens": 1024, "evaluation_tokens": 1024, "continuations": 0, "compare": []}
 BODY = "model-00002-of-00002.safetensors"
+
+# Names, revisions (none: an empty word) and folders by threes: one process, as loading torch is most of its time.
+LOAD = """
+import sys, torch
+import headroom
+from transformers import AutoModelForCausalLM, AutoTokenizer
+for name, revision, folder in zip(sys.argv[1::3], sys.argv[2::3], sys.argv[3::3], strict=True):
+    which = {"revision": revision} if revision else {}
+    tokens = AutoTokenizer.from_pretrained(name, **which)("a head", return_tensors="pt")["input_ids"]
+    there = AutoModelForCausalLM.from_pretrained(name, **which)
+    here = AutoModelForCausalLM.from_pretrained(folder)
+    with torch.no_grad():
+        assert torch.equal(there(tokens).logits, here(tokens).logits)
+    assert type(there.get_output_embeddings()).__module__ == "headroom.loading.head"
+"""
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +89,23 @@ def hub(services: Services, job: Job) -> Iterator[HubServer]:
         yield server
 
 
+def slice_head(folder: Path) -> Path:
+    """What the engine stores for a tiny model."""
+    (folder / "corpus.txt").write_text(make_text())
+    (folder / "sliced").mkdir()
+    task = EngineTask(
+        job_id="job_t",
+        recipe=make_recipe(drift={"perplexity": 9.0, "kl": None}, options=OPTIONS),
+        models=(LocalModel("acme/tiny", None, make_tiny_checkpoint(folder / "model")),),
+        corpora=(CorpusFile(folder / "corpus.txt", "text", None),),
+        cache_dir=folder / "cache",
+        staging=folder / "sliced",
+        device="cpu",
+    )
+    assert compress(task, lambda phase, fraction: None).verdict is Verdict.PUBLISH
+    return folder / "sliced"
+
+
 def test_each_point_is_a_tag_and_a_commit_and_main_is_the_chosen_one(hub: HubServer, job: Job) -> None:
     api = HfApi(endpoint=hub.url, token=False)
     refs = api.list_repo_refs(REPO)
@@ -108,10 +143,14 @@ def test_a_snapshot_of_a_point_is_a_whole_checkpoint_with_a_card_of_its_own(
     run(hub, tmp_path, "hf", "cache", "verify", REPO, "--revision", "r75")
 
 
-def test_a_point_loads_by_its_revision(hub: HubServer, job: Job, services: Services, tmp_path: Path) -> None:
-    folder = snapshot_download(REPO, revision="k8", endpoint=hub.url, local_dir=tmp_path / "k8", token=False)
-    load = LOAD.replace("from_pretrained(name)", "from_pretrained(name, revision='k8')")
-    run(hub, tmp_path, sys.executable, "-c", load, REPO, folder)
+def test_transformers_loads_a_sliced_model_and_its_tokenizer_by_name_and_a_point_by_its_revision(
+    hub: HubServer, services: Services, job: Job, tmp_path: Path
+) -> None:
+    sliced = slice_head(tmp_path)
+    repo = publish(services, sliced).repository
+    assert repo is not None
+    point = snapshot_download(REPO, revision="k8", endpoint=hub.url, local_dir=tmp_path / "k8", token=False)
+    run(hub, tmp_path, sys.executable, "-c", LOAD, repo, "", str(sliced), REPO, "k8", point)
 
 
 def test_shared_files_lie_and_count_once_and_go_with_the_job(
@@ -137,5 +176,4 @@ def test_shared_files_lie_and_count_once_and_go_with_the_job(
 
 
 def _all() -> JobFilter:
-
     return JobFilter(repository=REPO)

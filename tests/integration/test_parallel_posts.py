@@ -25,12 +25,14 @@ def test_two_hundred_posts_with_one_key_make_one_job(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/jobs.db"
     upgrade(url)
     store = SqlJobStore(url, lambda: datetime.now(UTC))
-    with HubServer(replace(make_services(tmp_path), store=store)) as server:
+    limits = httpx.Limits(max_connections=None)  # each post has one of its own
+    with (
+        HubServer(replace(make_services(tmp_path), store=store)) as server,
+        httpx.Client(base_url=f"http://127.0.0.1:{server.port}", timeout=120, limits=limits, trust_env=False) as client,
+    ):
 
         def post(_: int) -> httpx.Response:
-            headers = {"Idempotency-Key": "nightly"}
-            address = f"http://127.0.0.1:{server.port}/v1/jobs"
-            return httpx.post(address, json=BODY, headers=headers, timeout=120, trust_env=False)
+            return client.post("/v1/jobs", json=BODY, headers={"Idempotency-Key": "nightly"})
 
         answers = run_at_once(POSTS, post)
         jobs = SqlJobStore(url, lambda: datetime.now(UTC)).page(JobFilter(), 10, None).jobs

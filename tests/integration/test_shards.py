@@ -32,15 +32,15 @@ pytestmark = [
 WORKERS = ("worker-a", "worker-b")
 SECONDS = 240.0
 ENVIRONMENT = {
-    "HEADROOM_LEASE_SECONDS": "10",
+    "HEADROOM_LEASE_SECONDS": "6",
     "HEADROOM_HEARTBEAT_SECONDS": "0.25",
     "HEADROOM_SWEEP_SECONDS": "0.2",
     "HEADROOM_THREADS": "1",
     "HEADROOM_HUB_ENDPOINT": "",
 }
-# A job alone takes longer than a helper needs to start: about 20 s of encoding on an idle core.
+# A job alone takes longer than a helper needs to start: about 7 s of encoding on an idle core.
 MODEL = {"family": "llama", "hidden_size": 256, "intermediate_size": 1024, "num_hidden_layers": 6}
-OPTIONS = {"window": 64, "calibration_tokens": 49_152, "evaluation_tokens": 4096, "compare": [], "continuations": 0}
+OPTIONS = {"window": 64, "calibration_tokens": 16_384, "evaluation_tokens": 4096, "compare": [], "continuations": 0}
 
 
 @pytest.fixture
@@ -141,7 +141,7 @@ def test_a_shard_whose_worker_is_killed_is_done_again_alone_and_the_figures_are_
     fleet: Fleet, client: httpx.Client, store: SqlJobStore, data: Path
 ) -> None:
     words = ["the", "head", "of", "a", "model", "is", "wide", "and", "its", "columns", "are", "many"]
-    text = " ".join(random.Random(0).choices(words, k=40_000))
+    text = " ".join(random.Random(0).choices(words, k=20_000))
     corpus = client.post("/v1/corpora", content=text, headers={"Content-Type": "text/plain"}).json()["id"]
     killed = None
     for seed in range(3):  # a busy machine may start the helper too late
