@@ -19,6 +19,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # job processes start two a
 gc.disable()  # until all modules of tests and libraries are imported: they stay
 # Some machines set it: each of some hundred processes would compile all of our modules again.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+TESTS_BETWEEN = 60  # take about as long as a file of tests that start processes
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
@@ -39,6 +40,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if item.get_closest_marker("vllm") and not VLLM_PYTHON.exists():
             item.add_marker(pytest.mark.skip(reason="no environment with vLLM: `make test-vllm` makes one"))
     items.sort(key=_slowness, reverse=True)
+    items[:] = _spread(items)
 
 
 def pytest_collection_finish() -> None:
@@ -57,6 +59,22 @@ def _has_gpu() -> bool:
 def _slowness(item: pytest.Item) -> int:
     """Slow files first: they are given out whole, and one that begins last is waited for alone. The sort is stable."""
     return 2 * bool(item.get_closest_marker("processes")) + bool(item.get_closest_marker("slow"))
+
+
+def _spread(items: list[pytest.Item]) -> list[pytest.Item]:
+    """The same, with others between files of processes: what starts processes often waits, and leaves cores idle."""
+    files: dict[str, list[pytest.Item]] = {}
+    for item in items:
+        files.setdefault(item.nodeid.split("::")[0], []).append(item)
+    waiting = [tests for tests in files.values() if not tests[0].get_closest_marker("processes")]
+    spread: list[pytest.Item] = []
+    for tests in files.values():
+        if tests[0].get_closest_marker("processes"):
+            spread += tests
+            until = len(spread) + TESTS_BETWEEN
+            while waiting and len(spread) < until:
+                spread += waiting.pop(0)
+    return spread + [item for tests in waiting for item in tests]
 
 
 @pytest.fixture

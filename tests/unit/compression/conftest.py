@@ -14,7 +14,7 @@ from tests.factories import CORPUS_ID, ENGINE_DEVICE, make_recipe
 from tests.reports import as_stored
 from tests.tiny_models import make_text, make_tiny_checkpoint
 
-OPTIONS = {"window": 32, "calibration_tokens": 2048, "evaluation_tokens": 2048, "continuations": 0}
+OPTIONS = {"window": 32, "calibration_tokens": 1024, "evaluation_tokens": 1024, "continuations": 0}
 
 
 def task_maker(folder: Path) -> Callable[..., EngineTask]:

@@ -60,7 +60,7 @@ def perplexity_of(model: Any, examples: Examples) -> float:
 
 @pytest.mark.parametrize(
     ("name", "kind", "low", "high", "tokens"),
-    [("docs-bert-mlm", "pseudo-perplexity", 280, 450, 20_480), ("docs-bart-denoise", "perplexity", 550, 900, 4096)],
+    [("docs-bert-mlm", "pseudo-perplexity", 280, 450, 10_240), ("docs-bart-denoise", "perplexity", 550, 900, 4096)],
 )
 def test_a_trained_model_goes_through_the_whole_job(
     shared: Path, tmp_path: Path, name: str, kind: str, low: float, high: float, tokens: int

@@ -102,9 +102,10 @@ def test_a_shared_table_of_an_encoder_decoder_is_not_exported(make_task: MakeTas
 @pytest.mark.parametrize(
     ("model", "method", "options"),
     [
-        ({"family": "gpt2"}, "probability", {}),
-        ({"family": "llama", "dtype": torch.bfloat16}, "slope", {}),
-        ({"family": "bert"}, "probability", {"head_dtype": "int8"}),
+        # Of one layer: the tracing of a graph takes seconds for each.
+        ({"family": "gpt2", "n_layer": 1}, "probability", {}),
+        ({"family": "llama", "num_hidden_layers": 1, "dtype": torch.bfloat16}, "slope", {}),
+        ({"family": "bert", "num_hidden_layers": 1}, "probability", {"head_dtype": "int8"}),
     ],
     ids=["tied, another basis", "untied, its own columns", "masked, 8 bits"],
 )

@@ -118,7 +118,7 @@ def test_frequency_is_readable_long_before_the_loss_has_fallen(
         models.fetch("models/docs-gpt2-13m", f"checkpoints/step-{step}", lambda done: None) for step in (16, 64, 1024)
     ]
     task = dynamics_task(
-        make_task(options={"window": 256, "calibration_tokens": 4096, "evaluation_tokens": 2048}), *states
+        make_task(options={"window": 256, "calibration_tokens": 2048, "evaluation_tokens": 1024}), *states
     )
     model = models.fetch("models/docs-gpt2-13m", None, lambda done: None)
     corpus = shared / "corpora/prose-valid.txt"
