@@ -78,9 +78,9 @@ def compress(place: Path, server: str, *options: str) -> tuple[int, str, str]:
 
 @pytest.fixture(scope="module")
 def success(place: Path, server: str) -> Json:
-    """What `headroom compress --json` printed; the checkpoint is in the folder ok."""
+    """What `headroom compress --json` printed; the checkpoint is in the models folder, as acme/ok."""
     code, out, errors = compress(
-        place, server, "--ratio", "0.5", "--max-drift", "9", "--max-kl", "inf", "--output", "ok", "--json"
+        place, server, "--ratio", "0.5", "--max-drift", "9", "--max-kl", "inf", "--output", "models/acme/ok", "--json"
     )
     assert code == 0, errors
     printed: Json = json.loads(out)
@@ -88,12 +88,13 @@ def success(place: Path, server: str) -> Json:
 
 
 def test_a_checkpoint_arrives_that_loads_and_generates_in_a_clean_process(place: Path, success: Json) -> None:
-    manifest = json.loads((place / "ok/headroom.json").read_bytes())
+    made = place / "models/acme/ok"
+    manifest = json.loads((made / "headroom.json").read_bytes())
     for name, digest in manifest["files"].items():
-        assert hashlib.sha256((place / "ok" / name).read_bytes()).hexdigest() == digest
+        assert hashlib.sha256((made / name).read_bytes()).hexdigest() == digest
     assert set(success["files"]) == {*manifest["files"], "headroom.json"}
-    assert json.loads((place / "ok/report.json").read_bytes())["curve"] == success["report"]["curve"]
-    done = subprocess.run([sys.executable, "-c", LOAD, str(place / "ok")], capture_output=True, text=True)
+    assert json.loads((made / "report.json").read_bytes())["curve"] == success["report"]["curve"]
+    done = subprocess.run([sys.executable, "-c", LOAD, str(made)], capture_output=True, text=True)
     assert done.stdout.strip() == "5", done.stderr
 
 
@@ -131,15 +132,15 @@ def test_jobs_of_the_server_are_shown_and_fetched_again(place: Path, server: str
     assert "▶" in run(place, "show", job_id, HEADROOM_SERVER=server)[1]
     assert run(place, "cancel", job_id, HEADROOM_SERVER=server)[0] == 1
     assert run(place, "download", job_id, "--output", "fetched", HEADROOM_SERVER=server)[0] == 0
-    for path in (place / "ok").iterdir():
+    for path in (place / "models/acme/ok").iterdir():
         assert (place / "fetched" / path.name).read_bytes() == path.read_bytes()
 
 
-def test_two_checkpoints_of_any_folders_are_compared(place: Path, success: Json) -> None:
-    arguments = ("compare", "models/acme/tiny", "ok", "--corpus", "corpus.txt", *QUICK, "--data-dir", "alone")
-    code, out, errors = run(place, *arguments, "--max-drift", "9", "--max-kl", "1e-9", "--json")
+def test_two_checkpoints_are_compared(place: Path, server: str, success: Json) -> None:
+    """As models of a server; that they may lie in any folders is docs/consumers.md's, and test_pages.py's."""
+    arguments = ("compare", "acme/tiny", "acme/ok", "--corpus", "corpus.txt", *QUICK)
+    code, out, errors = run(place, *arguments, "--max-drift", "9", "--max-kl", "1e-9", "--json", HEADROOM_SERVER=server)
     assert code == 3, errors
-    assert processes_naming(place / "alone") == []
     found, stored = json.loads(out)["report"], success["report"]["stored"]
     assert abs(found["bands"][0]["perplexity_drift"] - stored["perplexity_drift"]) < 1e-4
     assert found["other"]["kept_columns"] == success["result"]["kept_columns"]
