@@ -47,7 +47,9 @@ TOKENS = 8192  # to calibrate on, and as many others to measure on: minutes on t
 NEW_TOKENS = 40
 # Its own process: only what a user installs, told nothing but the folder. Greedy where the model is trained to chat.
 GENERATE = """
+import gc
 import json, sys, time
+gc.disable()  # to look through what is imported takes a fifth of its time
 import headroom
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer

@@ -23,6 +23,7 @@ ENVIRONMENT = {"HEADROOM_HUB_ENDPOINT": "", "HEADROOM_THREADS": "1", "HF_HUB_OFF
 QUICK = ["--window", "32", "--calibration-tokens", "1024", "--evaluation-tokens", "2048"]
 Json = dict[str, Any]
 LOAD = """
+import gc; gc.disable()  # to look through what is imported takes a fifth of its time
 import sys, headroom
 from transformers import AutoModelForCausalLM, AutoTokenizer
 model, tokenizer = (cls.from_pretrained(sys.argv[1]) for cls in (AutoModelForCausalLM, AutoTokenizer))
