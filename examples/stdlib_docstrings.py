@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 Part = Literal["train", "held-out"]
+Owner = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 
 HELD_OUT_PERCENT = 12
 # Chosen once, before any training, so that the held-out part is varied and of the wanted size.
@@ -91,15 +92,19 @@ def docstrings(source: str) -> Iterator[str]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # old modules hold escapes that newer Pythons warn about
         tree = ast.parse(source)
-    owners = [
-        node
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
-    ]
-    for owner in sorted(owners, key=lambda node: getattr(node, "lineno", 0)):
+    for owner in sorted(_owners(tree), key=lambda node: getattr(node, "lineno", 0)):
         text = (ast.get_docstring(owner) or "").strip()
         if text and _is_storable(text):
             yield text
+
+
+def _owners(node: ast.AST) -> Iterator[Owner]:
+    """What can have a docstring, in this node. Only statements hold such, so no expression is looked through."""
+    if isinstance(node, Owner):
+        yield node
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.stmt | ast.excepthandler | ast.match_case):
+            yield from _owners(child)
 
 
 def _is_storable(text: str) -> bool:

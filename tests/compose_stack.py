@@ -158,7 +158,7 @@ class ComposeStack:
             "PGHOST": "127.0.0.1",
             "PGPORT": str(self._postgres.port),
         }
-        return image | own | machine | {"HEADROOM_HUB_ENDPOINT": "", "HEADROOM_SWEEP_SECONDS": "0.3"}
+        return image | own | machine | {"HEADROOM_HUB_ENDPOINT": ""}
 
     def _local(self, text: str) -> str:
         names = "|".join(self._paths)
