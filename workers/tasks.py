@@ -1,6 +1,7 @@
 """The Celery task. It is light: no tensors here; the work is done by a process that it starts and watches."""
 
 import logging
+import os
 import signal
 
 from celery import shared_task
@@ -9,6 +10,7 @@ from service.adapters.remote.celery_settings import TASK_NAME
 from service.foundation.errors import StoreUnavailable
 from service.foundation.settings import Settings
 from workers.attempts.attempt import run_attempt, start_job_process
+from workers.attempts.forked_group import wait_until_loaded
 from workers.attempts.shard_helper import help_with_shards, start_shard_process
 from workers.attempts.stopping import Stopping
 from workers.sweeping.caches import limit_caches
@@ -26,6 +28,7 @@ def run_job(job_id: str) -> None:
     before = signal.signal(signal.SIGTERM, lambda *_: stopping.tell())
     parts = open_parts(settings)
     try:
+        wait_until_loaded(os.environ)
         if run_attempt(job_id, parts, stopping.is_due, start_job_process) or help_with_shards(
             job_id, parts, stopping.is_due, start_shard_process
         ):

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from workers.attempts.process_group import DEFAULTS, Group, ProcessGroup
@@ -33,6 +34,21 @@ def start_module(module: str, arguments: Sequence[str], environment: Mapping[str
             logger.warning("the fork server does not answer (%s): the process starts by itself", error)
     # -P: the current folder may hold packages with names like ours.
     return ProcessGroup([sys.executable, "-P", "-m", module, *arguments], environment)
+
+
+def wait_until_loaded(environment: Mapping[str, str]) -> None:
+    """Return once the fork server of this worker can start a process, or cannot be asked; at once where there is none.
+
+    To be called before a job is claimed: a lease may run out, on a busy machine, in the time that loading takes.
+    """
+    path = environment.get(SOCKET_VARIABLE)
+    if not path:
+        return
+    with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        connection.settimeout(ANSWER_SECONDS)
+        connection.connect(path)
+        connection.shutdown(socket.SHUT_WR)
+        connection.recv(1)  # the server hangs up on who asks for nothing, when it comes to it
 
 
 class ForkedGroup(Group):

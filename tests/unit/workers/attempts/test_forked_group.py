@@ -3,6 +3,8 @@
 import json
 import os
 import signal
+import socket
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from workers.attempts.forked_group import SOCKET_VARIABLE, ForkedGroup, ForkServer, start_module
+from workers.attempts.forked_group import SOCKET_VARIABLE, ForkedGroup, ForkServer, start_module, wait_until_loaded
 from workers.attempts.process_group import ProcessGroup
 
 pytestmark = pytest.mark.processes
@@ -149,3 +151,33 @@ def test_a_server_that_dies_takes_nothing_into_limbo(environment: dict[str, str]
     finally:
         group.kill()
         server.close()
+
+
+def test_a_server_that_still_loads_is_waited_for(tmp_path: Path) -> None:
+    path = str(tmp_path / "socket")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
+        listener.bind(path)
+        listener.listen()
+        waiting = threading.Thread(target=wait_until_loaded, args=({SOCKET_VARIABLE: path},))
+        waiting.start()
+        waiting.join(0.3)
+        assert waiting.is_alive()
+
+        listener.accept()[0].close()
+
+        waiting.join(5)
+        assert not waiting.is_alive()
+
+
+def test_a_server_that_has_loaded_is_not_waited_for_and_starts_processes_afterwards(
+    environment: dict[str, str],
+) -> None:
+    begun = time.monotonic()
+    wait_until_loaded(environment)
+    assert time.monotonic() - begun < 5
+    assert start_module("forked_child", ["exit", "3"], environment).reap() == 3
+
+
+def test_nothing_is_waited_for_where_no_server_is(tmp_path: Path) -> None:
+    wait_until_loaded({})
+    wait_until_loaded({SOCKET_VARIABLE: str(tmp_path / "gone")})
