@@ -1,17 +1,12 @@
 """The whole service in its embedded form: real broker, Celery, database and job processes, and what kills them."""
 
-import itertools
 import os
-import random
-import re
-import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import httpx
 import psutil
@@ -20,6 +15,7 @@ import pytest
 from headroom.errors import InvalidArgument
 from headroom.local.broker import MAX_SOCKET_PATH_BYTES
 from headroom.local.embedded import EmbeddedServer, ServerFailed
+from tests.served import FINAL, Restarted, Service
 from tests.tiny_models import make_tiny_checkpoint
 
 pytestmark = [pytest.mark.processes, pytest.mark.slow, pytest.mark.timeout(600)]
@@ -36,10 +32,9 @@ TIMES = {
 SHORT = {"calibration_tokens": 2048, "evaluation_tokens": 2048, "window": 64}
 KILLED = SHORT | {"calibration_tokens": 98_304}  # encodes for about a second: long enough to be found at it
 LONG = {"calibration_tokens": 2_000_000, "evaluation_tokens": 2_000_000, "window": 64}
-TEXTS = itertools.count()
-FINAL = {"succeeded", "failed", "canceled", "rejected"}
-
-Json = dict[str, Any]
+FULL_SECONDS = 12.0  # a supervisor that gives up after five deaths had done so by then
+PATIENCE_SECONDS = 60.0  # more than the longest pause before a dead program is started again
+TEXT = {"Content-Type": "text/plain"}
 
 
 @pytest.fixture(scope="module")
@@ -57,99 +52,20 @@ def environment() -> Iterator[None]:
         yield
 
 
-class Service:
-    """What a user does with a server, over HTTP only."""
-
-    def __init__(self, url: str) -> None:
-        self.http = httpx.Client(base_url=url, timeout=30, trust_env=False)
-
-    def post(self, options: Json, words: int = 30_000) -> str:
-        """A job on the tiny model that passes any gate, on a text of its own: nothing of it is cached."""
-        text = " ".join(random.Random(next(TEXTS)).choices(["the", "head", "of", "a", "model", "is", "wide"], k=words))
-        corpus = self.http.post("/v1/corpora", content=text, headers={"Content-Type": "text/plain"})
-        body = {
-            "model": "acme/tiny",
-            "ratio": 0.5,
-            "corpus": corpus.json()["id"],
-            "drift": {"perplexity": 10, "kl": None},
-            "options": options,
-        }
-        posted = self.http.post("/v1/jobs", json=body)
-        assert posted.status_code == 202, posted.text
-        return str(posted.json()["id"])
-
-    def job(self, job_id: str) -> Json:
-        job: Json = self.http.get(f"/v1/jobs/{job_id}").json()
-        return job
-
-    def wait(self, job_id: str, condition: Callable[[Json], bool], pause: float = 0.05) -> Json:
-        deadline = time.monotonic() + 120
-        while not condition(job := self.job(job_id)):
-            assert time.monotonic() < deadline, f"still {job}"
-            time.sleep(pause)
-        return job
-
-    def wait_for_end(self, job_id: str) -> Json:
-        return self.wait(job_id, lambda job: job["status"] in FINAL, pause=0.2)
-
-    def ends(self, job_id: str) -> list[str]:
-        """Every final status that the job's history tells of."""
-        events = self.http.get(f"/v1/jobs/{job_id}/events", params={"limit": 1000}).json()["data"]
-        told = [event["data"]["status"] for event in events if event["type"] == "status"]
-        return [status for status in told if status in FINAL]
-
-
-class Served:
-    """A `headroom serve` process."""
-
-    def __init__(self, data_dir: Path, models_dir: Path) -> None:
-        command = [sys.executable, "-m", "headroom.cli", "serve", "--port", "0"]
-        command += ["--data-dir", str(data_dir), "--models-dir", str(models_dir)]
-        self.process = psutil.Popen(command, stdout=subprocess.PIPE)
-        line = self.process.stdout.readline().decode()
-        found = re.search(r"http://\S+", line)
-        if found is None:
-            self.stop()
-            raise AssertionError(f"no address in {line!r}")
-        self.service = Service(found[0])
-
-    def kill_everything(self) -> None:
-        everything = [self.process, *self.process.children(recursive=True)]
-        for process in everything:
-            process.send_signal(signal.SIGKILL)
-        psutil.wait_procs(everything, timeout=10)
-
-    def stop(self) -> None:
-        if self.process.is_running():
-            self.process.send_signal(signal.SIGTERM)
-            self.process.wait(60)
-        self.process.stdout.close()
-
-
-class Restarted:
-    """`headroom serve` on one data directory, again and again."""
-
-    def __init__(self, data_dir: Path, models_dir: Path) -> None:
-        self.data_dir = data_dir
-        self._models_dir = models_dir
-        self._all: list[Served] = []
-
-    def running(self) -> Served:
-        """The one that runs; a new one if the last was killed or stopped."""
-        if not self._all or not self._all[-1].process.is_running():
-            self._all.append(Served(self.data_dir, self._models_dir))
-        return self._all[-1]
-
-    def close(self) -> None:
-        for served in self._all:
-            served.stop()
-            served.service.http.close()
+@pytest.fixture(scope="module")
+def disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder; a file system of 400 MB of its own where this machine lets us mount one."""
+    folder = tmp_path_factory.mktemp("disk")
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=400m", "tmpfs", folder], capture_output=True)
+    yield folder
+    if mounted.returncode == 0:
+        subprocess.run(["umount", "--lazy", folder], check=True)
 
 
 @pytest.fixture(scope="module")
-def restarted(tmp_path_factory: pytest.TempPathFactory, models_dir: Path, environment: None) -> Iterator[Restarted]:
+def restarted(disk: Path, models_dir: Path, environment: None) -> Iterator[Restarted]:
     """In a deep folder with an odd name. Each test leaves it without jobs under way, whatever it killed."""
-    made = Restarted(tmp_path_factory.mktemp("restarted") / ("my data 100% " * 8).strip(), models_dir)
+    made = Restarted(disk / ("my data 100% " * 8).strip(), models_dir)
     yield made
     made.close()
 
@@ -258,6 +174,58 @@ def test_a_full_disk_fails_the_job_with_its_code_and_the_service_goes_on(service
     assert service.wait_for_end(service.post(SHORT))["status"] == "succeeded"
 
 
+def test_a_server_on_a_full_disk_answers_and_goes_on_once_there_is_room(service: Service, disk: Path) -> None:
+    if not os.path.ismount(disk):
+        pytest.skip("may not mount a file system here")
+    assert service.wait_for_end(service.post(SHORT))["status"] == "succeeded"
+    ballast = fill(disk)
+    statuses = set()
+    until = time.monotonic() + FULL_SECONDS
+    while time.monotonic() < until:
+        assert service.http.get("/livez").status_code == 200
+        body = {"model": "acme/tiny", "ratio": 0.5, "corpus": {"text": "the head of a model " * 2000}}
+        statuses.add(service.http.post("/v1/jobs", json=body).status_code)
+        statuses.add(service.http.post("/v1/corpora", content=os.urandom(3000).hex(), headers=TEXT).status_code)
+        time.sleep(0.5)
+    assert statuses & {503, 507}
+    assert statuses <= {201, 202, 503, 507}, statuses
+
+    ballast.unlink()
+
+    job_id = post_when_possible(service)
+    assert service.wait_for_end(job_id)["status"] == "succeeded"
+    assert service.http.get("/readyz", params={"exclude": "disk"}).status_code == 200
+    cancel_all(service)
+
+
+def fill(disk: Path) -> Path:
+    ballast = disk / "ballast"
+    with ballast.open("wb", buffering=0) as file:
+        try:
+            while file.write(b"x" * 4096):
+                pass
+        except OSError:
+            os.fsync(file.fileno())
+    return ballast
+
+
+def post_when_possible(service: Service) -> str:
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while True:
+        try:
+            return service.post(SHORT)
+        except (AssertionError, KeyError, httpx.HTTPError):
+            assert time.monotonic() < deadline, "no job could be posted although there is room"
+            time.sleep(0.5)
+
+
+def cancel_all(service: Service) -> None:
+    for job in service.http.get("/v1/jobs", params={"limit": 100}).json()["data"]:
+        if job["status"] not in FINAL:
+            service.http.post(f"/v1/jobs/{job['id']}/cancel")
+            service.wait_for_end(job["id"])
+
+
 def test_after_everything_was_killed_queued_and_running_jobs_go_on(restarted: Restarted) -> None:
     first = restarted.running()
     running, queued = first.service.post(KILLED), first.service.post(SHORT)
@@ -272,7 +240,9 @@ def test_after_everything_was_killed_queued_and_running_jobs_go_on(restarted: Re
     assert [attempt["outcome"] for attempt in second.service.job(running)["attempts"]] == ["worker_lost", "succeeded"]
 
 
-def test_a_server_told_to_stop_gives_its_running_job_back_and_leaves_no_process(restarted: Restarted) -> None:
+def test_a_server_told_to_stop_gives_its_running_job_back_and_leaves_no_process(
+    restarted: Restarted, monkeypatch: pytest.MonkeyPatch
+) -> None:
     first = restarted.running()
     job_id = first.service.post(LONG, words=100_000)
     first.service.wait(job_id, lambda job: job["phase"] == "encoding")
@@ -281,6 +251,7 @@ def test_a_server_told_to_stop_gives_its_running_job_back_and_leaves_no_process(
     first.stop()
 
     assert [process for process in everything if is_alive(process)] == []
+    monkeypatch.setenv("HEADROOM_PRELOAD", "0")  # no job runs to its end there, so none needs torch loaded
     second = restarted.running()
     again = second.service.wait(job_id, lambda job: job["attempt"] == 2)
     assert again["attempts"][0]["outcome"] == "worker_stopped"
@@ -307,7 +278,8 @@ def test_a_port_that_is_taken_is_named_before_anything_starts(tmp_path: Path) ->
 
 def test_a_deep_data_directory_with_an_odd_name_works_too(service: Service, data_dir: Path) -> None:
     assert len(os.fsencode(data_dir / "broker.sock")) > MAX_SOCKET_PATH_BYTES
-    assert service.http.get("/readyz").json()["ready"] is True
+    ready = service.http.get("/readyz", params={"exclude": "disk"})  # it may be a small one
+    assert ready.json()["ready"] is True
 
 
 def test_a_server_that_cannot_start_says_why_and_leaves_nothing(

@@ -36,7 +36,7 @@ pytestmark = [
 
 JOBS = 50
 CANCELED = 30  # of them end before a worker takes them
-WHOLE = 5  # of them run the engine
+WHOLE = 4  # of them run the engine
 SECONDS = 540.0
 FINAL = {"succeeded", "failed", "canceled", "rejected"}
 TIMES = {

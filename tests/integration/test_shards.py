@@ -32,15 +32,15 @@ pytestmark = [
 WORKERS = ("worker-a", "worker-b")
 SECONDS = 240.0
 ENVIRONMENT = {
-    "HEADROOM_LEASE_SECONDS": "6",
+    "HEADROOM_LEASE_SECONDS": "10",
     "HEADROOM_HEARTBEAT_SECONDS": "0.25",
     "HEADROOM_SWEEP_SECONDS": "0.2",
     "HEADROOM_THREADS": "1",
     "HEADROOM_HUB_ENDPOINT": "",
 }
-# A job alone takes longer than a helper needs to start: about 7 s of encoding on an idle core.
+# A job alone takes longer than a helper needs to start: about 5 s of encoding on an idle core.
 MODEL = {"family": "llama", "hidden_size": 256, "intermediate_size": 1024, "num_hidden_layers": 6}
-OPTIONS = {"window": 64, "calibration_tokens": 16_384, "evaluation_tokens": 4096, "compare": [], "continuations": 0}
+OPTIONS = {"window": 64, "calibration_tokens": 12_288, "evaluation_tokens": 4096, "compare": [], "continuations": 0}
 
 
 @pytest.fixture
