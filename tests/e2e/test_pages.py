@@ -48,6 +48,10 @@ except RuntimeError as error:
 else:
     raise AssertionError("it loads without headroom")
 """
+GENERATES = """
+made = model.generate(**tokens, min_new_tokens=5, max_new_tokens=5, do_sample=False)
+assert made.shape[1] == tokens["input_ids"].shape[1] + 5
+"""
 ENDS_BY_TIME = " || test $? -eq 28"  # of a stream without an end, after --max-time
 
 
@@ -65,10 +69,9 @@ def test_every_command_and_snippet_for_consumers_works(server: str, tmp_path: Pa
     (tmp_path / "corpus.txt").write_text(make_text())
     given = ("--publish", "acme/tiny-slim", "--export", "dense", "--export", "onnx", "--output", "python/slim")
     output_of(start(tmp_path, "headroom", *COMPRESS, *given, "--server", server))
-    python = "\n".join(blocks(CONSUMERS, "python")).replace(
-        "dense = ", "assert headroom.kept_columns(model) == 16\ndense = "
-    )
-    checked = f"{LOADED_WITHOUT}\n{python}\nassert type(dense.lm_head).__name__ == 'Linear'"
+    loading, *others = blocks(CONSUMERS, "python")
+    python = "\n".join(others).replace("dense = ", "assert headroom.kept_columns(model) == 16\ndense = ")
+    checked = f"{LOADED_WITHOUT}\n{loading}\n{GENERATES}\n{python}\nassert type(dense.lm_head).__name__ == 'Linear'"
     shell = "\n".join(blocks(CONSUMERS, "sh")).replace("http://127.0.0.1:8000", server)
     beside = start(tmp_path / "python", sys.executable, "-c", checked)
     try:
