@@ -20,6 +20,8 @@ from service.foundation.errors import ExportUnavailable
 from service.ports.engine import EngineOutcome, EngineTask
 from tests.factories import make_recipe
 
+pytestmark = pytest.mark.slow
+
 MakeTask = Callable[..., EngineTask]
 Run = Callable[[EngineTask], EngineOutcome]
 

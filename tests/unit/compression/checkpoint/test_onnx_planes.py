@@ -16,6 +16,8 @@ from headroom.loading.planes_head import PlanesEmbedding, PlanesHead, PlanesTabl
 from service.compression.checkpoint.onnx_planes import graph_modules
 from service.ports.engine import EngineOutcome, EngineTask
 
+pytestmark = pytest.mark.slow
+
 HIDDEN, VOCAB, WHOLE = 75, 301, 32  # no multiple of anything
 
 

@@ -34,6 +34,8 @@ from service.reports.refusals import refusals
 from service.reports.report_page import write_page
 from tests.reports import measured
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[4]
 MakeTask = Callable[..., EngineTask]
 Run = Callable[[EngineTask], EngineOutcome]

@@ -15,6 +15,8 @@ from service.models.column_counts import kept_columns
 from service.models.model_files import inspect_model
 from service.ports.engine import EngineOutcome, EngineTask, Verdict
 
+pytestmark = pytest.mark.slow
+
 MakeTask = Callable[..., EngineTask]
 Run = Callable[[EngineTask], EngineOutcome]
 
