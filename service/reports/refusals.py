@@ -33,31 +33,43 @@ def rejected_for(report: CompressReport) -> str | None:
 
 
 @dataclass(frozen=True)
+class _Growth:
+    """Of a perplexity."""
+
+    estimate: Measured
+    high: Measured  # upper end of the interval: what a budget bounds
+
+
+@dataclass(frozen=True)
 class _Moved:
     """The figures that budgets bound."""
 
-    perplexity: Measured  # upper ends of both growths
+    perplexity: _Growth
     kl: Measured
     top1: Measured
-    rare_perplexity: Measured
+    rare_perplexity: _Growth
 
     @classmethod
     def of_size(cls, point: CurvePoint, stored: StoredDriftFigures | None) -> Self:
         """Figures as stored where that was measured; a report from before that has no more than perplexity there."""
-        rare = point.rare_perplexity_drift_high
+        rare = _Growth(point.rare_perplexity_drift, point.rare_perplexity_drift_high)
         if stored is None:
-            return cls(point.perplexity_drift_high, point.kl_mean, point.top1_agreement, rare)
+            whole = _Growth(point.perplexity_drift, point.perplexity_drift_high)
+            return cls(whole, point.kl_mean, point.top1_agreement, rare)
+        if stored.rare_perplexity_drift_high is not None:
+            rare = _Growth(stored.rare_perplexity_drift, stored.rare_perplexity_drift_high)
         return cls(
-            stored.perplexity_drift_high,
+            _Growth(stored.perplexity_drift, stored.perplexity_drift_high),
             point.kl_mean if stored.kl_mean is None else stored.kl_mean,
             point.top1_agreement if stored.top1_agreement is None else stored.top1_agreement,
-            rare if stored.rare_perplexity_drift_high is None else stored.rare_perplexity_drift_high,
+            rare,
         )
 
     @classmethod
     def of_bands(cls, bands: tuple[BandDrift, ...]) -> Self:
         whole, rare = bands[0], bands[-1]
-        return cls(whole.perplexity_drift_high, whole.kl_mean, whole.top1_agreement, rare.perplexity_drift_high)
+        growths = (_Growth(band.perplexity_drift, band.perplexity_drift_high) for band in (whole, rare))
+        return cls(next(growths), whole.kl_mean, whole.top1_agreement, next(growths))
 
 
 def _of_compression(report: CompressReport) -> list[str]:
@@ -94,8 +106,8 @@ def _of_steering(report: SteerReport) -> list[str]:
 def _over(moved: _Moved, budget: AllowedDrift, name: str, where: str) -> list[str]:
     """One sentence for each bound that the figures exceed, or that could not be measured."""
     found = []
-    if budget.perplexity is not None and (moved.perplexity is None or moved.perplexity > budget.perplexity):
-        found.append(_over_perplexity(name + where, moved.perplexity, budget.perplexity))
+    if budget.perplexity is not None:
+        found += _over_perplexity(name + where, moved.perplexity, budget.perplexity)
     if budget.kl is not None and (moved.kl is None or moved.kl > budget.kl):
         found.append(_over_kl(where, moved.kl, budget.kl))
     if budget.top1 is not None and (moved.top1 is None or moved.top1 < budget.top1):
@@ -103,18 +115,23 @@ def _over(moved: _Moved, budget: AllowedDrift, name: str, where: str) -> list[st
         found.append(
             f"The most probable token stays the same at {same} of positions{where}; the budget is {budget.top1:.2%}."
         )
-    rare, allowed = moved.rare_perplexity, budget.rare_perplexity
-    if allowed is not None and (rare is None or rare > allowed):
-        found.append(_over_perplexity(f"{name} of the rarest tokens{where}", rare, allowed))
+    if budget.rare_perplexity is not None:
+        found += _over_perplexity(f"{name} of the rarest tokens{where}", moved.rare_perplexity, budget.rare_perplexity)
     return found
 
 
-def _over_perplexity(name: str, high: Measured, allowed: float) -> str:
-    if high is None:
-        return f"The drift of {name} is no finite number; the budget is {_percent(allowed)}."
-    return (
-        f"The {name} may grow by {_percent(high)} (upper end of the 95 % interval); the budget is {_percent(allowed)}."
+def _over_perplexity(name: str, growth: _Growth, allowed: float) -> list[str]:
+    if growth.high is None:
+        return [f"The drift of {name} is no finite number; the budget is {_percent(allowed)}."]
+    if growth.high <= allowed:
+        return []
+    sentence = (
+        f"The {name} may grow by {_percent(growth.high)} (upper end of the 95 % interval); "
+        f"the budget is {_percent(allowed)}."
     )
+    if growth.estimate is not None and growth.estimate < allowed:
+        sentence += f" The estimate, {_percent(growth.estimate)}, is inside: on more tokens the interval is narrower."
+    return [sentence]
 
 
 def _over_kl(where: str, kl: Measured, allowed: float) -> str:

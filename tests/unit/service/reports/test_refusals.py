@@ -33,6 +33,16 @@ def test_the_upper_end_of_the_interval_is_told_with_the_budget() -> None:
     ]
 
 
+def test_where_only_the_interval_reaches_over_the_budget_more_tokens_are_named_as_the_way_out() -> None:
+    wide = refused().selected.model_dump() | {"perplexity_drift": 0.0077, "perplexity_drift_high": 0.0127}
+    assert refusals(refused(selected=wide)) == [
+        "The perplexity may grow by 1.27 % (upper end of the 95 % interval); the budget is 1 %. "
+        "The estimate, 0.77 %, is inside: on more tokens the interval is narrower."
+    ]
+    unknown = refused(selected=wide | {"perplexity_drift": None})
+    assert "estimate" not in refusals(unknown)[0]
+
+
 def test_each_budget_that_was_exceeded_is_told() -> None:
     told = refusals(refused(budget={"perplexity": 0.01, "kl": 0.02}))
     assert told[1] == "The KL divergence is 0.04 nats a token; the budget is 0.02."
