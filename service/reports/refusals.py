@@ -125,13 +125,13 @@ def _over_perplexity(name: str, growth: _Growth, allowed: float) -> list[str]:
         return [f"The drift of {name} is no finite number; the budget is {_percent(allowed)}."]
     if growth.high <= allowed:
         return []
-    sentence = (
-        f"The {name} may grow by {_percent(growth.high)} (upper end of the 95 % interval); "
-        f"the budget is {_percent(allowed)}."
-    )
+    way_out = ""
     if growth.estimate is not None and growth.estimate < allowed:
-        sentence += f" The estimate, {_percent(growth.estimate)}, is inside: on more tokens the interval is narrower."
-    return [sentence]
+        way_out = f" (the estimate, {_percent(growth.estimate)}, is inside it: more tokens narrow the interval)"
+    return [
+        f"The {name} may grow by {_percent(growth.high)} (upper end of the 95 % interval); "
+        f"the budget is {_percent(allowed)}{way_out}."
+    ]
 
 
 def _over_kl(where: str, kl: Measured, allowed: float) -> str:

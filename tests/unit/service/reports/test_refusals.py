@@ -36,8 +36,8 @@ def test_the_upper_end_of_the_interval_is_told_with_the_budget() -> None:
 def test_where_only_the_interval_reaches_over_the_budget_more_tokens_are_named_as_the_way_out() -> None:
     wide = refused().selected.model_dump() | {"perplexity_drift": 0.0077, "perplexity_drift_high": 0.0127}
     assert refusals(refused(selected=wide)) == [
-        "The perplexity may grow by 1.27 % (upper end of the 95 % interval); the budget is 1 %. "
-        "The estimate, 0.77 %, is inside: on more tokens the interval is narrower."
+        "The perplexity may grow by 1.27 % (upper end of the 95 % interval); the budget is 1 % "
+        "(the estimate, 0.77 %, is inside it: more tokens narrow the interval)."
     ]
     unknown = refused(selected=wide | {"perplexity_drift": None})
     assert "estimate" not in refusals(unknown)[0]
