@@ -83,6 +83,7 @@ def _of_compression(report: CompressReport) -> list[str]:
         found += _over(_Moved.of_size(one.selected, one.stored), one.budget, name, where)
     if not report.corpora:  # of earlier days
         found += _over(_Moved.of_size(report.selected, None), report.budget, name, "")
+    found += _over_bytes(report)
     gap, allowed = report.group_gap, report.budget.group_gap
     if gap is not None and allowed is not None and (gap.high is None or gap.high > allowed):
         found.append(
@@ -90,6 +91,20 @@ def _of_compression(report: CompressReport) -> list[str]:
             f"for groups is {_percent(allowed)}."
         )
     return found
+
+
+def _over_bytes(report: CompressReport) -> list[str]:
+    """Where heads stayed inside the drift budgets, but none of them inside a budget of bytes."""
+    nearest = report.frontier.nearest if report.frontier else None
+    if report.frontier is None or nearest is None or not nearest.passes:
+        return []
+    asked = report.frontier.budget
+    sides = (("reads", asked.read, nearest.share), ("stores", asked.stored_bytes, nearest.stored_share))
+    return [
+        f"The head {does} {share:.2g} of its bytes; the budget is {allowed:.3g}."
+        for does, allowed, share in sides
+        if allowed is not None and share is not None and share > allowed
+    ]
 
 
 def _of_comparison(report: CompareReport) -> list[str]:

@@ -286,6 +286,7 @@ def _refused(chosen: Chosen, nearest: Candidate, storing: Storing, found: HeadFi
         head_dtype=nearest.head_dtype,
         frontier=chosen.frontier.told(None) if chosen.frontier else None,
         selected=nearest.points[0].judged(False),
+        corpora=told_corpora(chosen.choice, nearest.points, storing.outside, None),
         unrounded=None if sliced or nearest.reading else nearest.unrounded[0].told,
     )
     if sliced:
@@ -350,6 +351,7 @@ def _not_worth(unstored: HeadFindings, tried: Candidate, worth: Worth, storing: 
         unstored,
         head_dtype=tried.head_dtype,
         selected=tried.points[0].judged(True),
+        corpora=told_corpora(storing.choice, tried.points, storing.outside, None),
         worth=worth.told(storing.plain),
     )
 

@@ -14,6 +14,8 @@ from service.foundation.errors import InvalidSelection
 from service.models.column_counts import kept_columns
 from service.models.model_files import inspect_model
 from service.ports.engine import EngineOutcome, EngineTask, Verdict
+from service.reports.refusals import refusals, rejected_for
+from tests.reports import measured
 
 pytestmark = pytest.mark.slow
 
@@ -193,3 +195,29 @@ def test_a_budget_of_kl_finds_the_fewest_bytes_read_inside_it(make_task: MakeTas
     (chosen,) = [one for one in points if one["chosen"]]
     assert chosen["kl_mean"] <= 2e-3
     assert chosen["share"] == min(one["share"] for one in points if one["kl_mean"] <= 2e-3)
+
+
+NOTHING_SERVES: dict[str, dict[str, Any]] = {
+    "over the KL of a job that is asked for nothing": {"drift": {"perplexity": 9.0, "kl": 1e-9}},
+    "over the KL of a search": {"budget": {"kl": 1e-9}, "drift": {"perplexity": 9.0}},
+    "over the bytes of a search": {"budget": {"read_bytes": 0.05}, "drift": {"perplexity": 9.0, "kl": 1e-3}},
+}
+
+
+@pytest.mark.parametrize("wanted", NOTHING_SERVES.values(), ids=list(NOTHING_SERVES))
+def test_a_search_that_finds_nothing_tells_why_of_the_head_that_stands_for_it(
+    make_task: MakeTask, run: Run, wanted: dict[str, Any]
+) -> None:
+    outcome = run(make_task(model=TIED, ratio="auto", options={"compare": []}, **wanted))
+    assert outcome.verdict is Verdict.REJECT
+    report = outcome.report
+    (own,) = report["corpora"]
+    assert own["selected"]["kl_mean"] == report["selected"]["kl_mean"]
+    told = measured(report)
+    (sentence,) = refusals(told)
+    if "read_bytes" in wanted.get("budget", {}):
+        share = report["frontier"]["nearest"]["share"]
+        assert sentence == f"The head reads {share:.2g} of its bytes; the budget is 0.05."
+    else:
+        assert f"{report['selected']['kl_mean']:.3g} nats a token" in sentence
+    assert rejected_for(told) == "over_budget"
