@@ -32,7 +32,11 @@ class Measured:
         return next(point for point in self.curve if point.kept_columns == kept)
 
     def passes(self, kept: int) -> bool:
-        return self.at(kept).passes(self.set.budget) and self.is_close(kept)
+        return self.allows(self.at(kept))
+
+    def allows(self, point: DriftPoint) -> bool:
+        """Whether a head of this point passes: one of the curve, or another of as many columns."""
+        return point.passes(self.set.budget) and self.is_close(point.kept_columns)
 
     def is_close(self, kept: int) -> bool:
         """Whether its groups stay as close as they must."""
@@ -60,10 +64,7 @@ class Choice:
 
         Of groups only the unrounded gap is known before storing; a rounded head is judged by its own after it.
         """
-        return all(
-            point.passes(one.set.budget) and one.is_close(point.kept_columns)
-            for one, point in zip(self.sets, points, strict=True)
-        )
+        return all(one.allows(point) for one, point in zip(self.sets, points, strict=True))
 
     def may_store(self, other: list[DriftPoint], tried: list[DriftPoint], found: list["StoredDrift"]) -> bool:
         """Whether `other` still passes if storing moves its figures as it moved those of `tried`, in every set."""

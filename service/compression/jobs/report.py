@@ -161,11 +161,7 @@ def told_corpora(
     found = []
     for number, (one, selected) in enumerate(zip(choice.sets, points, strict=True)):
         drift = stored[number] if stored else None
-        passes = (
-            drift.passes(one.set.budget)
-            if drift
-            else selected.passes(one.set.budget) and one.is_close(selected.kept_columns)
-        )
+        passes = drift.passes(one.set.budget) if drift else one.allows(selected)
         found.append(
             EvaluatedCorpus(
                 name=one.set.name,

@@ -201,6 +201,7 @@ NOTHING_SERVES: dict[str, dict[str, Any]] = {
     "over the KL of a job that is asked for nothing": {"drift": {"perplexity": 9.0, "kl": 1e-9}},
     "over the KL of a search": {"budget": {"kl": 1e-9}, "drift": {"perplexity": 9.0}},
     "over the bytes of a search": {"budget": {"read_bytes": 0.05}, "drift": {"perplexity": 9.0, "kl": 1e-3}},
+    "over the stored bytes of a search": {"budget": {"stored_bytes": 0.05}, "drift": {"perplexity": 9.0, "kl": 1e-3}},
 }
 
 
@@ -215,9 +216,11 @@ def test_a_search_that_finds_nothing_tells_why_of_the_head_that_stands_for_it(
     assert own["selected"]["kl_mean"] == report["selected"]["kl_mean"]
     told = measured(report)
     (sentence,) = refusals(told)
+    nearest = report["frontier"]["nearest"]
     if "read_bytes" in wanted.get("budget", {}):
-        share = report["frontier"]["nearest"]["share"]
-        assert sentence == f"The head reads {share:.2g} of its bytes; the budget is 0.05."
+        assert sentence == f"The head reads {nearest['share']:.2g} of its bytes; the budget is 0.05."
+    elif "stored_bytes" in wanted.get("budget", {}):
+        assert sentence == f"The head stores {nearest['stored_share']:.2g} of its bytes; the budget is 0.05."
     else:
         assert f"{report['selected']['kl_mean']:.3g} nats a token" in sentence
     assert rejected_for(told) == "over_budget"

@@ -73,6 +73,7 @@ def test_auto_that_saves_next_to_nothing_stores_nothing_and_says_what_would_save
     assert 0 < report["plain"]["int8"]["kl_mean"] < 1e-3
     assert report["plain"]["int8"]["kept_columns"] == 32
     assert rejected_for(measured(report)) == summarize(measured(report)).rejected_for == "not_worth_it"
+    assert report["corpora"][0]["selected"] == report["selected"]
     assert roll_out(measured(report), can_widen=True) is None
     assert "Not worth storing." in write_page(measured(report))
 
